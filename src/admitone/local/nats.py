@@ -39,14 +39,12 @@ class User:
 class AllowList:
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
-    answers: bool
-    """Whether it may answer requests it was sent, wherever the answer is to go."""
 
 
 def allow_list(user: User) -> AllowList:
     """Every subject the user may touch; the server refuses the rest."""
     if user.admin:
-        return AllowList(publish=(">",), subscribe=(">",), answers=True)
+        return AllowList(publish=(">",), subscribe=(">",))
     name = user.name
     publish: list[str] = []
     subscribe: list[str] = []
@@ -73,7 +71,7 @@ def allow_list(user: User) -> AllowList:
     if user.tells or user.hears:
         publish += ["$JS.API.INFO"]
         subscribe += [f"_INBOX_{name}.>"]
-    return AllowList(tuple(publish), tuple(subscribe), answers=user.tells)
+    return AllowList(tuple(publish), tuple(subscribe))
 
 
 def render(users: Sequence[User], *, store: Path, port: int, monitor_port: int, durable: bool = True) -> str:
@@ -85,7 +83,6 @@ def render(users: Sequence[User], *, store: Path, port: int, monitor_port: int, 
             # An empty list would mean "everything" to the server.
             "publish": {"allow": list(allowed.publish)} if allowed.publish else {"deny": [">"]},
             "subscribe": {"allow": list(allowed.subscribe)} if allowed.subscribe else {"deny": [">"]},
-            **({"allow_responses": {"max": 1, "expires": "1m"}} if allowed.answers else {}),
         }
         accounts.append({"user": user.name, "password": user.password, "permissions": permissions})
     # Without it the server acknowledges what a power cut can still take away, by default for two minutes.

@@ -22,8 +22,6 @@ class Database:
     password: str
     migrator_password: str
     name: str = ""
-    template: str = "template1"
-    """A database to begin as a copy of; nobody may be connected to it."""
 
     @property
     def database(self) -> str:
@@ -78,11 +76,7 @@ async def _create_roles(connection: asyncpg.Connection, database: Database) -> N
 
 async def _create_database(connection: asyncpg.Connection, database: Database) -> None:
     if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", database.database):
-        await _execute(
-            connection,
-            "CREATE DATABASE %I OWNER %I TEMPLATE %I",
-            *(database.database, database.migrator, database.template),
-        )
+        await _execute(connection, "CREATE DATABASE %I OWNER %I", database.database, database.migrator)
     await _execute(connection, "REVOKE ALL ON DATABASE %I FROM PUBLIC", database.database)
     await _execute(connection, "GRANT CONNECT ON DATABASE %I TO %I", database.database, database.service)
 
