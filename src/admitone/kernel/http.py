@@ -1,0 +1,392 @@
+"""The HTTP edge: routes that say what they read, answer and refuse; the one error body; the rules for every request.
+
+This is the only file that knows status codes. The order of checks is the same everywhere: where the request comes
+from, who asks, what they sent, and then the use case's own rules.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request, cookie_parser
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from admitone.kernel import bodies, refusals
+from admitone.kernel.bodies import BODY_BYTES_MAX, read_body, read_query
+from admitone.kernel.database import UNREACHABLE, Database
+from admitone.kernel.identity import COOKIE, Person
+from admitone.kernel.refusals import FieldError, Forbidden, Missing, NotSignedIn, Refusal, TooLarge, Unavailable
+from admitone.kernel.settings import Settings
+from admitone.kernel.trace import following
+
+if TYPE_CHECKING:
+    from admitone.kernel.service import Running
+
+log = logging.getLogger(__name__)
+
+OK: Final = 200
+CREATED: Final = 201
+ACCEPTED: Final = 202
+NO_CONTENT: Final = 204
+_INTERNAL_ERROR: Final = 500
+
+_STATUS: Final[Mapping[type[Refusal], int]] = {
+    refusals.Invalid: 400,
+    refusals.NotSignedIn: 401,
+    refusals.PaymentRequired: 402,
+    refusals.Forbidden: 403,
+    refusals.Missing: 404,
+    refusals.MethodNotAllowed: 405,
+    refusals.Conflict: 409,
+    refusals.Stale: 412,
+    refusals.TooLarge: 413,
+    refusals.WrongMediaType: 415,
+    refusals.KeyReused: 422,
+    refusals.TooManyTries: 429,
+    refusals.Unavailable: 503,
+}
+
+_JSON: Final = b"application/json"
+_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_SITE: Final = frozenset({b"same-origin", b"none"})
+_KEY_CHARACTERS_MAX: Final = 255
+
+# On every response that does not bring its own. Source: OWASP Secure Headers Project; RFC 6797; CSP level 3.
+_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(self)"),
+    (b"cache-control", b"no-store"),
+)
+_TRANSPORT_SECURITY: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+
+B = TypeVar("B", bound=msgspec.Struct | None)
+
+
+class Errors(msgspec.Struct):
+    """The one error body: an entry per failed rule."""
+
+    errors: list[FieldError]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a route answers: a status and a body, encoded here unless it is bytes already."""
+
+    status: int
+    body: msgspec.Struct | bytes | dict[str, Any] | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def encoded(self) -> bytes:
+        """Return the body's bytes; an absent body is empty."""
+        if isinstance(self.body, bytes):
+            return self.body
+        return b"" if self.body is None else _ENCODER.encode(self.body)
+
+
+@dataclass(slots=True)
+class Call(Generic[B]):
+    """One request to one service, as its use case sees it."""
+
+    service: "Running"
+    request: Request
+    body: B
+    query: Any
+    caller: Person | None
+
+    @property
+    def db(self) -> Database:
+        return self.service.database
+
+    @property
+    def settings(self) -> Settings:
+        return self.service.settings
+
+    @property
+    def person(self) -> Person:
+        """Who is signed in; only for routes that demand it."""
+        if self.caller is None:
+            raise NotSignedIn
+        return self.caller
+
+    def id(self, name: str = "id") -> UUID:
+        """Return an id from the path; a malformed one names nothing, so it is Missing."""
+        try:
+            return bodies.uuid(self.request.path_params[name])
+        except ValueError:
+            raise Missing from None
+
+    def header(self, name: str) -> str | None:
+        return self.request.headers.get(name)
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The caller's Idempotency-Key: 1 to 255 visible ASCII characters."""
+        key = self.header("idempotency-key")
+        if key is not None and not (0 < len(key) <= _KEY_CHARACTERS_MAX and key.isascii() and key.isprintable()):
+            raise refusals.Invalid("Idempotency-Key must be 1 to 255 visible characters")
+        return key
+
+
+UseCase = Callable[[Call[Any]], Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the API: what it reads, answers and refuses. The OpenAPI document is made from these."""
+
+    method: str
+    path: str
+    use_case: UseCase
+    summary: str
+    status: int
+    body: type[msgspec.Struct] | None = None
+    query: type[msgspec.Struct] | None = None
+    answers: Any = None
+    refuses: tuple[type[Refusal], ...] = ()
+    signed_in: bool = False
+    idempotent: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+    raw: bool = False
+    examples: Mapping[str, Any] = field(default_factory=dict)
+
+
+def operation(
+    method: str,
+    path: str,
+    *,
+    status: int = OK,
+    body: type[msgspec.Struct] | None = None,
+    query: type[msgspec.Struct] | None = None,
+    answers: Any = None,
+    refuses: Sequence[type[Refusal]] = (),
+    signed_in: bool = False,
+    idempotent: bool = False,
+    headers: Mapping[str, str] | None = None,
+    raw: bool = False,
+    examples: Mapping[str, Any] | None = None,
+) -> Callable[[UseCase], Operation]:
+    """Declare a use case as an operation of the API.
+
+    `answers` is the type of the success body; `refuses` lists the refusals of the use case itself, beside those that
+    follow from the other arguments; `headers` names request headers with their meaning; `raw` leaves the body and the
+    origin check to the use case (webhooks).
+    """
+
+    def declare(use_case: UseCase) -> Operation:
+        assert use_case.__doc__, f"{use_case.__name__} needs a docstring: it is the operation's summary"
+        return Operation(
+            method=method,
+            path=path,
+            use_case=use_case,
+            summary=use_case.__doc__.strip(),
+            status=status,
+            body=body,
+            query=query,
+            answers=answers,
+            refuses=tuple(refuses),
+            signed_in=signed_in,
+            idempotent=idempotent,
+            headers=headers or {},
+            raw=raw,
+            examples=examples or {},
+        )
+
+    return declare
+
+
+async def read_raw(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """Return the request's body; raises TooLarge as soon as it is longer than allowed."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > bytes_max:
+        raise TooLarge
+    received = bytearray()
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > bytes_max:
+            raise TooLarge
+    return bytes(received)
+
+
+class _Endpoint:
+    """Runs one operation for one service."""
+
+    def __init__(self, service: "Running", declared: Operation) -> None:
+        self._service = service
+        self._operation = declared
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._answer(Request(scope, receive))
+        await send_answer(send, answer.status, answer.encoded(), answer.headers)
+
+    async def _answer(self, request: Request) -> Answer:
+        declared = self._operation
+        caller = await self._service.identity.person(session_token(request))
+        if declared.signed_in and caller is None:
+            raise NotSignedIn
+        body: msgspec.Struct | None = None
+        if declared.body is not None:
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise refusals.WrongMediaType
+            body = read_body(await read_raw(request), declared.body)
+        query: msgspec.Struct | None = None
+        if declared.query is not None:
+            query = read_query(_query_pairs(request.scope), declared.query)
+        return await declared.use_case(Call(self._service, request, body, query, caller))
+
+
+def _query_pairs(scope: Scope) -> list[tuple[str, str]]:
+    try:
+        text = scope["query_string"].decode("ascii")
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=20, errors="strict")
+    except ValueError:
+        raise refusals.Invalid("The query is not valid") from None
+
+
+def session_token(request: Request) -> str | None:
+    """Return the session cookie's value."""
+    for name, value in request.scope["headers"]:
+        if name == b"cookie" and COOKIE.encode() in value:
+            return cookie_parser(value.decode("latin-1")).get(COOKIE)
+    return None
+
+
+async def send_answer(
+    send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (), content_type: bytes = _JSON
+) -> None:
+    """Send a whole response."""
+    start: list[tuple[bytes, bytes]] = [*headers]
+    if status != NO_CONTENT:
+        start += [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": body})
+
+
+def status_of(refusal: type[Refusal]) -> int:
+    """Return the status code of a kind of refusal."""
+    return next(_STATUS[kind] for kind in refusal.__mro__ if kind in _STATUS)
+
+
+async def send_refusal(send: Send, refusal: Refusal) -> None:
+    """Answer with the one error body."""
+    headers: list[tuple[bytes, bytes]] = []
+    if refusal.retry_after_seconds is not None:
+        headers.append((b"retry-after", str(refusal.retry_after_seconds).encode()))
+    if isinstance(refusal, refusals.MethodNotAllowed):
+        headers.append((b"allow", ", ".join(refusal.allowed).encode()))
+    await send_answer(send, status_of(type(refusal)), _ENCODER.encode(Errors(refusal.errors)), headers)
+
+
+class Edge:
+    """The outermost ASGI application: trace, security headers, origin check, and an answer whatever happens inside."""
+
+    def __init__(self, routes: Sequence[BaseRoute], settings: Settings) -> None:
+        self._router = Router(routes, redirect_slashes=False, default=_nothing_here)
+        self._own_origins = {settings.public_origin.encode()}
+        self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                present = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(each for each in self._headers if each[0] not in present)]
+            await send(message)
+
+        headers = scope["headers"]
+        with following(_first(headers, b"traceparent")):
+            try:
+                self._check_origin(scope)
+                await self._router(scope, receive, send_with_headers)
+            except Exception as error:
+                if started:
+                    raise
+                await self._refuse(scope, send_with_headers, error)
+
+    async def _refuse(self, scope: Scope, send: Send, error: Exception) -> None:
+        if isinstance(error, UNREACHABLE):
+            log.warning("the database did not answer", extra={"path": scope["path"], "error": repr(error)})
+            error = Unavailable()
+        if isinstance(error, Refusal):
+            await send_refusal(send, error)
+            return
+        log.error("request failed", extra={"path": scope["path"]}, exc_info=error)
+        body = _ENCODER.encode(Errors([FieldError("Something went wrong on our side")]))
+        await send_answer(send, _INTERNAL_ERROR, body)
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse requests that change something and come from another site's page.
+
+        Source: OWASP Cross-Site Request Forgery Prevention, "Fetch Metadata" and "Origin" checks. Programs that send
+        neither header are no browsers and carry no cookie by accident.
+        """
+        if scope["method"] in _SAFE_METHODS:
+            return
+        headers = scope["headers"]
+        site = _first_bytes(headers, b"sec-fetch-site")
+        if site is not None:
+            if site not in _OWN_SITE:
+                raise Forbidden("The request came from another site")
+            return
+        origin = _first_bytes(headers, b"origin")
+        if origin is None or origin in self._own_origins:
+            return
+        if origin.partition(b"://")[2] != (_first_bytes(headers, b"host") or b""):
+            raise Forbidden("The request came from another site")
+
+
+def _first_bytes(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    return next((value for name, value in headers if name == wanted), None)
+
+
+def _first(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> str | None:
+    found = _first_bytes(headers, wanted)
+    return None if found is None else found.decode("latin-1")
+
+
+async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise Missing
+
+
+class _ApiRoute(Route):
+    """A route whose wrong method is refused in the one error body, with the methods the path knows."""
+
+    allowed: tuple[str, ...] = ()
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.methods and scope["method"] not in self.methods:
+            raise refusals.MethodNotAllowed(self.allowed)
+        await self.app(scope, receive, send)
+
+
+def api_routes(service: "Running", operations: Sequence[Operation]) -> list[Route]:
+    """Return the Starlette routes that serve a running service's operations."""
+    routes = []
+    for declared in operations:
+        route = _ApiRoute(declared.path, _Endpoint(service, declared), methods=[declared.method])
+        route.allowed = tuple(sorted(each.method for each in operations if each.path == declared.path))
+        routes.append(route)
+    return routes
+
+
+def plain_app(endpoint: Callable[[Request], Awaitable[Answer]]) -> ASGIApp:
+    """Return an ASGI application that answers with what `endpoint` returns: probes and documents."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await endpoint(Request(scope, receive))
+        await send_answer(send, answer.status, answer.encoded(), answer.headers)
+
+    return app

@@ -1,0 +1,240 @@
+"""The inbox: takes events from the bus so that each has its effect once, whatever the bus or the process does.
+
+Event id, effects and outgoing events are one transaction; the acknowledgement follows the commit. Events that came
+together are taken in together, in order; when one of them fails, each is taken alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from nats.aio.msg import Msg
+
+from admitone.kernel import bus as buses
+from admitone.kernel import clock
+from admitone.kernel.bus import Bus, RepublishRequest
+from admitone.kernel.database import CONTENDED, UNREACHABLE, Database, Transaction
+from admitone.kernel.event import Envelope, Event, Undecodable, subject_of, unwrap
+from admitone.kernel.refusals import Unavailable
+from admitone.kernel.trace import following
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Transaction, Any], Awaitable[None]]
+
+ATTEMPTS_MAX: Final = 5
+_DELAYS_SECONDS: Final = (0.2, 1.0, 5.0, 30.0)
+_MISSING_DELAY_SECONDS: Final = 0.25
+_AWAY_DELAY_SECONDS: Final = 1.0
+_ASK_AGAIN_SECONDS: Final = 5.0
+_BATCH: Final = 100
+_PULL_EXPIRES_SECONDS: Final = 30
+_SILENCE_SECONDS: Final = 3.0
+_START_AGAIN_SECONDS: Final = 0.5
+
+_TAKE: Final = "INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id"
+_PUT_BACK: Final = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
+_NOTE_FAILURE: Final = """
+INSERT INTO dead_letter (id, subject, message, attempts, error, given_up_at)
+VALUES ($1, $2, $3, 1, $4, CASE WHEN $5 <= 1 THEN instant() END)
+ON CONFLICT (id) DO UPDATE SET
+    attempts = dead_letter.attempts + 1, error = excluded.error, last_failed_at = instant(),
+    given_up_at = CASE WHEN dead_letter.attempts + 1 >= $5 THEN instant() END
+RETURNING attempts, given_up_at IS NOT NULL AS given_up
+"""
+_FORGIVE: Final = "DELETE FROM dead_letter WHERE id = ANY($1::text[])"
+
+
+class MissingEvents(Exception):
+    """An earlier event about this aggregate has not come yet.
+
+    A handler raises it before it changes anything. The event is left on the bus and delivered again; the producer is
+    asked to publish the aggregate's events above `have_version` (-1: all of them).
+    """
+
+    def __init__(self, producer: str, aggregate: UUID, have_version: int = -1) -> None:
+        super().__init__(f"{producer} {aggregate} above version {have_version}")
+        self.producer = producer
+        self.aggregate = aggregate
+        self.have_version = have_version
+
+
+@dataclass(frozen=True)
+class _Received:
+    message: Msg
+    envelope: Envelope
+    event: Event
+
+
+class Inbox:
+    """Runs a service's handlers over the events it hears."""
+
+    def __init__(self, service: str, database: Database, bus: Bus, hears: Mapping[type[Event], Handler]) -> None:
+        self._service = service
+        self._database = database
+        self._bus = bus
+        self._hears = hears
+        self._asked: dict[UUID, float] = {}
+
+    @property
+    def producers(self) -> list[str]:
+        """The services this one hears."""
+        return sorted({event_type.producer for event_type in self._hears})
+
+    async def run(self, producer: str) -> None:
+        """Take in one producer's events until cancelled, through every loss of the bus or the database."""
+        await self._bus.ready()
+        subjects = sorted(subject_of(heard) for heard in self._hears if heard.producer == producer)
+        while True:
+            try:
+                await self._bus.ensure_consumer(producer, subjects)
+                await self._take_in(producer)
+            except (*buses.UNREACHABLE, *UNREACHABLE) as error:
+                level = logging.DEBUG if isinstance(error, buses.Refused) else logging.WARNING
+                extra = {"service": self._service, "producer": producer, "error": repr(error)}
+                log.log(level, "listening starts over", extra=extra)
+                await asyncio.sleep(_START_AGAIN_SECONDS)
+
+    async def _take_in(self, producer: str) -> None:
+        arrivals: asyncio.Queue[Msg] = asyncio.Queue()
+        reply = self._bus.new_inbox()
+        subscription = await self._bus.subscribe(reply, arrivals.put)
+        try:
+            outstanding = 0
+            while True:
+                if outstanding <= _BATCH // 2:
+                    await self._bus.pull(producer, reply, messages_max=_BATCH, expires_seconds=_PULL_EXPIRES_SECONDS)
+                    outstanding += _BATCH
+                # Silence, not even a heartbeat: the request was lost, so everything is set up anew.
+                arrived = [await asyncio.wait_for(arrivals.get(), timeout=_SILENCE_SECONDS)]
+                while not arrivals.empty() and len(arrived) < _BATCH:
+                    arrived.append(arrivals.get_nowait())
+                events = [message for message in arrived if message.reply.startswith("$JS.ACK")]
+                outstanding -= len(events)
+                if any(_ends_request(message) for message in arrived):
+                    outstanding = 0
+                if events:
+                    await self._receive_all(events)
+        finally:
+            try:
+                await subscription.unsubscribe()
+            except buses.UNREACHABLE:
+                log.debug("the subscription went with its connection", extra={"service": self._service})
+
+    async def _receive_all(self, messages: Sequence[Msg]) -> None:
+        received: list[_Received] = []
+        for message in messages:
+            try:
+                received.append(_Received(message, *unwrap(message.data)))
+            except Undecodable as reason:
+                await self._give_up_undecodable(message, reason)
+        if received:
+            await self._receive_decoded(received)
+
+    async def _receive_decoded(self, received: Sequence[_Received]) -> None:
+        try:
+            async with self._database.transaction() as tx:
+                missing = await self.take_in(tx, [(each.envelope, each.event) for each in received])
+                if again := [str(each.envelope.id) for each in received if each.message.metadata.num_delivered > 1]:
+                    await tx.execute(_FORGIVE, again)
+        except Exception as error:
+            if len(received) > 1 and not _is_away(error):
+                # One of them spoils the transaction for all: take each alone to find it and let the others through.
+                log.info("taking events one by one", extra={"service": self._service, "events": len(received)})
+                for each in received:
+                    await self._receive_decoded([each])
+            elif isinstance(error, (Unavailable, *UNREACHABLE)):
+                log.warning("events wait on the bus", extra={"service": self._service, "error": repr(error)})
+                for each in received:
+                    await each.message.nak(delay=_AWAY_DELAY_SECONDS)
+            else:
+                log.exception("handler failed", extra=self._facts(received[0]))
+                await self._note_failure(received[0], error)
+            return
+        for index, each in enumerate(received):
+            if index in missing:
+                await self._wait_for_missing(each, missing[index])
+            else:
+                await each.message.ack()
+
+    async def take_in(self, tx: Transaction, events: Sequence[tuple[Envelope, Event]]) -> dict[int, MissingEvents]:
+        """Handle, in order, the events that were not taken in before; return which of them must come again, by index.
+
+        Whatever a handler raises besides MissingEvents is raised: then the transaction must be rolled back.
+        """
+        fresh = {row["id"] for row in await tx.fetch(_TAKE, [envelope.id for envelope, _ in events])}
+        missing: dict[int, MissingEvents] = {}
+        for index, (envelope, event) in enumerate(events):
+            if envelope.id not in fresh:
+                continue
+            fresh.discard(envelope.id)  # the same event may stand twice in one batch
+            with following(envelope.traceparent or None):
+                try:
+                    await self._hears[type(event)](tx, event)
+                except MissingEvents as gap:
+                    missing[index] = gap
+        if missing:
+            await tx.execute(_PUT_BACK, [events[index][0].id for index in missing])
+        return missing
+
+    async def _wait_for_missing(self, each: _Received, gap: MissingEvents) -> None:
+        log.info("an earlier event is missing", extra={**self._facts(each), "missing": str(gap)})
+        now = clock.monotonic_seconds()
+        # The first time it is probably on its way; asking costs the producer work.
+        if each.message.metadata.num_delivered > 1 and now - self._asked.get(gap.aggregate, -60.0) > _ASK_AGAIN_SECONDS:
+            self._asked = {asked: at for asked, at in self._asked.items() if now - at < _ASK_AGAIN_SECONDS}
+            self._asked[gap.aggregate] = now
+            await self._bus.request_republish(gap.producer, RepublishRequest(gap.aggregate, gap.have_version))
+        await each.message.nak(delay=_MISSING_DELAY_SECONDS)
+
+    async def _note_failure(self, each: _Received, error: Exception) -> None:
+        try:
+            row = await self._database.fetchrow(
+                _NOTE_FAILURE,
+                str(each.envelope.id),
+                each.message.subject,
+                each.message.data,
+                f"{type(error).__name__}: {error}",
+                ATTEMPTS_MAX,
+            )
+        except (Unavailable, *UNREACHABLE):
+            await each.message.nak(delay=_AWAY_DELAY_SECONDS)
+            return
+        assert row is not None
+        if row["given_up"]:
+            log.error("event is a dead letter", extra=self._facts(each))
+            await each.message.ack()
+        else:
+            await each.message.nak(delay=_DELAYS_SECONDS[min(row["attempts"], len(_DELAYS_SECONDS)) - 1])
+
+    async def _give_up_undecodable(self, message: Msg, reason: Undecodable) -> None:
+        metadata = message.metadata
+        letter_id = f"{metadata.stream}:{metadata.sequence.stream}"
+        log.error("message is no event; it is a dead letter", extra={"service": self._service, "letter": letter_id})
+        try:
+            await self._database.execute(_NOTE_FAILURE, letter_id, message.subject, message.data, str(reason), 1)
+        except (Unavailable, *UNREACHABLE):
+            await message.nak(delay=_AWAY_DELAY_SECONDS)
+        else:
+            await message.ack()
+
+    def _facts(self, each: _Received) -> dict[str, object]:
+        return {
+            "service": self._service,
+            "event": each.envelope.type,
+            "event_id": each.envelope.id,
+            "aggregate": each.envelope.subject,
+        }
+
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, (Unavailable, *UNREACHABLE)) and not isinstance(error, CONTENDED)
+
+
+def _ends_request(message: Msg) -> bool:
+    """Whether this is the bus saying that a pull request is over; 100 is only its heartbeat."""
+    status = (message.headers or {}).get("Status")
+    return status is not None and status != "100"

@@ -1,0 +1,30 @@
+-- Events told by this service, written in the transaction that made them true. The relay publishes them.
+CREATE TABLE outbox (
+    position        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id              uuid        NOT NULL,
+    type            text        NOT NULL,
+    aggregate       uuid        NOT NULL,
+    version         integer,
+    data            text        NOT NULL,
+    traceparent     text,
+    recorded_at     timestamptz NOT NULL DEFAULT instant(),
+    -- The bus's sequence number once it acknowledged the event; NULL means "still to be published".
+    stream_sequence bigint,
+    -- How often it was published anew: part of the message id, or the bus would drop the copy as a duplicate.
+    copies          integer     NOT NULL DEFAULT 0
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+
+CREATE INDEX outbox_unpublished ON outbox (position) WHERE stream_sequence IS NULL;
+CREATE INDEX outbox_published ON outbox (stream_sequence) WHERE stream_sequence IS NOT NULL;
+CREATE INDEX outbox_aggregate ON outbox (aggregate, version);
+CREATE INDEX outbox_age ON outbox (recorded_at);
+
+-- What was told cannot be rewritten: the service may only note where the bus put it, and prune.
+DO $$
+DECLARE service text := nullif(current_setting('admitone.service_role', true), '');
+BEGIN
+    IF service IS NOT NULL THEN
+        EXECUTE format('REVOKE UPDATE ON outbox FROM %I', service);
+        EXECUTE format('GRANT UPDATE (stream_sequence, copies) ON outbox TO %I', service);
+    END IF;
+END $$;

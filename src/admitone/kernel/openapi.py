@@ -1,0 +1,194 @@
+"""The OpenAPI document, made from the operations' own declarations, and a page that people can read."""
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.routing import Route
+
+from admitone import __version__
+from admitone.kernel import refusals
+from admitone.kernel.http import OK, Answer, Errors, Operation, plain_app, status_of
+from admitone.kernel.refusals import Refusal
+from admitone.kernel.settings import Settings
+
+_SCHEMA_PATH: Final = "#/components/schemas/{name}"
+_HTML: Final = (b"content-type", b"text/html; charset=utf-8")
+_IMPLIED: Final[tuple[type[Refusal], ...]] = (refusals.Unavailable,)
+
+
+def document(operations: Sequence[Operation], settings: Settings) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of these operations."""
+    structs = {each for op in operations for each in (op.body, op.query, op.answers, Errors) if each is not None}
+    (*_,), components = msgspec.json.schema_components(sorted(structs, key=str), ref_template=_SCHEMA_PATH)
+    for op in operations:
+        if op.body is not None:
+            components[op.body.__name__]["additionalProperties"] = False
+    paths: dict[str, dict[str, Any]] = {}
+    for op in operations:
+        paths.setdefault(op.path, {})[op.method.lower()] = _operation(op)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "AdmitOne",
+            "version": __version__,
+            "summary": "Resale of tickets: one ticket, one holder.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": settings.public_origin}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"session": {"type": "apiKey", "in": "cookie", "name": "session"}},
+        },
+    }
+
+
+def _operation(op: Operation) -> dict[str, Any]:
+    summary, _, description = op.summary.partition("\n")
+    described: dict[str, Any] = {
+        "operationId": op.use_case.__name__,
+        "summary": summary.strip(),
+        "tags": [op.path.split("/")[2]],
+        "parameters": [*_path_parameters(op), *_query_parameters(op), *_header_parameters(op)],
+        "responses": _responses(op),
+    }
+    if description.strip():
+        described["description"] = " ".join(description.split())
+    if op.signed_in:
+        described["security"] = [{"session": []}]
+    if op.body is not None:
+        content: dict[str, Any] = {"schema": _reference(op.body)}
+        if "request" in op.examples:
+            content["example"] = op.examples["request"]
+        described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return described
+
+
+def _reference(struct: Any) -> dict[str, Any]:
+    (schema,), _ = msgspec.json.schema_components([struct], ref_template=_SCHEMA_PATH)
+    return schema
+
+
+def _path_parameters(op: Operation) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+        for name in re.findall(r"{(\w+)}", op.path)
+    ]
+
+
+def _query_parameters(op: Operation) -> list[dict[str, Any]]:
+    if op.query is None:
+        return []
+    _, components = msgspec.json.schema_components([op.query], ref_template=_SCHEMA_PATH)
+    schema = components[op.query.__name__]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "schema": {key: value for key, value in each.items() if key != "description"},
+            **({"description": each["description"]} if "description" in each else {}),
+        }
+        for name, each in schema["properties"].items()
+    ]
+
+
+def _header_parameters(op: Operation) -> list[dict[str, Any]]:
+    headers = dict(op.headers)
+    if op.idempotent:
+        headers["Idempotency-Key"] = "Chosen by the caller; a repeat with the same key gets the first answer again."
+    return [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": meaning,
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        }
+        for name, meaning in headers.items()
+    ]
+
+
+def _responses(op: Operation) -> dict[str, Any]:
+    refused: dict[int, list[type[Refusal]]] = {}
+    for refusal in _all_refusals(op):
+        refused.setdefault(status_of(refusal), []).append(refusal)
+    success: dict[str, Any] = {"description": "Done."}
+    if op.answers is not None:
+        content: dict[str, Any] = {"schema": _reference(op.answers)}
+        if "answer" in op.examples:
+            content["example"] = op.examples["answer"]
+        success["content"] = {"application/json": content}
+    responses = {str(op.status): success}
+    for status, kinds in sorted(refused.items()):
+        responses[str(status)] = {
+            "description": " · ".join(dict.fromkeys(kind.meaning() for kind in kinds)),
+            "content": {"application/json": {"schema": _reference(Errors)}},
+        }
+    return responses
+
+
+def _all_refusals(op: Operation) -> list[type[Refusal]]:
+    found: list[type[Refusal]] = list(op.refuses)
+    if op.signed_in:
+        found.append(refusals.NotSignedIn)
+    if op.body is not None:
+        found += [refusals.Invalid, refusals.TooLarge, refusals.WrongMediaType]
+    if op.query is not None:
+        found.append(refusals.Invalid)
+    if "{" in op.path:
+        found.append(refusals.Missing)
+    if op.idempotent:
+        found += [refusals.Invalid, refusals.KeyReused]
+    if op.method not in {"GET", "HEAD"}:
+        found.append(refusals.Forbidden)
+    return [*found, *_IMPLIED]
+
+
+def routes(described: Mapping[str, Any]) -> list[Route]:
+    """Return the routes of the document and of its readable page."""
+    encoded = msgspec.json.format(msgspec.json.encode(described), indent=1)
+    page = _page(described).encode()
+
+    async def as_json(_request: Request) -> Answer:
+        return Answer(OK, encoded)
+
+    async def as_page(_request: Request) -> Answer:
+        return Answer(OK, page, headers=(_HTML,))
+
+    return [
+        Route("/api/openapi.json", plain_app(as_json), methods=["GET"]),
+        Route("/api", plain_app(as_page), methods=["GET"]),
+    ]
+
+
+def _page(described: Mapping[str, Any]) -> str:
+    """Return a page without script or style of its own: headings, methods, what is read and answered."""
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        "<title>AdmitOne API</title><h1>AdmitOne API</h1>",
+        '<p>The same, for programs: <a href="/api/openapi.json">openapi.json</a>.</p>',
+    ]
+    schemas = described["components"]["schemas"]
+    for path, methods in described["paths"].items():
+        for method, op in methods.items():
+            parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(op['summary'])}</p>")
+            if "description" in op:
+                parts.append(f"<p>{escape(op['description'])}</p>")
+            if parameters := op["parameters"]:
+                items = (
+                    f"<li><code>{escape(p['name'])}</code> ({p['in']}) {escape(p.get('description', ''))}"
+                    for p in parameters
+                )
+                parts.append(f"<ul>{''.join(items)}</ul>")
+            if "requestBody" in op:
+                name = op["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+                fields = ", ".join(f"<code>{escape(each)}</code>" for each in schemas[name]["properties"])
+                parts.append(f"<p>Body: {fields}</p>")
+            answers = (f"<dt>{status}<dd>{escape(each['description'])}" for status, each in op["responses"].items())
+            parts.append(f"<dl>{''.join(answers)}</dl>")
+    return "".join(parts) + "</html>"

@@ -1,0 +1,236 @@
+"""The relay: publishes what the outbox holds, and publishes again what the bus lost.
+
+There is one relay per database, held by an advisory lock; every other replica's relay stands by. The outbox is the
+truth. Each row keeps the stream sequence with which the bus acknowledged it, so the relay can tell a healthy stream
+from one that was wiped, rolled back or robbed of single messages.
+"""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import asyncpg
+
+from admitone.kernel import bus as buses
+from admitone.kernel.bus import Acknowledgement, Bus, RepublishRequest, StreamState
+from admitone.kernel.database import UNREACHABLE, Database, affected
+from admitone.kernel.event import event_types, subject_of, wrap
+from admitone.kernel.refusals import Unavailable
+
+log = logging.getLogger(__name__)
+
+_LOCK: Final = 0x0B0C5  # one relay per database
+_BATCH: Final = 256
+_ACKNOWLEDGED_WITHIN_SECONDS: Final = 5.0
+_STANDBY_SECONDS: Final = 1.0
+_LOOK_ANYWAY_SECONDS: Final = 0.25
+_COMPARE_EVERY_SECONDS: Final = 5.0
+_PRUNE_EVERY_SECONDS: Final = 60.0
+_PRUNE_ROWS_MAX: Final = 5000
+_CHANNEL: Final = "outbox"
+
+# In insert order, and every row that is not published: never "the ones above the last id", because sequences commit
+# out of order and a slow transaction's rows would be skipped for ever.
+_UNPUBLISHED: Final = """
+SELECT position, id, type, aggregate, data, traceparent, recorded_at, copies
+FROM outbox WHERE stream_sequence IS NULL ORDER BY position LIMIT $1
+"""
+_ACKNOWLEDGE: Final = """
+UPDATE outbox SET stream_sequence = acknowledged.sequence
+FROM unnest($1::bigint[], $2::bigint[]) AS acknowledged (position, sequence)
+WHERE outbox.position = acknowledged.position
+"""
+_FORGET_LOST: Final = """
+UPDATE outbox SET stream_sequence = NULL, copies = copies + 1
+WHERE stream_sequence IS NOT NULL AND position <> ALL($4::bigint[])
+  AND (stream_sequence > $2 OR stream_sequence < $1 OR stream_sequence = ANY($3::bigint[]))
+"""
+_FORGET_AGGREGATE: Final = """
+UPDATE outbox SET stream_sequence = NULL, copies = copies + 1
+WHERE aggregate = $1 AND (version > $2 OR version IS NULL) AND stream_sequence IS NOT NULL
+"""
+_FORGET_ALL: Final = "UPDATE outbox SET stream_sequence = NULL, copies = copies + 1 WHERE stream_sequence IS NOT NULL"
+_PRUNE: Final = """
+DELETE FROM outbox WHERE position IN (
+    SELECT position FROM outbox
+    WHERE recorded_at < instant() - make_interval(secs => $1) AND stream_sequence IS NOT NULL
+    ORDER BY recorded_at LIMIT $2
+)
+"""
+
+
+class _StandBy(Exception):
+    """Another replica's relay holds the lock."""
+
+
+class Relay:
+    """Publishes one database's outbox for as long as `run` runs."""
+
+    def __init__(self, database: Database, bus: Bus) -> None:
+        self._database = database
+        self._bus = bus
+        self._wake = asyncio.Event()
+        self._compare = asyncio.Event()
+        self._leads = False
+        self._alive = False
+        self._nudging: asyncio.Task[None] | None = None
+        self._last_sequence = 0
+        database.on_told(self.nudge)
+        bus.on_reconnect(self._compare_now)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether this relay publishes, or stands by for the one that does."""
+        return self._alive
+
+    def nudge(self) -> None:
+        """Say that there is something to publish; called after commits, so it is cheap and never fails.
+
+        It stays outside the transaction, because a NOTIFY inside one makes PostgreSQL commit one at a time.
+        What a crash between commit and nudge leaves behind is found by the next look.
+        """
+        if self._leads:
+            self._wake.set()
+        elif self._nudging is None or self._nudging.done():
+            self._nudging = asyncio.create_task(self._notify())
+
+    async def _notify(self) -> None:
+        await asyncio.sleep(0.002)
+        try:
+            await self._database.execute("SELECT pg_notify($1, '')", _CHANNEL)
+        except (Unavailable, *UNREACHABLE):
+            log.info("nudge was not sent; the relay looks by itself", extra={"service": self._bus.service})
+
+    def _compare_now(self) -> None:
+        self._compare.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Relay until cancelled, through every loss of the database or the bus."""
+        await self._bus.ready()
+        await self._bus.on_republish_request(self._republish)
+        while True:
+            try:
+                await self._hold_lock_and_relay()
+            except _StandBy:
+                self._alive = True
+                await asyncio.sleep(_STANDBY_SECONDS)
+            except (*UNREACHABLE, *buses.UNREACHABLE, Unavailable) as error:
+                log.warning("relay starts over", extra={"service": self._bus.service, "error": repr(error)})
+                await asyncio.sleep(_LOOK_ANYWAY_SECONDS)
+            finally:
+                self._leads = False
+
+    async def _hold_lock_and_relay(self) -> None:
+        self._alive = False
+        connection = await asyncpg.connect(
+            self._database.url,
+            timeout=5,
+            command_timeout=30,
+            server_settings={"application_name": "relay", "jit": "off"},
+        )
+        self._alive = True
+        try:
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+                raise _StandBy
+            await connection.add_listener(_CHANNEL, lambda *_: self._wake.set())
+            self._leads = True
+            await self._relay(connection)
+        finally:
+            connection.terminate()
+
+    async def _relay(self, connection: "asyncpg.Connection[Any]") -> None:
+        loop = asyncio.get_running_loop()
+        next_compare = next_prune = loop.time()
+        while True:
+            self._wake.clear()
+            if self._compare.is_set() or loop.time() >= next_compare:
+                self._compare.clear()
+                await self._compare_with_stream(connection)
+                next_compare = loop.time() + _COMPARE_EVERY_SECONDS
+            if loop.time() >= next_prune:
+                await connection.execute(_PRUNE, float(buses.OUTBOX_RETENTION_SECONDS), _PRUNE_ROWS_MAX)
+                next_prune = loop.time() + _PRUNE_EVERY_SECONDS
+            if await self._publish_batch(connection) == 0:
+                try:
+                    await asyncio.wait_for(self._wake.wait(), timeout=_LOOK_ANYWAY_SECONDS)
+                except TimeoutError:
+                    continue
+
+    async def _publish_batch(self, connection: "asyncpg.Connection[Any]") -> int:
+        rows = await connection.fetch(_UNPUBLISHED, _BATCH)
+        if not rows:
+            return 0
+        sent: list[tuple[int, asyncio.Future[Acknowledgement]]] = []
+        for row in rows:
+            message = wrap(
+                row["id"],
+                self._bus.service,
+                row["type"],
+                row["aggregate"],
+                row["recorded_at"],
+                row["data"],
+                row["traceparent"],
+            )
+            message_id = f"{row['id']}.{row['copies']}" if row["copies"] else str(row["id"])
+            sent.append(
+                (row["position"], await self._bus.publish(subject_of(event_types()[row["type"]]), message, message_id))
+            )
+        futures = [future for _, future in sent]
+        await asyncio.wait(futures, timeout=_ACKNOWLEDGED_WITHIN_SECONDS)
+        acknowledged = [(position, future.result()) for position, future in sent if _has_answer(future)]
+        await self._store(connection, acknowledged)
+        if len(acknowledged) < len(sent):
+            for future in futures:
+                future.cancel()
+            self._compare.set()
+            raise TimeoutError(f"{len(sent) - len(acknowledged)} of {len(sent)} events were not acknowledged")
+        return len(rows)
+
+    async def _store(
+        self, connection: "asyncpg.Connection[Any]", acknowledged: list[tuple[int, Acknowledgement]]
+    ) -> None:
+        if not acknowledged:
+            return
+        positions = [position for position, _ in acknowledged]
+        fresh = [ack.seq for _, ack in acknowledged if not ack.duplicate]
+        if fresh and min(fresh) <= self._last_sequence:
+            # The stream gave out a number it had given before: it lost everything from there on.
+            await self._forget_lost(connection, StreamState(first_seq=0, last_seq=min(fresh) - 1), positions)
+        await connection.execute(_ACKNOWLEDGE, positions, [ack.seq for _, ack in acknowledged])
+        self._last_sequence = max(ack.seq for _, ack in acknowledged)
+
+    async def _compare_with_stream(self, connection: "asyncpg.Connection[Any]") -> None:
+        state = await self._bus.ensure_stream()
+        await self._forget_lost(connection, state, [])
+        self._last_sequence = await connection.fetchval("SELECT coalesce(max(stream_sequence), 0) FROM outbox")
+
+    async def _forget_lost(
+        self, connection: "asyncpg.Connection[Any]", state: StreamState, but_positions: list[int]
+    ) -> None:
+        tag = await connection.execute(_FORGET_LOST, state.first_seq, state.last_seq, state.deleted, but_positions)
+        if lost := affected(tag):
+            log.warning(
+                "bus lost events; they are published again", extra={"service": self._bus.service, "events": lost}
+            )
+
+    async def _republish(self, request: RepublishRequest) -> None:
+        try:
+            tag = await self._database.execute(_FORGET_AGGREGATE, request.aggregate, request.above_version)
+        except (Unavailable, *UNREACHABLE):
+            log.info("asked to publish again while the database is away", extra={"service": self._bus.service})
+            return
+        log.info(
+            "publishing an aggregate again",
+            extra={"service": self._bus.service, "aggregate": request.aggregate, "events": affected(tag)},
+        )
+        self.nudge()
+
+
+def _has_answer(future: "asyncio.Future[Acknowledgement]") -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+async def replay(database: Database) -> int:
+    """Mark every event still kept as unpublished, so that the relay publishes it again; return how many."""
+    return affected(await database.execute(_FORGET_ALL))

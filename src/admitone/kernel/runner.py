@@ -1,0 +1,245 @@
+"""Runs services: starts what each one needs, serves them on one port, and stops them without losing anything."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import httpx
+import uvicorn
+from starlette.requests import Request
+from starlette.routing import BaseRoute, Route
+
+from admitone.kernel import http, migrations, openapi
+from admitone.kernel.bus import Bus
+from admitone.kernel.database import Database, connect_patiently
+from admitone.kernel.http import Answer, Edge, api_routes, plain_app
+from admitone.kernel.identity import FetchKeys, Identity
+from admitone.kernel.inbox import Inbox
+from admitone.kernel.outbox import Relay
+from admitone.kernel.refusals import Unavailable
+from admitone.kernel.service import Running, Service
+from admitone.kernel.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_RESTART_JOB_SECONDS: Final = 1.0
+_DRAIN_SECONDS: Final = 20
+_FINISH_SECONDS: Final = 5.0
+
+
+class Outdated(Exception):
+    """The database lacks migrations; run `admitone migrate`"""
+
+
+@asynccontextmanager
+async def running(
+    service: Service, settings: Settings, fetch_keys: FetchKeys
+) -> AsyncIterator[tuple[Running, Relay | None]]:
+    """Run one service's relay, inbox and jobs; yield it for as long as the block lasts.
+
+    On the way out, what is being handled is finished or rolled back, and then everything is closed.
+    """
+    async with AsyncExitStack() as stack:
+        database: Database | None = None
+        if service.has_database:
+            database = await connect_patiently(
+                settings.database_url(service.name), application=service.name, connections=settings.database_connections
+            )
+            stack.push_async_callback(database.close)
+            await _demand_migrations(service.name, database)
+        bus = Bus(service.name, replicas=settings.nats_replicas)
+        bus.start(settings.nats_url(service.name))
+        stack.push_async_callback(bus.close)
+        current = Running(service.name, settings, Identity(fetch_keys), bus, database)
+        current.own = await stack.enter_async_context(service.opens(current))
+
+        background: list[Callable[[], Awaitable[None]]] = [_job(job, current) for job in service.jobs]
+        relay: Relay | None = None
+        if database is not None:
+            revocations = database
+            background.append(lambda: current.identity.follow_revocations(revocations))
+            inbox = Inbox(service.name, database, bus, service.all_heard)
+            background += [_listen(inbox, producer) for producer in inbox.producers]
+            if service.tells:
+                relay = Relay(database, bus)
+                background.append(relay.run)
+        tasks = [asyncio.create_task(_keep_running(service.name, each)) for each in background]
+        try:
+            yield current, relay
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=_FINISH_SECONDS)
+
+
+def _job(job: Callable[[Running], Awaitable[None]], current: Running) -> Callable[[], Awaitable[None]]:
+    return lambda: job(current)
+
+
+def _listen(inbox: Inbox, producer: str) -> Callable[[], Awaitable[None]]:
+    return lambda: inbox.run(producer)
+
+
+async def _keep_running(service: str, job: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await job()
+        except Exception:
+            log.exception("background job failed and starts again", extra={"service": service})
+        await asyncio.sleep(_RESTART_JOB_SECONDS)
+
+
+async def _demand_migrations(service: str, database: Database) -> None:
+    if missing := await missing_migrations(service, database):
+        raise Outdated(f"{service}: the database lacks {', '.join(missing)}; run `admitone migrate`")
+
+
+async def missing_migrations(service: str, database: Database) -> list[str]:
+    """Return the migrations this version needs and the database has not had."""
+    known = [name for name, _ in migrations.known(service)]
+    if not await database.fetchval("SELECT to_regclass('applied_migration') IS NOT NULL"):
+        return known
+    applied = {row["name"] for row in await database.fetch("SELECT name FROM applied_migration")}
+    return [name for name in known if name not in applied]
+
+
+class App:
+    """The ASGI application of the services that run in this process; `client` calls it without a network."""
+
+    def __init__(self, services: Sequence[Service], settings: Settings) -> None:
+        self._services = services
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._edge: Edge | None = None
+        self._is_stopping = False
+        self.running: dict[str, Running] = {}
+        self._relays: list[Relay] = []
+
+    async def __aenter__(self) -> "App":
+        await self._stack.__aenter__()
+        try:
+            keys = await self._stack.enter_async_context(self._fetch_keys())
+            started = await asyncio.gather(
+                *(self._stack.enter_async_context(running(each, self._settings, keys)) for each in self._services)
+            )
+            for current, relay in started:
+                self.running[current.name] = current
+                self._relays += [relay] if relay is not None else []
+            self._edge = Edge(self._routes(), self._settings)
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
+        assert self._edge is not None
+        await self._edge(scope, receive, send)
+
+    def stopping(self) -> None:
+        """Answer "not ready" from now on."""
+        self._is_stopping = True
+
+    def client(self, origin: str | None = None) -> httpx.AsyncClient:
+        """Return an HTTP client whose requests reach this application in process."""
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=self), base_url=origin or self._settings.public_origin
+        )
+
+    @asynccontextmanager
+    async def _fetch_keys(self) -> AsyncIterator[FetchKeys]:
+        is_here = any(each.name == "auth" for each in self._services)
+        url = f"{self._settings.service_url('auth')}/api/users/jwks"
+        async with self.client() if is_here else httpx.AsyncClient(timeout=2) as client:
+
+            async def fetch() -> bytes:
+                answer = await client.get(url)
+                return answer.raise_for_status().content
+
+            yield fetch
+
+    def _routes(self) -> list[BaseRoute]:
+        operations = [each for service in self._services for each in service.operations]
+        document = openapi.document(operations, self._settings)
+        routes: list[BaseRoute] = [
+            Route("/health/live", plain_app(self._live), methods=["GET"]),
+            Route("/health/ready", plain_app(self._ready), methods=["GET"]),
+            *openapi.routes(document),
+        ]
+        for service in self._services:
+            current = self.running[service.name]
+            routes += api_routes(current, service.operations)
+        for service in self._services:
+            if service.pages is not None:
+                routes += service.pages(self.running[service.name])
+        return routes
+
+    async def _live(self, _request: Request) -> Answer:
+        return Answer(http.OK, {"status": "live"})
+
+    async def _ready(self, _request: Request) -> Answer:
+        """Ready: each service's database answers and its relay lives. The bus or Stripe being away is no reason."""
+        if self._is_stopping or not all(relay.is_alive for relay in self._relays):
+            raise Unavailable
+        for current in self.running.values():
+            if current.maybe_database is not None and await missing_migrations(current.name, current.database):
+                raise Unavailable
+        return Answer(http.OK, {"status": "ready"})
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own signal handling: the runner decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+
+async def serve(
+    services: Sequence[Service],
+    settings: Settings,
+    *,
+    on_ready: Callable[[], Awaitable[None]] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM (or `stop`): unready, drain requests, finish handlers, close."""
+    stop = stop or asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with App(services, settings) as app:
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            access_log=False,
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            proxy_headers=settings.trust_proxy,
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+            backlog=4096,
+        )
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if serving.done():
+            serving.result()
+            raise RuntimeError(f"port {settings.port} is taken")
+        if on_ready is not None:
+            await on_ready()
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+        app.stopping()
+        server.should_exit = True
+        await serving
+        stopped.cancel()

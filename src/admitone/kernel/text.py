@@ -1,0 +1,24 @@
+"""Text that people type: normalised, and free of characters that hide or reorder what is read."""
+
+import unicodedata
+from typing import Final
+
+# Zero-width characters and bidirectional overrides: they make two titles look the same, or one read backwards.
+# Source: Unicode Technical Report 36, §2.5 and §3.
+_HIDDEN: Final = frozenset(
+    "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
+_REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def clean_line(text: str) -> str:
+    """Return one line in NFC, trimmed, runs of whitespace as one space; raises ValueError for hidden characters."""
+    normal = unicodedata.normalize("NFC", text)
+    if normal.isascii():
+        if not normal.isprintable():
+            raise ValueError("control character")
+    else:
+        for character in normal:
+            if character in _HIDDEN or unicodedata.category(character) in _REFUSED_CATEGORIES:
+                raise ValueError("hidden or control character")
+    return " ".join(normal.split())
