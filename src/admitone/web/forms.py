@@ -1,0 +1,66 @@
+"""Forms as browsers post them: read strictly, and shown again with what was typed and what was wrong with it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+
+from admitone.kernel.bodies import BODY_BYTES_MAX
+from admitone.kernel.refusals import FieldError, Invalid, TooLarge, WrongMediaType
+
+_FIELDS_MAX: Final = 20
+
+
+async def posted(request: Request) -> dict[str, str]:
+    """Return the fields of a form post; raises a refusal when it is too large, malformed or names a field twice."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_BYTES_MAX:
+            raise TooLarge
+    if not body:
+        return {}
+    if media_type != "application/x-www-form-urlencoded":
+        raise WrongMediaType("The body must be a form")
+    try:
+        pairs = parse_qsl(
+            body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=_FIELDS_MAX,
+        )
+    except ValueError:
+        raise Invalid("The form is malformed") from None
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise Invalid("A field was given twice")
+    return fields
+
+
+class Form:
+    """What a form shows: the values typed so far and, after a refusal, what to put right."""
+
+    def __init__(
+        self,
+        fields: Sequence[str] = (),
+        values: Mapping[str, str] | None = None,
+        errors: Sequence[FieldError] = (),
+        heading: str = "Please check this",
+    ) -> None:
+        self._fields = frozenset(fields)
+        self._values = values or {}
+        self.errors = list(errors)
+        self.heading = heading
+
+    def has(self, field: str) -> bool:
+        return field in self._fields
+
+    def value(self, field: str) -> str:
+        return self._values.get(field, "")
+
+    def error(self, field: str) -> str:
+        """Return what is wrong with one field; empty when nothing is."""
+        return " ".join(each.message for each in self.errors if each.field == field)

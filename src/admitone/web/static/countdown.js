@@ -1,0 +1,53 @@
+// Time left by the server's clock: the server said how much was left, and a clock that never jumps counts from there.
+
+import { announce } from "./page.js";
+
+const ANNOUNCED_MINUTES = [5, 2, 1];
+
+let timer = 0;
+
+/** When the answer that made this page began to arrive, on the clock that `performance.now()` reads. */
+function answeredAt() {
+  return performance.getEntriesByType("navigation")[0]?.responseStart ?? 0;
+}
+
+let isFirst = true;
+
+export function countDown(root) {
+  clearTimeout(timer);
+  const clock = root.querySelector("[data-countdown]");
+  // Only the first page came by navigation; what is put in place later has just arrived.
+  const since = isFirst ? answeredAt() : performance.now();
+  isFirst = false;
+  if (!clock) return;
+  const windowMs = Number(clock.dataset.windowMs);
+  const text = clock.querySelector("[data-time-left]");
+  const ring = clock.querySelector(".left");
+  let endsAt = since + Number(clock.dataset.leftMs);
+  let announced = Math.ceil((endsAt - performance.now()) / 60000) + 1;
+
+  document.addEventListener("admitone:time-left", (event) => {
+    endsAt = performance.now() + event.detail;
+  });
+
+  function tick() {
+    if (!clock.isConnected) return;
+    const left = endsAt - performance.now();
+    const seconds = Math.max(0, Math.ceil(left / 1000));
+    text.textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+    ring.setAttribute("stroke-dashoffset", String(100 - Math.min(100, Math.max(0, (100 * left) / windowMs))));
+    clock.classList.toggle("soon", seconds <= 60);
+    const due = ANNOUNCED_MINUTES.find((minutes) => seconds === minutes * 60 && minutes < announced);
+    if (due) {
+      announced = due;
+      announce(`${due} ${due === 1 ? "minute" : "minutes"} left to pay`);
+    }
+    if (left <= 0) {
+      document.dispatchEvent(new CustomEvent("admitone:time-is-up"));
+      timer = setTimeout(tick, 1000); // the server decides; until it has, ask again
+      return;
+    }
+    timer = setTimeout(tick, left % 1000 || 1000);
+  }
+  tick();
+}

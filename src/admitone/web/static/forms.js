@@ -1,0 +1,61 @@
+// Help with forms: sent once however often one clicks, prices written out, and the ticket shown as it will look.
+
+export function helpForms(root) {
+  for (const form of root.querySelectorAll("form[data-once]")) sendOnce(form);
+  const price = root.querySelector("#price");
+  if (price) price.addEventListener("blur", () => writeOut(price));
+  const preview = root.querySelector("[data-preview]");
+  if (preview) follow(root.querySelector("#fields"), preview);
+}
+
+function sendOnce(form) {
+  form.addEventListener("submit", (event) => {
+    if (form.dataset.sent) {
+      event.preventDefault();
+      return;
+    }
+    form.dataset.sent = "yes";
+    event.submitter?.setAttribute("aria-disabled", "true");
+  });
+  // Coming back by the browser's history finds the form as it was left.
+  window.addEventListener("pageshow", () => {
+    delete form.dataset.sent;
+    for (const button of form.querySelectorAll("[aria-disabled]")) button.removeAttribute("aria-disabled");
+  });
+}
+
+/** Return an amount as typed in exact hundredths, or null: money is never a float, not even here. */
+function cents(typed) {
+  const found = /^\s*(\d{1,7})(?:[.,](\d{1,2}))?\s*$/.exec(typed);
+  return found ? Number(found[1]) * 100 + Number((found[2] ?? "").padEnd(2, "0")) : null;
+}
+
+function amount(total) {
+  return `${Math.floor(total / 100)}.${String(total % 100).padStart(2, "0")}`;
+}
+
+function writeOut(input) {
+  const total = cents(input.value);
+  if (total !== null) input.value = amount(total);
+}
+
+function follow(fields, preview) {
+  const currency = preview.querySelector(".ticket-currency").textContent;
+  const format = new Intl.NumberFormat("en", { style: "currency", currency: currency.toUpperCase() });
+  const shown = {
+    title: (text) => text || "Title",
+    price: (text) => (cents(text) === null ? "" : format.format(amount(cents(text)))),
+    eventDate: (text) => text && new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }),
+  };
+  function show(input) {
+    const place = preview.querySelector(`[data-shows="${input.name}"]`);
+    if (!place) return;
+    const text = (shown[input.name] ?? ((typed) => typed))(input.value.trim());
+    place.textContent = text;
+    if (input.name === "price") place.classList.toggle("long", text.length > 9);
+    const part = place.closest("dl > div") ?? (input.name === "note" ? place : null);
+    if (part) part.hidden = !text;
+  }
+  fields.addEventListener("input", (event) => show(event.target));
+  for (const input of fields.querySelectorAll("[name]")) if (input.value) show(input);
+}
