@@ -260,13 +260,13 @@ def session_token(request: Request) -> str | None:
     return None
 
 
-async def send_answer(
-    send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = (), content_type: bytes = _JSON
-) -> None:
+async def send_answer(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
     """Send a whole response."""
     start: list[tuple[bytes, bytes]] = [*headers]
     if status != NO_CONTENT:
-        start += [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+        start.append((b"content-length", str(len(body)).encode()))
+        if not any(name == b"content-type" for name, _ in headers):
+            start.append((b"content-type", _JSON))
     await send({"type": "http.response.start", "status": status, "headers": start})
     await send({"type": "http.response.body", "body": body})
 
@@ -374,7 +374,7 @@ class _ApiRoute(Route):
 
 def api_routes(service: "Running", operations: Sequence[Operation]) -> list[Route]:
     """Return the Starlette routes that serve a running service's operations."""
-    routes = []
+    routes: list[Route] = []
     for declared in operations:
         route = _ApiRoute(declared.path, _Endpoint(service, declared), methods=[declared.method])
         route.allowed = tuple(sorted(each.method for each in operations if each.path == declared.path))

@@ -6,12 +6,13 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final
+from typing import Final, Self
 
 import httpx
 import uvicorn
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from admitone.kernel import http, migrations, openapi
 from admitone.kernel.bus import Bus
@@ -120,7 +121,7 @@ class App:
         self.running: dict[str, Running] = {}
         self._relays: list[Relay] = []
 
-    async def __aenter__(self) -> "App":
+    async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
         try:
             keys = await self._stack.enter_async_context(self._fetch_keys())
@@ -139,7 +140,7 @@ class App:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def __call__(self, scope: http.Scope, receive: http.Receive, send: http.Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert self._edge is not None
         await self._edge(scope, receive, send)
 
@@ -230,7 +231,7 @@ async def serve(
         )
         server = _Server(config)
         serving = asyncio.create_task(server.serve())
-        while not server.started and not serving.done():
+        while not server.started and not serving.done():  # noqa: ASYNC110 – uvicorn offers no event to wait for
             await asyncio.sleep(0.01)
         if serving.done():
             serving.result()
