@@ -23,6 +23,7 @@ ADMIN = User("admin", "admin-password", admin=True)
 def short_folder() -> Iterator[Path]:
     """A folder directly in the temporary one: PostgreSQL may have to run as `nobody`, who cannot enter pytest's."""
     path = Path(tempfile.mkdtemp(prefix="admitone-test-"))
+    path.chmod(0o711)
     try:
         yield path
     finally:

@@ -16,7 +16,6 @@ from admitone.local.errors import ServerFailed, ServerMissing
 from admitone.local.server import LOOPBACK, OURSELVES, Identity, Server, command_line, read_pid, succeeds, surroundings
 
 SUPERUSER = "postgres"
-NAMESPACE = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 # What PostgreSQL writes where a process id stands is never this large, and no system runs a process of this number.
 NO_PROCESS = 2**31 - 1
 
@@ -31,8 +30,8 @@ SETTINGS = {
     # Our passwords are 256 random bits; stretching them would only slow every new connection down.
     "scram_iterations": "1",
 }
-# For tests only: what is lost in a power cut is lost with the test anyway.
-FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# For tests only: what a power cut takes is gone with the test anyway. A killed server still loses nothing committed.
+FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 
 class Postgres(Server):
@@ -128,17 +127,23 @@ def binaries() -> Path:
 
 
 def acceptable_identity(store: Path) -> Identity:
-    """Whom PostgreSQL takes for the owner of that folder: ourselves, unless we are root, whom it refuses.
+    """Whom PostgreSQL takes for the owner of that folder: ourselves, unless we are root or have no name.
 
-    For root, a user namespace in which we merely look like somebody else needs no second account and no change of
-    owners. Where the machine forbids it (Docker's default profile does) the folder is given to `nobody`.
+    It refuses root, and a user id without an account (as containers may give one). For both, a user namespace in
+    which we merely look like `nobody` needs no second account and no change of owners. Where the machine forbids
+    that (Docker's default profile does), root gives the folder to the real `nobody`.
     """
-    if os.getuid() != 0:
-        return OURSELVES
     nobody = pwd.getpwnam("nobody")
-    if store.stat().st_uid != nobody.pw_uid:
-        if namespaces_allowed():
-            return Identity(wrapper=NAMESPACE)
+    uid = os.getuid()
+    if uid != 0 and has_name(uid):
+        return OURSELVES
+    given_away = store.stat().st_uid == nobody.pw_uid
+    if not given_away:
+        namespace = ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
+        if shutil.which("unshare") and succeeds([*namespace, "true"]):
+            return Identity(wrapper=namespace)
+        if uid != 0:
+            raise ServerMissing("PostgreSQL", f"user id {uid} has no account on this machine")
         for path in (store, *store.rglob("*")):
             os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
     # Passing through the data folder is enough for `nobody`; the secrets beside it stay closed.
@@ -146,6 +151,9 @@ def acceptable_identity(store: Path) -> Identity:
     return Identity(account=nobody.pw_name, group=nobody.pw_gid)
 
 
-@functools.cache
-def namespaces_allowed() -> bool:
-    return shutil.which("unshare") is not None and succeeds([*NAMESPACE, "true"])
+def has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
