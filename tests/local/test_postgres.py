@@ -1,0 +1,116 @@
+"""PostgreSQL as our child: whoever we are, and after every kind of interruption."""
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from admitone.local.errors import ServerFailed
+from admitone.local.postgres import NO_PROCESS, Postgres, has_name
+from admitone.local.server import LOOPBACK, command_line
+from tests.engines import wait_until
+from tests.local.conftest import ROOT, Parent
+
+
+def looking_like(uid: int) -> tuple[str, ...]:
+    """Command words that run a program under that user id, without needing an account that may read our files."""
+    return ("unshare", "--user", f"--map-user={uid}", f"--map-group={uid}")
+
+
+async def setting(server: Postgres, name: str) -> str:
+    connection = await asyncpg.connect(server.url())
+    try:
+        return str(await connection.fetchval("SELECT current_setting($1)", name))
+    finally:
+        await connection.close()
+
+
+async def test_what_is_acknowledged_is_on_the_disk(folder: Path) -> None:
+    server = Postgres(folder / "postgres", "secret")
+    server.start()
+    for name in ("fsync", "synchronous_commit", "full_page_writes", "data_checksums"):
+        assert await setting(server, name) == "on"
+    server.stop()
+
+
+async def test_nobody_gets_in_without_the_password(postgres: Postgres) -> None:
+    for password in ("", "guessed"):
+        with pytest.raises((asyncpg.InvalidPasswordError, asyncpg.InterfaceError)):
+            await asyncpg.connect(
+                host=LOOPBACK, port=postgres.port, user="postgres", password=password, database="postgres"
+            )
+
+
+def test_an_ordinary_user_needs_nothing_special(start_parent: Callable[..., Parent]) -> None:
+    parent = start_parent("postgres", wrapper=looking_like(pwd.getpwnam("daemon").pw_uid))
+    assert "/bin/postgres" in command_line(parent.server_pid)
+
+
+def test_a_user_id_without_an_account_will_do(start_parent: Callable[..., Parent]) -> None:
+    nameless = next(uid for uid in range(10_001, 60_000) if not has_name(uid))
+    parent = start_parent("postgres", wrapper=looking_like(nameless))
+    assert "/bin/postgres" in command_line(parent.server_pid)
+
+
+def test_where_namespaces_are_forbidden_root_hands_the_store_to_nobody(
+    start_parent: Callable[..., Parent], path_with: Callable[..., dict[str, str]], folder: Path
+) -> None:
+    parent = start_parent("postgres", environ=path_with("setpriv", "true"))
+    owner = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
+    assert Path(f"/proc/{parent.server_pid}").owner() == owner
+    assert (folder / "installation" / "postgres").owner() == owner
+    parent.kill()
+    wait_until(lambda: not command_line(parent.server_pid), "the leash holds for nobody too")
+    # A store that is nobody's stays so, even where namespaces are allowed again.
+    assert Path(f"/proc/{start_parent('postgres').server_pid}").owner() == owner
+
+
+def test_a_store_half_made_by_a_killed_start_is_made_anew(folder: Path) -> None:
+    making = subprocess.Popen([sys.executable, "-m", "tests.local.parent", str(folder), "postgres"], cwd=ROOT)
+    wait_until(lambda: any(folder.glob("postgres.new-*/store/PG_VERSION")), "the store is half made")
+    making.kill()
+    making.wait()
+    assert not (folder / "postgres").exists()
+    server = Postgres(folder / "postgres", "secret")
+    server.start()
+    server.stop()
+    assert not any(folder.glob("postgres.new-*"))
+
+
+def test_a_dead_servers_process_id_may_be_somebody_elses_now(private_postgres: Postgres) -> None:
+    """In a container the same small numbers come back after every crash."""
+    pid_file = private_postgres.folder / "postmaster.pid"
+    os.kill(private_postgres.pid, signal.SIGKILL)
+    wait_until(lambda: not private_postgres.is_alive(), "the server is dead")
+    _, _, rest = pid_file.read_text().partition("\n")
+    pid_file.write_text(f"{os.getpid()}\n{rest}")
+    private_postgres.start()
+    assert pid_file.read_text().split()[0] not in {str(os.getpid()), str(NO_PROCESS)}
+
+
+def test_a_server_that_somebody_else_runs_on_the_store_is_left_alone(private_postgres: Postgres) -> None:
+    private_postgres.pid_file.unlink()
+    second = Postgres(private_postgres.folder, private_postgres.password)
+    with pytest.raises(ServerFailed, match=f"process {private_postgres.pid}, not started by us"):
+        second.start()
+    assert private_postgres.is_alive()
+
+
+def test_a_killed_session_process_brings_the_server_down_and_up_by_itself(private_postgres: Postgres) -> None:
+    status = private_postgres.folder / "postmaster.pid"
+    listed = subprocess.run(
+        ["/bin/ps", "-o", "pid=,command=", "--ppid", str(private_postgres.pid)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    checkpointer = next(line.split()[0] for line in listed.stdout.splitlines() if "checkpointer" in line)
+    os.kill(int(checkpointer), signal.SIGKILL)
+    wait_until(lambda: "ready" in status.read_text(), "the server recovers")
+    assert private_postgres.is_alive()
