@@ -1,0 +1,1 @@
+"""The alarm clock: reminds orders of deadlines that have passed."""

@@ -1,0 +1,8 @@
+-- Orders that may still expire. A row goes when the order is paid for or over.
+CREATE TABLE deadline (
+    order_id     uuid        PRIMARY KEY,
+    expires_at   timestamptz NOT NULL,
+    next_ring_at timestamptz NOT NULL,
+    rings        integer     NOT NULL DEFAULT 0
+);
+CREATE INDEX deadline_next ON deadline (next_ring_at);

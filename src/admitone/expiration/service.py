@@ -1,0 +1,16 @@
+"""expiration, on one screen: what it hears, tells and does by itself. It serves nothing."""
+
+from admitone import events
+from admitone.expiration import handlers, jobs
+from admitone.kernel.service import Service
+
+SERVICE = Service(
+    name="expiration",
+    hears={
+        events.OrderCreated: handlers.order_created,
+        events.OrderAwaitingPayment: handlers.order_settled,
+        events.OrderCancelled: handlers.order_settled,
+    },
+    tells=(events.OrderExpired,),
+    jobs=(jobs.ring,),
+)

@@ -1,0 +1,1 @@
+"""Who holds or owns a ticket: the only decider of that."""
