@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, Self
@@ -12,7 +14,7 @@ import httpx
 import uvicorn
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from admitone.kernel import http, migrations, openapi
 from admitone.kernel.bus import Bus
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _RESTART_JOB_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 20
+_CLIENT_TIMEOUT_SECONDS: Final = 5.0
 _FINISH_SECONDS: Final = 5.0
 
 
@@ -38,7 +41,7 @@ class Outdated(Exception):
 
 @asynccontextmanager
 async def running(
-    service: Service, settings: Settings, fetch_keys: FetchKeys
+    service: Service, settings: Settings, fetch_keys: FetchKeys, client_of: Callable[[str], httpx.AsyncClient]
 ) -> AsyncIterator[tuple[Running, Relay | None]]:
     """Run one service's relay, inbox and jobs; yield it for as long as the block lasts.
 
@@ -55,7 +58,7 @@ async def running(
         bus = Bus(service.name, replicas=settings.nats_replicas)
         bus.start(settings.nats_url(service.name))
         stack.push_async_callback(bus.close)
-        current = Running(service.name, settings, Identity(fetch_keys), bus, database)
+        current = Running(service.name, settings, Identity(fetch_keys), bus, database, client_of)
         current.own = await stack.enter_async_context(service.opens(current))
 
         background: list[Callable[[], Awaitable[None]]] = [_job(job, current) for job in service.jobs]
@@ -126,7 +129,10 @@ class App:
         try:
             keys = await self._stack.enter_async_context(self._fetch_keys())
             started = await asyncio.gather(
-                *(self._stack.enter_async_context(running(each, self._settings, keys)) for each in self._services)
+                *(
+                    self._stack.enter_async_context(running(each, self._settings, keys, self._client_of))
+                    for each in self._services
+                )
             )
             for current, relay in started:
                 self.running[current.name] = current
@@ -145,8 +151,10 @@ class App:
         await self._edge(scope, receive, send)
 
     def stopping(self) -> None:
-        """Answer "not ready" from now on."""
+        """Answer "not ready" from now on, and let requests that never end by themselves end."""
         self._is_stopping = True
+        for current in self.running.values():
+            current.stopping.set()
 
     def client(self, origin: str | None = None) -> httpx.AsyncClient:
         """Return an HTTP client whose requests reach this application in process."""
@@ -154,14 +162,17 @@ class App:
             transport=httpx.ASGITransport(app=self), base_url=origin or self._settings.public_origin
         )
 
+    def _client_of(self, service: str) -> httpx.AsyncClient:
+        if any(each.name == service for each in self._services):
+            return self.client()
+        return httpx.AsyncClient(base_url=self._settings.service_url(service), timeout=_CLIENT_TIMEOUT_SECONDS)
+
     @asynccontextmanager
     async def _fetch_keys(self) -> AsyncIterator[FetchKeys]:
-        is_here = any(each.name == "auth" for each in self._services)
-        url = f"{self._settings.service_url('auth')}/api/users/jwks"
-        async with self.client() if is_here else httpx.AsyncClient(timeout=2) as client:
+        async with self._client_of("auth") as client:
 
             async def fetch() -> bytes:
-                answer = await client.get(url)
+                answer = await client.get("/api/users/jwks")
                 return answer.raise_for_status().content
 
             yield fetch
@@ -203,44 +214,83 @@ class _Server(uvicorn.Server):
         yield
 
 
+class PortTaken(Exception):
+    """The port is taken by another program"""
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """Take the public port, before anything is started that might not be needed; raises PortTaken or OSError."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    public = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # A port whose last connections are still being forgotten is free; one that somebody listens on is not.
+        public.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        public.bind(address)
+    except OSError as error:
+        public.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(f"port {port} is taken by another program") from None
+        raise
+    return public
+
+
 async def serve(
     services: Sequence[Service],
     settings: Settings,
     *,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     stop: asyncio.Event | None = None,
+    public: socket.socket | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM (or `stop`): unready, drain requests, finish handlers, close."""
+    """Serve until SIGINT or SIGTERM (or `stop`): unready, drain requests, finish handlers, close.
+
+    `public` is the bound socket to listen on, where somebody took it already.
+    """
+    public = public or bound(settings.host, settings.port)
     stop = stop or asyncio.Event()
+    stop_on_signals(stop)
+    async with App(services, settings) as app:
+        await listen(app, public, settings, stop=stop, on_ready=on_ready, on_stopping=app.stopping)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Let SIGINT and SIGTERM ask for an orderly end, and do no more than that."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with App(services, settings) as app:
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            access_log=False,
-            log_config=None,
-            lifespan="off",
-            ws="none",
-            server_header=False,
-            proxy_headers=settings.trust_proxy,
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-            backlog=4096,
-        )
-        server = _Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started and not serving.done():  # noqa: ASYNC110 – uvicorn offers no event to wait for
-            await asyncio.sleep(0.01)
-        if serving.done():
-            serving.result()
-            raise RuntimeError(f"port {settings.port} is taken")
-        if on_ready is not None:
-            await on_ready()
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
-        app.stopping()
-        server.should_exit = True
-        await serving
-        stopped.cancel()
+
+
+async def listen(
+    app: ASGIApp,
+    public: socket.socket,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[], Awaitable[None]] | None = None,
+    on_stopping: Callable[[], None] | None = None,
+) -> None:
+    """Answer HTTP requests on a bound socket until `stop`, then let those that have begun end."""
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        proxy_headers=settings.trust_proxy,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        backlog=4096,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[public]))
+    while not server.started and not serving.done():  # noqa: ASYNC110 – uvicorn offers no event to wait for
+        await asyncio.sleep(0.01)
+    if on_ready is not None and not serving.done():
+        await on_ready()
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if on_stopping is not None:
+        on_stopping()
+    server.should_exit = True
+    await serving
+    stopped.cancel()

@@ -1,10 +1,12 @@
 """What a service is: one declaration of what it serves, hears and does in the background."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 from starlette.routing import BaseRoute
 
 from admitone.events import SessionRevoked
@@ -21,7 +23,9 @@ from admitone.kernel.settings import Settings
 class Running:
     """A service with everything it runs on; use cases, jobs and pages get this.
 
-    `own` is what the service's `opens` yielded: its connection to the outside world, where it has one.
+    `client_of` makes an HTTP client of another service's API, which has no network in between when that service runs
+    in this process; `stopping` is set when requests that never end by themselves must end. `own` is what the service's
+    `opens` yielded: its connection to the outside world, where it has one.
     """
 
     name: str
@@ -29,6 +33,8 @@ class Running:
     identity: Identity
     bus: Bus
     maybe_database: Database | None
+    client_of: Callable[[str], httpx.AsyncClient]
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
     own: Any = None
 
     @property
