@@ -1,0 +1,132 @@
+"""What tests of services share: an application of real services, and people who are signed in to it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+
+from admitone.auth.tokens import SigningKeys, new_signing_key
+from admitone.kernel import clock, ids
+from admitone.kernel.identity import COOKIE, Person
+from admitone.kernel.runner import App
+from admitone.kernel.service import Service
+from admitone.kernel.settings import Settings
+from admitone.local.nats import Nats, User
+from tests.engines import Databases
+
+StartNats = Callable[..., Nats]
+
+PASSWORD: Final = "correct horse battery staple"
+
+
+def bus_user(service: Service) -> User:
+    """The bus account that a service's declaration calls for."""
+    hears = tuple(sorted({heard.producer for heard in service.all_heard}))
+    return User(service.name, f"{service.name}-password", tells=bool(service.tells), hears=hears)
+
+
+async def settings_for(
+    databases: Databases, start_nats: StartNats, *services: Service, nats: Nats | None = None, **settings: Any
+) -> Settings:
+    """Settings with a fresh database for each service and a fresh NATS (or the given one), and a fresh signing key."""
+    nats = nats or start_nats(*(bus_user(each) for each in services))
+    return Settings(
+        **{
+            "database_urls": {
+                each.name: (await databases.fresh(each.name)).url for each in services if each.has_database
+            },
+            "nats_urls": {each.name: nats.url(each.name) for each in services},
+            "database_connections": 5,
+            "signing_key": new_signing_key(),
+            **settings,
+        }
+    )
+
+
+@asynccontextmanager
+async def running_app(
+    databases: Databases, start_nats: StartNats, *services: Service, nats: Nats | None = None, **settings: Any
+) -> AsyncIterator[App]:
+    """Run services against a fresh world; include auth's SERVICE, or nobody's session can be verified.
+
+    For a world that outlives the application (restarts, a second replica) use `settings_for` and `App` by hand.
+    """
+    async with App(services, await settings_for(databases, start_nats, *services, nats=nats, **settings)) as app:
+        yield app
+
+
+def token_of(app: App, person: Person) -> str:
+    """Sign a session token as auth would, without signing anybody up: hashing 200 passwords takes long."""
+    return SigningKeys.from_pem(app.running["auth"].settings.signing_key).sign(person, clock.now())
+
+
+def signed_in(app: App, name: str, person_id: UUID | None = None) -> httpx.AsyncClient:
+    """Return a client with a session of somebody auth's database has never heard of; see `sign_up` for real people.
+
+    The client has `person_id` of its own choice when given; otherwise ask `id_of(client)`.
+    """
+    person = Person(
+        id=person_id or ids.new_id(),
+        email=f"{name}@example.com",
+        session_id=ids.new_id(),
+        expires_at=(clock.now() + timedelta(hours=1)).timestamp(),
+    )
+    client = app.client()
+    set_token(client, token_of(app, person))
+    return client
+
+
+def set_token(client: httpx.AsyncClient, token: str) -> None:
+    """Let a client present this session token."""
+    client.cookies.set(COOKIE, token, domain=urlsplit(str(client.base_url)).hostname or "", path="/")
+
+
+async def id_of(client: httpx.AsyncClient) -> UUID:
+    """Return the id of who is signed in."""
+    answer = await client.get("/api/users/currentuser")
+    return UUID(answer.json()["currentUser"]["id"])
+
+
+async def sign_up(client: httpx.AsyncClient, email: str, password: str = PASSWORD) -> UUID:
+    """Sign somebody up; the client is signed in afterwards. Return their id."""
+    answer = await client.post("/api/users/signup", json={"email": email, "password": password})
+    assert answer.status_code == 201, answer.text
+    return UUID(answer.json()["id"])
+
+
+async def sign_in(client: httpx.AsyncClient, email: str, password: str = PASSWORD) -> None:
+    """Sign somebody in; the client keeps the session."""
+    answer = await client.post("/api/users/signin", json={"email": email, "password": password})
+    assert answer.status_code == 200, answer.text
+
+
+def messages_of(answer: httpx.Response) -> list[tuple[str, str | None]]:
+    """Return an error body's (message, field) pairs, having checked that it is one."""
+    body = answer.json()
+    assert list(body) == ["errors"]
+    for each in body["errors"]:
+        assert each.keys() <= {"message", "field"}
+        assert each["message"]
+    return [(each["message"], each.get("field")) for each in body["errors"]]
+
+
+async def told_by(app: App, service: str, event: str | None = None) -> list[dict[str, Any]]:
+    """Return what a service told, oldest first, from its outbox: `{"type": …, **data}`."""
+    rows = await app.running[service].database.fetch("SELECT type, data FROM outbox ORDER BY position")
+    told = [{"type": row["type"], **json.loads(row["data"])} for row in rows]
+    return [each for each in told if event is None or each["type"] == event]
+
+
+async def eventually(condition: Callable[[], Awaitable[object]], what: str, seconds: float = 10.0) -> Any:
+    """Return the condition's first true value; fail with `what` was waited for when it does not come in time."""
+    deadline = clock.monotonic_seconds() + seconds
+    while not (value := await condition()):
+        assert clock.monotonic_seconds() < deadline, f"not in {seconds} s: {what}"
+        await asyncio.sleep(0.01)
+    return value
