@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -30,9 +31,9 @@ class JsonLines(logging.Formatter):
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
-def configure(level: str = "INFO") -> None:
-    """Send every log line of this process to standard error as JSON."""
-    lines = logging.StreamHandler(sys.stderr)
+def configure(level: str = "INFO", file: Path | None = None) -> None:
+    """Send every log line of this process to standard error, or to a file, as JSON."""
+    lines = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file)
     lines.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[lines], force=True)
     for noisy in ("httpx", "httpcore", "stripe", "nats"):

@@ -247,17 +247,17 @@ async def serve(
     `public` is the bound socket to listen on, where somebody took it already.
     """
     public = public or bound(settings.host, settings.port)
-    stop = stop or asyncio.Event()
-    stop_on_signals(stop)
+    cancel_on_signals()
     async with App(services, settings) as app:
         await listen(app, public, settings, stop=stop, on_ready=on_ready, on_stopping=app.stopping)
 
 
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """Let SIGINT and SIGTERM ask for an orderly end, and do no more than that."""
-    loop = asyncio.get_running_loop()
+def cancel_on_signals() -> None:
+    """Let SIGINT and SIGTERM cancel what the current task does: nothing is served yet that would have to end well."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, task.cancel)
 
 
 async def listen(
@@ -265,11 +265,14 @@ async def listen(
     public: socket.socket,
     settings: Settings,
     *,
-    stop: asyncio.Event,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     on_stopping: Callable[[], None] | None = None,
+    stop: asyncio.Event | None = None,
 ) -> None:
-    """Answer HTTP requests on a bound socket until `stop`, then let those that have begun end."""
+    """Answer HTTP requests on a bound socket until SIGINT or SIGTERM (or `stop`), then let those that have begun end."""
+    stop = stop or asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     config = uvicorn.Config(
         app,
         access_log=False,

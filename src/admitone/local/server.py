@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypedDict
@@ -50,7 +51,7 @@ class Server(ABC):
     that ends the child when we are killed is sent when the *thread* that spawned it ends.
     """
 
-    name: ClassVar[str]
+    name: str
     stop_signal: ClassVar[signal.Signals]
     start_seconds_max: ClassVar[float]
     """How long recovery after a crash may take before a start counts as failed."""
@@ -92,6 +93,10 @@ class Server(ABC):
 
     def _identity(self) -> Identity:
         return OURSELVES
+
+    def _environ(self) -> Mapping[str, str]:
+        """What the program is told by its environment."""
+        return {}
 
     def _take_ports(self) -> None:
         self._port = self._fixed_port or free_port()
@@ -167,7 +172,7 @@ class Server(ABC):
                 stderr=out,
                 # Not the terminal's: Ctrl-C there must reach us alone, so that services finish before their database.
                 start_new_session=True,
-                **surroundings(identity),
+                **surroundings(identity, self._environ()),
             )
         self.pid_file.write_text(f"{self._child.pid}\n")
 
@@ -199,11 +204,11 @@ class Surroundings(TypedDict):
     extra_groups: list[int] | None
 
 
-def surroundings(identity: Identity) -> Surroundings:
+def surroundings(identity: Identity, environ: Mapping[str, str] | None = None) -> Surroundings:
     """What a program of ours finds around it: nothing of the caller's folder, language or time zone."""
     return {
         "cwd": "/",
-        "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
+        "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", **(environ or {})},
         "user": identity.account,
         "group": identity.group,
         "extra_groups": None if identity.account is None else [],
