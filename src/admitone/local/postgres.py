@@ -13,7 +13,17 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from admitone.local.errors import ServerFailed, ServerMissing
-from admitone.local.server import LOOPBACK, OURSELVES, Identity, Server, command_line, read_pid, succeeds, surroundings
+from admitone.local.server import (
+    LOOPBACK,
+    OURSELVES,
+    Identity,
+    Server,
+    command_line,
+    leash,
+    read_pid,
+    succeeds,
+    surroundings,
+)
 
 SUPERUSER = "postgres"
 # What PostgreSQL writes where a process id stands is never this large, and no system runs a process of this number.
@@ -38,6 +48,7 @@ class Postgres(Server):
     name = "PostgreSQL"
     stop_signal = signal.SIGINT  # "fast": sessions are ended, everything is written
     start_seconds_max: ClassVar[float] = 600.0  # replaying a long write-ahead log is work, not failure
+    stop_seconds_max: ClassVar[float] = 15.0  # after that it is ended at once, and recovers at the next start
 
     def __init__(self, folder: Path, password: str, *, port: int | None = None, durable: bool = True) -> None:
         super().__init__(folder, port)
@@ -50,7 +61,8 @@ class Postgres(Server):
 
     def _prepare(self) -> None:
         for draft in self.folder.parent.glob(f"{self.folder.name}.new-*"):
-            shutil.rmtree(draft)
+            # One that is still being written by a dying initdb may be left over; the next start finds it again.
+            shutil.rmtree(draft, ignore_errors=True)
         if not self.folder.exists():
             self._initialise()
         self._forget_dead_owner()
@@ -66,6 +78,7 @@ class Postgres(Server):
         made = subprocess.run(  # noqa: S603 - a command of ours, without a shell
             [
                 *identity.wrapper,
+                *leash(signal.SIGKILL),
                 *(str(binaries() / "initdb"), "-D", str(store), "-U", SUPERUSER, "--pwfile", str(password_file)),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
                 *("--locale=C", "--no-instructions", "--set", "scram_iterations=1"),

@@ -1,0 +1,120 @@
+"""What a data folder's marketplace runs on: which servers, who may do what there, and the settings that lead to them."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from admitone.kernel.service import Service
+from admitone.kernel.settings import SANDBOX, Settings
+from admitone.local.folder import Folder
+from admitone.local.nats import Nats, User
+from admitone.local.postgres import Postgres
+from admitone.local.provision import Database
+from admitone.local.server import command_line
+
+_RUNNING: Final = "running.json"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One data folder and what its owner chose; whatever was not chosen is started here."""
+
+    folder: Folder
+    settings: Settings
+    services: Sequence[Service]
+
+    @property
+    def wants_sandbox(self) -> bool:
+        """Without a key of Stripe's, payments go to the sandbox."""
+        return not self.settings.stripe_secret_key
+
+    @property
+    def databases(self) -> list[Database]:
+        """Every database that is not somewhere else already."""
+        names = [each.name for each in self.services if each.has_database] + [SANDBOX] * self.wants_sandbox
+        return [
+            Database(name, self.folder.secret(f"database_{name}"), self.folder.secret(f"migrator_{name}"))
+            for name in names
+            if name not in self.settings.database_urls
+        ]
+
+    @property
+    def bus_users(self) -> list[User]:
+        """Every service that is not told of another bus, each with exactly what it tells and hears."""
+        return [
+            User(
+                name=each.name,
+                password=self.folder.secret(f"bus_{each.name}"),
+                tells=bool(each.tells),
+                hears=tuple(sorted({heard.producer for heard in each.all_heard})),
+                # Without a database there is no inbox: such a service only watches events go by.
+                watches=not each.has_database,
+            )
+            for each in self.services
+            if each.name not in self.settings.nats_urls
+        ]
+
+    def postgres(self) -> Postgres | None:
+        if not self.databases:
+            return None
+        return Postgres(self.folder.path / "postgres", self.folder.secret("database_superuser"))
+
+    def nats(self) -> Nats | None:
+        users = self.bus_users
+        return Nats(self.folder.path / "nats", users) if users else None
+
+    def resolved(
+        self, postgres: Postgres | None, nats: Nats | None, sandbox_url: str, new_signing_key: Callable[[], str]
+    ) -> Settings:
+        """Return the settings with everything that was started here filled in."""
+        settings = self.settings
+        server_url = postgres.url() if postgres else ""
+        bus_urls = {user: nats.url(user) for user in nats.users} if nats else {}
+        filled = msgspec.structs.replace(
+            settings,
+            data=str(self.folder.path),
+            signing_key=settings.signing_key or self.folder.secret("signing_key", new_signing_key),
+            database_urls={each.service: each.url(server_url) for each in self.databases} | settings.database_urls,
+            migrator_urls={each.service: each.migrator_url(server_url) for each in self.databases}
+            | settings.migrator_urls,
+            nats_urls=bus_urls | settings.nats_urls,
+        )
+        if not self.wants_sandbox:
+            return filled
+        return msgspec.structs.replace(
+            filled,
+            stripe_url=sandbox_url,
+            stripe_secret_key=f"sk_test_{self.folder.secret('sandbox_key')}",
+            stripe_webhook_secret=f"whsec_{self.folder.secret('sandbox_webhook')}",
+        )
+
+
+class _Running(msgspec.Struct):
+    pid: int
+    settings: Settings
+
+
+def note_running(settings: Settings) -> Path:
+    """Leave word in the data folder of where everything is, for the commands that ask a running marketplace."""
+    file = Path(settings.data) / _RUNNING
+    draft = file.with_suffix(".new")
+    draft.unlink(missing_ok=True)
+    # The key that signs sessions is nothing an operator's command needs.
+    noted = _Running(os.getpid(), msgspec.structs.replace(settings, signing_key=""))
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(msgspec.json.encode(noted))
+    draft.rename(file)
+    return file
+
+
+def found_running(data: Path) -> Settings | None:
+    """Return the settings of the marketplace that runs on a data folder now, if one does."""
+    try:
+        noted = msgspec.json.decode((data / _RUNNING).read_bytes(), type=_Running)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return noted.settings if "admitone" in command_line(noted.pid) else None

@@ -1,0 +1,85 @@
+"""One of our own programs as a child: a service by itself, or the payment sandbox."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from admitone.local.server import POLL_SECONDS, STARTS_MAX, Server
+
+# What the parent was told does not concern the child: it is told its own part, and no other service's secrets.
+_OURS = ("ADMITONE_", "STRIPE_", "NATS_URL")
+
+
+class Program(Server):
+    """`admitone WORDS…`, told everything by its environment; its port is `ADMITONE_PORT`.
+
+    It writes its process id into its folder once it serves.
+    """
+
+    stop_signal = signal.SIGTERM
+    start_seconds_max: ClassVar[float] = 60.0
+
+    def __init__(self, folder: Path, name: str, words: Sequence[str], environ: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self.name = name
+        self._words = words
+        self._told = environ
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def tell(self, **more: str) -> None:
+        """Add to what the program is told when it starts."""
+        self._told = {**self._told, **more}
+
+    def take_port(self) -> None:
+        """Choose the port before the start, so that others can be told where this one will be."""
+        self._take_ports()
+        self._fixed_port = self._port
+
+    async def begin(self) -> None:
+        """Start and return when it serves, without holding up others that start at the same time.
+
+        Raises `ServerFailed`.
+        """
+        self._stop_leftover()
+        self._prepare()
+        for _ in range(STARTS_MAX):
+            self._take_ports()
+            self._spawn()
+            while self.is_alive():
+                if self._ready():
+                    return
+                await asyncio.sleep(POLL_SECONDS)
+        raise self._failure("it ended at once")
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _environ(self) -> Mapping[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        return {**inherited, **self._told, "ADMITONE_PORT": str(self.port)}
+
+    @property
+    def _ready_file(self) -> Path:
+        return self.folder / "ready"
+
+    def _command(self) -> list[str]:
+        self._ready_file.unlink(missing_ok=True)
+        return [sys.executable, "-m", "admitone", *self._words, "--ready-file", str(self._ready_file)]
+
+    def _ready(self) -> bool:
+        return self._ready_file.exists() and self._ready_file.read_text() == str(self.pid)
+
+
+def say_ready(file: Path | None) -> None:
+    """Tell the parent that this process serves now."""
+    if file is not None:
+        draft = file.with_suffix(".new")
+        draft.write_text(str(os.getpid()))
+        draft.rename(file)

@@ -1,0 +1,169 @@
+"""The one public port when every service is a process of its own: passes each request to the service it is for."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import Final, Self, cast
+
+import httpx
+from starlette.requests import Request
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import Receive, Scope, Send
+
+from admitone.kernel import http, openapi
+from admitone.kernel.http import Answer, Edge, Operation, plain_app
+from admitone.kernel.refusals import Unavailable
+from admitone.kernel.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_PREFIXES: Final = {
+    "/api/users": "auth",
+    "/api/tickets": "tickets",
+    "/api/orders": "orders",
+    "/api/payments": "payments",
+}
+_ELSE: Final = "web"
+# They speak of one connection, not of the message. Source: RFC 9110, §7.6.1.
+_HOP_BY_HOP: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+)
+_FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"})
+_CONNECT_SECONDS: Final = 2.0
+# Longer than any service may take; streams of live changes send a line more often than this.
+_ANSWER_SECONDS: Final = 60.0
+
+
+def service_for(path: str) -> str:
+    """Return which service answers a path."""
+    for prefix, service in _PREFIXES.items():
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return service
+    return _ELSE
+
+
+class Proxy:
+    """The ASGI application on the public port. It answers only what concerns all services together."""
+
+    def __init__(self, urls: Mapping[str, str], operations: Sequence[Operation], settings: Settings) -> None:
+        self._urls = {service: httpx.URL(url) for service, url in urls.items()}
+        self._is_stopping = False
+        timeouts = {"connect": _CONNECT_SECONDS, "pool": _CONNECT_SECONDS}
+        self._timeouts = {**timeouts, "read": _ANSWER_SECONDS, "write": _ANSWER_SECONDS}
+        # The transport alone: no cookies kept, no redirects followed, no body unpacked.
+        self._transport = httpx.AsyncHTTPTransport(
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=200), trust_env=False
+        )
+        routes: list[BaseRoute] = [
+            Route("/health/live", plain_app(self._live), methods=["GET"]),
+            Route("/health/ready", plain_app(self._ready), methods=["GET"]),
+            *openapi.routes(openapi.document(operations, settings)),
+            Mount("/", self._pass_on),
+        ]
+        self._edge = Edge(routes, settings)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._transport.aclose()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._edge(scope, receive, send)
+
+    def stopping(self) -> None:
+        """Answer "not ready" from now on."""
+        self._is_stopping = True
+
+    async def _live(self, _request: Request) -> Answer:
+        return Answer(http.OK, {"status": "live"})
+
+    async def _ready(self, _request: Request) -> Answer:
+        """Ready: every service is."""
+        if self._is_stopping or not all(await asyncio.gather(*map(self._is_ready, self._urls.values()))):
+            raise Unavailable
+        return Answer(http.OK, {"status": "ready"})
+
+    async def _is_ready(self, url: httpx.URL) -> bool:
+        try:
+            request = httpx.Request("GET", url.join("/health/ready"), extensions={"timeout": self._timeouts})
+            response = await self._transport.handle_async_request(request)
+            await response.aread()
+        except httpx.TransportError:
+            return False
+        return response.status_code == http.OK
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = service_for(scope["path"])
+        request = httpx.Request(
+            scope["method"],
+            self._urls[service],
+            headers=_passed_on(scope),
+            content=_body(receive) if _has_body(scope) else None,
+            # The target as it came: a parsed and rebuilt one might name something else.
+            extensions={"timeout": self._timeouts, "target": _target(scope)},
+        )
+        try:
+            response = await self._transport.handle_async_request(request)
+            try:
+                await _until_either(_stream(response, send), _gone(receive))
+            finally:
+                await response.aclose()
+        except httpx.TransportError as error:
+            log.warning("a service did not answer", extra={"service": service, "error": repr(error)})
+            raise Unavailable from None
+
+
+def _target(scope: Scope) -> bytes:
+    path: bytes = scope["raw_path"]
+    return path + b"?" + scope["query_string"] if scope["query_string"] else path
+
+
+def _has_body(scope: Scope) -> bool:
+    return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
+
+
+def _passed_on(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """Return the request's headers for the service; where the request came from is ours to say, not the caller's."""
+    kept = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP | _FORWARDED]
+    client = scope["client"]
+    if client is not None:
+        kept.append((b"x-forwarded-for", client[0].encode()))
+    return [*kept, (b"x-forwarded-proto", scope["scheme"].encode())]
+
+
+async def _body(receive: Receive) -> AsyncIterator[bytes]:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise httpx.ReadError("the caller went away in the middle of the request")
+        yield message.get("body", b"")
+        if not message.get("more_body"):
+            return
+
+
+async def _stream(response: httpx.Response, send: Send) -> None:
+    """Send each piece on as it comes: a stream of live changes must not wait for its own end."""
+    headers = [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in _HOP_BY_HOP]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    async for chunk in cast("AsyncIterator[bytes]", response.stream):
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _until_either(working: Coroutine[None, None, None], ending: Coroutine[None, None, None]) -> None:
+    """Do the one until it is done or the other is; raise what the first raises."""
+    tasks = [asyncio.create_task(working), asyncio.create_task(ending)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    if isinstance(outcomes[0], Exception):
+        raise outcomes[0]
