@@ -11,6 +11,11 @@ WITH known AS (SELECT version FROM followed WHERE aggregate = $1),
 advanced AS (UPDATE followed SET version = $2 WHERE aggregate = $1 AND version < $2 RETURNING true AS is_news)
 SELECT (SELECT version FROM known) AS known, coalesce((SELECT is_news FROM advanced), false) AS is_news
 """
+_END = """
+INSERT INTO followed (aggregate, version) VALUES ($1, $2)
+ON CONFLICT (aggregate) DO UPDATE SET version = excluded.version WHERE followed.version < excluded.version
+RETURNING true
+"""
 
 
 async def is_news(tx: Transaction, producer: str, aggregate: UUID, version: int) -> bool:
@@ -26,3 +31,16 @@ async def is_news(tx: Transaction, producer: str, aggregate: UUID, version: int)
     if row["known"] is None:
         raise MissingEvents(producer, aggregate)
     return bool(row["is_news"])
+
+
+async def is_last_news(tx: Transaction, aggregate: UUID, version: int) -> bool:
+    """Note that the aggregate ended at `version`; False when this service has seen that version or a later one.
+
+    An end needs no beginning: a version 0 that comes afterwards is no news.
+    """
+    return bool(await tx.fetchval(_END, aggregate, version))
+
+
+async def is_known(tx: Transaction, aggregate: UUID) -> bool:
+    """Whether any event of the aggregate was noted; notes nothing itself."""
+    return bool(await tx.fetchval("SELECT true FROM followed WHERE aggregate = $1", aggregate))

@@ -33,7 +33,9 @@ OK: Final = 200
 CREATED: Final = 201
 ACCEPTED: Final = 202
 NO_CONTENT: Final = 204
+NOT_MODIFIED: Final = 304
 _INTERNAL_ERROR: Final = 500
+_WITHOUT_BODY: Final = frozenset({NO_CONTENT, NOT_MODIFIED})
 
 _STATUS: Final[Mapping[type[Refusal], int]] = {
     refusals.Invalid: 400,
@@ -158,6 +160,7 @@ class Operation:
     headers: Mapping[str, str] = field(default_factory=dict)
     raw: bool = False
     examples: Mapping[str, Any] = field(default_factory=dict)
+    otherwise: Mapping[int, str] = field(default_factory=dict)
 
 
 def operation(
@@ -174,12 +177,13 @@ def operation(
     headers: Mapping[str, str] | None = None,
     raw: bool = False,
     examples: Mapping[str, Any] | None = None,
+    otherwise: Mapping[int, str] | None = None,
 ) -> Callable[[UseCase], Operation]:
     """Declare a use case as an operation of the API.
 
     `answers` is the type of the success body; `refuses` lists the refusals of the use case itself, beside those that
     follow from the other arguments; `headers` names request headers with their meaning; `raw` leaves the body and the
-    origin check to the use case (webhooks).
+    origin check to the use case (webhooks); `otherwise` describes statuses that are neither success nor refusal.
     """
 
     def declare(use_case: UseCase) -> Operation:
@@ -199,6 +203,7 @@ def operation(
             headers=headers or {},
             raw=raw,
             examples=examples or {},
+            otherwise=otherwise or {},
         )
 
     return declare
@@ -263,7 +268,7 @@ def session_token(request: Request) -> str | None:
 async def send_answer(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
     """Send a whole response."""
     start: list[tuple[bytes, bytes]] = [*headers]
-    if status != NO_CONTENT:
+    if status not in _WITHOUT_BODY:
         start.append((b"content-length", str(len(body)).encode()))
         if not any(name == b"content-type" for name, _ in headers):
             start.append((b"content-type", _JSON))

@@ -21,7 +21,8 @@ def decimal_of(cents: int) -> Decimal:
 
 def cents_of(amount: Decimal) -> int:
     """Return an exact amount in minor units; raises ValueError when it has more than two decimals."""
-    cents = amount.scaleb(2)
-    if cents != cents.to_integral_value():
+    # Compared with the exact amount: arithmetic alone would round its thirtieth digit away before anybody looks.
+    exact = amount.quantize(Decimal("0.01"))
+    if exact != amount:
         raise ValueError("more than two decimals")
-    return int(cents)
+    return int(exact.scaleb(2))

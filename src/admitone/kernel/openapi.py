@@ -124,6 +124,7 @@ def _responses(op: Operation) -> dict[str, Any]:
             content["example"] = op.examples["answer"]
         success["content"] = {"application/json": content}
     responses = {str(op.status): success}
+    responses |= {str(status): {"description": meaning} for status, meaning in op.otherwise.items()}
     for status, kinds in sorted(refused.items()):
         responses[str(status)] = {
             "description": " · ".join(dict.fromkeys(kind.meaning() for kind in kinds)),
