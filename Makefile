@@ -1,0 +1,62 @@
+# The words of a developer's day; `make` alone lists them. All that is needed: Python 3.11 or newer, make, a package index.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$name; break; }; done)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# One worker a core is too many: every worker brings its own PostgreSQL along.
+WORKERS ?= 2
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(INSTALLED) ## Start the whole marketplace on this machine
+	$(BIN)/admitone up
+
+.PHONY: test
+test: $(INSTALLED) browser ## Run the tests; TESTS='tests/orders -k expire' runs some of them
+	$(BIN)/pytest --numprocesses $(WORKERS) $(TESTS)
+
+.PHONY: check
+check: $(INSTALLED) browser ## All that must hold before a commit: format, lint, types, import contracts, tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest --numprocesses $(WORKERS)
+
+.PHONY: fix
+fix: $(INSTALLED) ## Format, and mend what the linter can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: lock
+lock: .venv/lock/bin/uv ## Choose the newest versions that pyproject.toml allows, for every platform
+	$< pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--extra dev --output-file requirements.lock pyproject.toml
+
+# Every package comes from the lock file, checked by its hash; building our own needs nothing that is not in it.
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed. Name one: make PYTHON=/path/to/python"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	$(PIP) install --require-hashes --requirement requirements.lock
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.venv/lock/bin/uv: | $(INSTALLED)
+	$(BIN)/python -m venv .venv/lock
+	.venv/lock/bin/python -m pip --quiet --disable-pip-version-check install uv
+
+# The browser tests take the machine's Chromium; where there is none, Debian's (as root) or else Playwright's own.
+.PHONY: browser
+browser: $(INSTALLED)
+	@command -v chromium >/dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+			&& apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium; } \
+		|| $(BIN)/playwright install chromium
