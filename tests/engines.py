@@ -1,6 +1,7 @@
 """Real PostgreSQL and NATS for tests: one PostgreSQL a session, fresh databases and a fresh NATS a test."""
 
 import itertools
+import os
 import shutil
 import tempfile
 import time
@@ -22,12 +23,20 @@ ADMIN = User("admin", "admin-password", admin=True)
 @contextmanager
 def short_folder() -> Iterator[Path]:
     """A folder directly in the temporary one: PostgreSQL may have to run as `nobody`, who cannot enter pytest's."""
-    path = Path(tempfile.mkdtemp(prefix="admitone-test-"))
+    path = Path(tempfile.mkdtemp(prefix="admitone-test-", dir=_memory()))
     path.chmod(0o711)
     try:
         yield path
     finally:
         shutil.rmtree(path)
+
+
+def _memory() -> Path | None:
+    """Where files are kept in memory, if there is room: a database is cloned there 20 times as fast."""
+    memory = Path("/dev/shm")  # noqa: S108 – a folder of our own is made in it
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 2**31:
+        return None
+    return memory
 
 
 @contextmanager
