@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from admitone.kernel.settings import SANDBOX, Settings
+from admitone.kernel.settings import Settings
 from admitone.local.server import LOOPBACK
 
 

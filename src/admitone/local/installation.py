@@ -1,10 +1,12 @@
-"""What a data folder's marketplace runs on: which servers, who may do what there, and the settings that lead to them."""
+"""What a data folder's marketplace runs on: its servers, who may do what there, and the settings that lead there."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -13,8 +15,9 @@ from admitone.kernel.settings import SANDBOX, Settings
 from admitone.local.folder import Folder
 from admitone.local.nats import Nats, User
 from admitone.local.postgres import Postgres
+from admitone.local.program import Program
 from admitone.local.provision import Database
-from admitone.local.server import command_line
+from admitone.local.server import LOOPBACK, command_line, free_port
 
 _RUNNING: Final = "running.json"
 
@@ -67,17 +70,15 @@ class Installation:
         users = self.bus_users
         return Nats(self.folder.path / "nats", users) if users else None
 
-    def resolved(
-        self, postgres: Postgres | None, nats: Nats | None, sandbox_url: str, new_signing_key: Callable[[], str]
-    ) -> Settings:
-        """Return the settings with everything that was started here filled in."""
-        settings = self.settings
+    def resolved(self, postgres: Postgres | None, nats: Nats | None, new_signing_key: Callable[[], str]) -> Settings:
+        """Return the settings with everything that is started here filled in, and every secret made once."""
+        settings, secret = self.settings, self.folder.secret
         server_url = postgres.url() if postgres else ""
         bus_urls = {user: nats.url(user) for user in nats.users} if nats else {}
         filled = msgspec.structs.replace(
             settings,
             data=str(self.folder.path),
-            signing_key=settings.signing_key or self.folder.secret("signing_key", new_signing_key),
+            signing_key=settings.signing_key or secret("signing_key", new_signing_key),
             database_urls={each.service: each.url(server_url) for each in self.databases} | settings.database_urls,
             migrator_urls={each.service: each.migrator_url(server_url) for each in self.databases}
             | settings.migrator_urls,
@@ -87,10 +88,25 @@ class Installation:
             return filled
         return msgspec.structs.replace(
             filled,
-            stripe_url=sandbox_url,
-            stripe_secret_key=f"sk_test_{self.folder.secret('sandbox_key')}",
-            stripe_webhook_secret=f"whsec_{self.folder.secret('sandbox_webhook')}",
+            stripe_url=f"http://{LOOPBACK}:{free_port()}",
+            stripe_secret_key=f"sk_test_{secret('sandbox_key')}",
+            stripe_webhook_secret=f"whsec_{secret('sandbox_webhook')}",
         )
+
+    def sandbox(self, settings: Settings) -> Program | None:
+        """Return the payment sandbox, which serves at the resolved settings' `stripe_url`."""
+        if not self.wants_sandbox:
+            return None
+        program = Program(
+            self.folder.path / "sandbox", "payment sandbox", [SANDBOX], port=urlsplit(settings.stripe_url).port
+        )
+        program.told = {
+            "ADMITONE_SANDBOX_DATABASE_URL": settings.migrator_urls.get(SANDBOX) or settings.database_url(SANDBOX),
+            "ADMITONE_SANDBOX_KEY": settings.stripe_secret_key,
+            "ADMITONE_SANDBOX_WEBHOOK_SECRET": settings.stripe_webhook_secret,
+            "ADMITONE_SANDBOX_WEBHOOK_URL": f"http://{LOOPBACK}:{settings.port}/api/payments/webhook",
+        }
+        return program
 
 
 class _Running(msgspec.Struct):
@@ -98,23 +114,27 @@ class _Running(msgspec.Struct):
     settings: Settings
 
 
-def note_running(settings: Settings) -> Path:
+@contextmanager
+def noted(settings: Settings) -> Iterator[None]:
     """Leave word in the data folder of where everything is, for the commands that ask a running marketplace."""
     file = Path(settings.data) / _RUNNING
     draft = file.with_suffix(".new")
     draft.unlink(missing_ok=True)
     # The key that signs sessions is nothing an operator's command needs.
-    noted = _Running(os.getpid(), msgspec.structs.replace(settings, signing_key=""))
+    running = _Running(os.getpid(), msgspec.structs.replace(settings, signing_key=""))
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(msgspec.json.encode(noted))
+        out.write(msgspec.json.encode(running))
     draft.rename(file)
-    return file
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def found_running(data: Path) -> Settings | None:
     """Return the settings of the marketplace that runs on a data folder now, if one does."""
     try:
-        noted = msgspec.json.decode((data / _RUNNING).read_bytes(), type=_Running)
+        running = msgspec.json.decode((data / _RUNNING).read_bytes(), type=_Running)
     except (OSError, msgspec.MsgspecError):
         return None
-    return noted.settings if "admitone" in command_line(noted.pid) else None
+    return running.settings if "admitone" in command_line(running.pid) else None

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from admitone.local.server import POLL_SECONDS, STARTS_MAX, Server
+from admitone.local.server import LOOPBACK, POLL_SECONDS, STARTS_MAX, Server, free_port
 
 # What the parent was told does not concern the child: it is told its own part, and no other service's secrets.
 _OURS = ("ADMITONE_", "STRIPE_", "NATS_URL")
@@ -23,24 +23,16 @@ class Program(Server):
     stop_signal = signal.SIGTERM
     start_seconds_max: ClassVar[float] = 60.0
 
-    def __init__(self, folder: Path, name: str, words: Sequence[str], environ: Mapping[str, str]) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, name: str, words: Sequence[str], port: int | None = None) -> None:
+        super().__init__(folder, port)
         self.name = name
+        self.told: Mapping[str, str] = {}
         self._words = words
-        self._told = environ
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def tell(self, **more: str) -> None:
-        """Add to what the program is told when it starts."""
-        self._told = {**self._told, **more}
-
-    def take_port(self) -> None:
-        """Choose the port before the start, so that others can be told where this one will be."""
-        self._take_ports()
-        self._fixed_port = self._port
+    def take_port(self) -> str:
+        """Choose the port before the start and return the address, so that others can be told it."""
+        self._fixed_port = free_port()
+        return f"http://{LOOPBACK}:{self._fixed_port}"
 
     async def begin(self) -> None:
         """Start and return when it serves, without holding up others that start at the same time.
@@ -63,7 +55,7 @@ class Program(Server):
 
     def _environ(self) -> Mapping[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        return {**inherited, **self._told, "ADMITONE_PORT": str(self.port)}
+        return {**inherited, **self.told, "ADMITONE_PORT": str(self.port)}
 
     @property
     def _ready_file(self) -> Path:

@@ -6,7 +6,8 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -19,7 +20,7 @@ from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
 from admitone.local import environ
 from admitone.local.folder import opened
-from admitone.local.installation import Installation, note_running
+from admitone.local.installation import Installation, noted
 from admitone.local.program import Program
 from admitone.local.provision import provision
 from admitone.local.proxy import Proxy
@@ -41,17 +42,16 @@ def up(
 ) -> None:
     """Run everything until SIGINT or SIGTERM, then stop everything, the servers last.
 
-    `say` writes to the terminal. Raises LocalError, PortTaken, or OSError for an address that is not ours.
+    `say` writes to the terminal. Raises LocalError, PortTaken, or OSError for an address that is not this machine's.
     """
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError), ExitStack() as stack:
-        signal.signal(signal.SIGTERM, _interrupt)
         folder = stack.enter_context(opened(Path(settings.data).expanduser().absolute()))
         public = stack.enter_context(bound(settings.host, settings.port))
         log_file = None if verbose else _log_file(folder.path)
         logs.configure(settings.log_level, log_file)
-        say(f"AdmitOne, data in {folder.path}\n\n")
-
+        say(f"AdmitOne with its data in {folder.path}\n\n")
         installation = Installation(folder, settings, services)
         postgres, nats = installation.postgres(), installation.nats()
         servers: list[Server] = [each for each in (postgres, nats) if each is not None]
@@ -60,90 +60,136 @@ def up(
             stack.callback(server.stop)
             with _step(say, server.name):
                 server.start()
-        uvloop.run(
-            _Marketplace(
-                installation,
-                installation.resolved(postgres, nats, new_signing_key),
-                server_url=postgres.url() if postgres else "",
-                servers=servers,
-                public=public,
-                log_file=log_file,
-                began=began,
-                say=say,
-            ).run(processes=processes)
-        )
+        settings = installation.resolved(postgres, nats, new_signing_key)
+        marketplace = _Marketplace(installation, settings, servers, public, log_file, began, say)
+        uvloop.run(marketplace.run(postgres.url() if postgres else "", processes=processes))
     say("Stopped.\n")
 
 
+@dataclass
 class _Marketplace:
     """What runs between the start of the servers and their end."""
 
-    def __init__(
-        self,
-        installation: Installation,
-        settings: Settings,
-        *,
-        server_url: str,
-        servers: Sequence[Server],
-        public: socket.socket,
-        log_file: Path | None,
-        began: float,
-        say: Say,
-    ) -> None:
-        self._installation = installation
-        self._services = installation.services
-        self._settings = settings
-        self._server_url = server_url
-        self._servers = servers
-        self._public = public
-        self._log_file = log_file
-        self._began = began
-        self._say = say
+    installation: Installation
+    settings: Settings
+    servers: Sequence[Server]
+    public: socket.socket
+    log_file: Path | None
+    began: float
+    say: Say
 
-    async def run(self, *, processes: bool) -> None:
-        """Serve until a signal comes; everything started here is stopped here."""
+    async def run(self, server_url: str, *, processes: bool) -> None:
+        """Serve until a signal comes; what is started here is stopped here."""
         cancel_on_signals()
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(_watched(self._servers))
-            if self._installation.databases:
-                with _step(self._say, "databases"):
-                    await provision(self._server_url, self._installation.databases)
-            with _step(self._say, "migrations"):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(_watched(self.servers))
+            if databases := self.installation.databases:
+                with _step(self.say, "databases"):
+                    await provision(server_url, databases)
+            with _step(self.say, "migrations"):
                 await self._migrate()
-            if self._installation.wants_sandbox:
-                with _step(self._say, "payment sandbox"):
-                    sandbox = self._installation.sandbox(self._settings)
+            if (sandbox := self.installation.sandbox(self.settings)) is not None:
+                with _step(self.say, sandbox.name):
                     await stack.enter_async_context(_running([sandbox]))
-                    self._settings = self._installation.paying_to(sandbox.url, self._settings)
-            if processes:
-                await self._serve_apart()
-            else:
-                await self._serve_together()
+            stack.enter_context(noted(self.settings))
+            stop = asyncio.Event()
+            stack.push_async_callback(_cancelled, asyncio.create_task(self._say_stopping(stop)))
+            await (self._serve_apart if processes else self._serve_together)(stop)
 
     async def _migrate(self) -> None:
-        urls = {**self._settings.database_urls, **self._settings.migrator_urls}
-        wanted = [each.name for each in self._services if each.has_database]
+        urls = self.settings.database_urls | self.settings.migrator_urls
+        wanted = [each.name for each in self.installation.services if each.has_database]
         await asyncio.gather(*(migrate(urls[name], name) for name in wanted))
 
-    async def _serve_together(self) -> None:
+    async def _serve_together(self, stop: asyncio.Event) -> None:
         """Serve every service in this process."""
-        starting = time.monotonic()
+        services = self.installation.services
+        with ExitStack() as starting:
+            starting.enter_context(_step(self.say, f"{len(services)} services"))
+
+            async def ready() -> None:
+                starting.close()
+                self._say_ready()
+
+            await serve(services, self.settings, on_ready=ready, stop=stop, public=self.public)
+
+    async def _serve_apart(self, stop: asyncio.Event) -> None:
+        """Serve every service in a process of its own, and nothing but the way to them in this one."""
+        services, settings = self.installation.services, self.settings
+        folder = self.installation.folder.path / "processes"
+        programs = {each.name: Program(folder / each.name, each.name, ["serve", each.name]) for each in services}
+        urls = {name: each.take_port() for name, each in programs.items()}
+        for name, each in programs.items():
+            each.told = environ.for_service(name, settings, urls)
+        operations = [each for service in services for each in service.operations]
 
         async def ready() -> None:
-            self._say(_done("services", starting))
             self._say_ready()
 
-        await serve(self._services, self._settings, on_ready=ready, on_stopping=self._say_stopping, public=self._public)
+        async with AsyncExitStack() as stack:
+            with _step(self.say, f"{len(services)} services"):
+                await stack.enter_async_context(_running(list(programs.values())))
+            proxy = await stack.enter_async_context(Proxy(urls, operations, settings))
+            await listen(proxy, self.public, settings, on_ready=ready, on_stopping=proxy.stopping, stop=stop)
 
-    async def _serve_apart(self) -> None:
-        """Serve every service in a process of its own, and only a proxy in this one."""
-        folder = self._installation.folder.path / "processes"
-        programs = [Program(folder / each.name, each.name, ["serve", each.name]) for each in self._services]
-        urls = {each.name: each.take_port() for each in programs}
-        for each in programs:
-            each.tell(environ.for_service(each.name, self._settings, urls))
-        operations = [each for service in self._services for each in service.operations]
-        with _step(self._say, f"{len(programs)} services"):
-            running = await self._stack.enter_async_context(_running(programs))
-        async with _running(programs), Proxy(urls, operations, self._settings) as proxy:
-            await listen(proxy, self._public, self._settings, on_ready=self._say_ready, on_stopping=proxy.stopping)
+    def _say_ready(self) -> None:
+        self.say(f"\nReady in {time.monotonic() - self.began:.1f} s: {self.settings.public_origin}\n")
+        if self.log_file is not None:
+            self.say(f"Log: {self.log_file}\n")
+        self.say("Ctrl-C stops everything.\n")
+
+    async def _say_stopping(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self.say("\nStopping …\n")
+
+
+@asynccontextmanager
+async def _running(programs: Sequence[Program]) -> AsyncIterator[None]:
+    """Start programs side by side, keep them running, and stop them side by side."""
+    try:
+        await asyncio.gather(*(each.begin() for each in programs))
+        async with _watched(programs):
+            yield
+    finally:
+        await asyncio.gather(*(asyncio.to_thread(each.stop) for each in programs))
+
+
+@asynccontextmanager
+async def _watched(servers: Sequence[Server]) -> AsyncIterator[None]:
+    """Start each of the servers again whenever it dies."""
+    watching = [asyncio.create_task(each.watch()) for each in servers]
+    try:
+        yield
+    finally:
+        await asyncio.gather(*map(_cancelled, watching))
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@contextmanager
+def _step(say: Say, what: str) -> Iterator[None]:
+    """Say what is being done now, and afterwards how long it took."""
+    began = time.monotonic()
+    say(f"  {what:<18}")
+    try:
+        yield
+    except BaseException:
+        say("\n")
+        raise
+    say(f"{time.monotonic() - began:6.2f} s\n")
+
+
+def _log_file(folder: Path) -> Path:
+    """Return where this process logs; what was there is kept once more when it has grown long."""
+    file = folder / "admitone.log"
+    if file.exists() and file.stat().st_size > _LOG_BYTES_MAX:
+        file.replace(file.with_suffix(".log.1"))
+    return file
+
+
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,30 @@
+"""The command `admitone`."""
+
+import click
+
+from admitone import __version__
+from admitone.commands.migrate import migrate
+from admitone.commands.sandbox import sandbox
+from admitone.commands.serve import serve
+from admitone.commands.up import up
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="admitone")
+def main() -> None:
+    r"""AdmitOne: a ticket resale marketplace that never sells a ticket twice.
+
+    \b
+    Examples:
+      admitone up            the whole marketplace on this machine
+      admitone demo          fill it with people and tickets
+      admitone check         prove that nothing was sold twice
+    """
+
+
+for command in (up, serve, migrate, sandbox):
+    main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`admitone sandbox`: the payment sandbox by itself; `admitone up` starts it when there is no key of Stripe's."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+import uvloop
+
+from admitone.commands.failing import CannotRun, told_plainly
+from admitone.kernel import logs
+from admitone.local.program import say_ready
+from admitone.sandbox.app import create_app, server
+
+
+@click.command(hidden=True)
+@click.option("--ready-file", type=click.Path(path_type=Path), help="A file to write the process id to once it serves.")
+@told_plainly
+def sandbox(*, ready_file: Path | None) -> None:
+    """Run the payment sandbox, told by ADMITONE_SANDBOX_DATABASE_URL, _KEY, _WEBHOOK_URL and _WEBHOOK_SECRET.
+
+    It listens on the loopback interface, on ADMITONE_PORT.
+    """
+    logs.configure(os.environ.get("ADMITONE_LOG_LEVEL", "INFO"))
+    uvloop.run(_serve(ready_file))
+
+
+async def _serve(ready_file: Path | None) -> None:
+    app = create_app(
+        _told("ADMITONE_SANDBOX_DATABASE_URL"),
+        api_key=_told("ADMITONE_SANDBOX_KEY"),
+        webhook_url=os.environ.get("ADMITONE_SANDBOX_WEBHOOK_URL", ""),
+        webhook_secret=os.environ.get("ADMITONE_SANDBOX_WEBHOOK_SECRET", ""),
+    )
+    serving = server(app, int(_told("ADMITONE_PORT")))
+    task = asyncio.create_task(serving.serve())
+    while not serving.started and not task.done():  # noqa: ASYNC110 – uvicorn offers no event to wait for
+        await asyncio.sleep(0.01)
+    if serving.started:
+        say_ready(ready_file)
+    await task
+
+
+def _told(name: str) -> str:
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise CannotRun(f"{name} is not set") from None

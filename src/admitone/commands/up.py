@@ -1,0 +1,42 @@
+"""`admitone up`: everything on this machine, with one command."""
+
+import click
+from msgspec.structs import replace
+
+from admitone import registry
+from admitone.auth.tokens import new_signing_key
+from admitone.commands.failing import told_plainly
+from admitone.kernel.settings import Settings
+from admitone.local import up as local
+
+
+@click.command
+@click.option("--processes", is_flag=True, help="Run each service as a process of its own.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The public port, instead of ADMITONE_PORT or 8000.")
+@click.option("--data", type=click.Path(), help="The data folder, instead of ADMITONE_DATA or .admitone.")
+@click.option("-v", "--verbose", is_flag=True, help="Write the log to the terminal instead of the data folder.")
+@told_plainly
+def up(*, processes: bool, port: int | None, data: str | None, verbose: bool) -> None:
+    r"""Run the whole marketplace on this machine.
+
+    Starts PostgreSQL, NATS and a payment sandbox in the data folder, brings the databases up to date and serves
+    everything at one address until Ctrl-C. Where the environment names a server of your own (NATS_URL,
+    ADMITONE_ORDERS_DATABASE_URL and so on), that one is used and not started. With STRIPE_SECRET_KEY, payments go to
+    Stripe.
+
+    \b
+    Examples:
+      admitone up
+      admitone up --port 9000 --data /var/lib/admitone
+      ADMITONE_ORDER_WINDOW_SECONDS=60 admitone up --processes
+    """
+    settings = Settings.from_environment()
+    settings = replace(settings, port=port or settings.port, data=data or settings.data)
+    local.up(
+        settings,
+        registry.SERVICES,
+        new_signing_key=new_signing_key,
+        processes=processes,
+        verbose=verbose,
+        say=lambda text: click.echo(text, nl=False),
+    )
