@@ -28,7 +28,13 @@ PASSWORD: Final = "correct horse battery staple"
 def bus_user(service: Service) -> User:
     """The bus account that a service's declaration calls for."""
     hears = tuple(sorted({heard.producer for heard in service.all_heard}))
-    return User(service.name, f"{service.name}-password", tells=bool(service.tells), hears=hears)
+    return User(
+        service.name,
+        f"{service.name}-password",
+        tells=bool(service.tells),
+        hears=hears,
+        watches=not service.has_database,
+    )
 
 
 async def settings_for(
