@@ -1,4 +1,4 @@
-"""The static files: compressed once when the process starts, addressed by what they contain, kept by browsers for a year."""
+"""The static files: compressed once at the start, addressed by what they contain, kept by browsers for a year."""
 
 import gzip
 import hashlib
@@ -50,7 +50,7 @@ def address(name: str) -> str:
 
 
 async def static_file(request: Request) -> Response:
-    """Serve one file of this edition; an older edition's address is not found rather than answered with other content."""
+    """Serve one file of this edition; another edition's address must not give this one's content."""
     asset = _ASSETS.get(request.path_params["name"])
     if asset is None or request.path_params["edition"] != EDITION:
         raise Missing

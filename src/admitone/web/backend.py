@@ -1,14 +1,26 @@
-"""What the pages know of the other services: their HTTP API, typed."""
+"""What the pages know of the other services: their HTTP API, typed, and nothing else."""
 
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
+import httpx
 import msgspec
+from starlette.requests import Request
+
+from admitone.kernel import http, refusals
+from admitone.kernel.identity import COOKIE
+from admitone.kernel.refusals import FieldError, Refusal, Unavailable
+from admitone.kernel.trace import current_traceparent
 
 TicketStatus = Literal["available", "reserved", "sold"]
 OrderStatus = Literal["created", "awaiting:payment", "complete", "cancelled"]
+
+_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
+
+T = TypeVar("T")
 
 
 class Ticket(msgspec.Struct, frozen=True, rename="camel"):
@@ -21,6 +33,7 @@ class Ticket(msgspec.Struct, frozen=True, rename="camel"):
     user_id: UUID
     version: int
     status: TicketStatus
+    created_at: datetime
     order_id: UUID | None = None
     event_date: datetime | None = None
     venue: str | None = None
@@ -35,3 +48,258 @@ class Ticket(msgspec.Struct, frozen=True, rename="camel"):
         named = (("section", self.section), ("row", self.row), ("seat", self.seat))
         text = ", ".join(f"{name} {value}" for name, value in named if value)
         return text[:1].upper() + text[1:]
+
+
+class TicketPage(msgspec.Struct, frozen=True):
+    """Some tickets, and where the next ones begin."""
+
+    tickets: list[Ticket]
+    cursor: str | None = None
+
+
+class OrderedTicket(msgspec.Struct, frozen=True):
+    """The ticket as it was when it was ordered."""
+
+    id: UUID
+    title: str
+    price: Decimal
+    currency: str
+    version: int
+
+
+class Order(msgspec.Struct, frozen=True, rename="camel"):
+    """One's own order as the orders service shows it; `now` is that service's clock when it answered."""
+
+    id: UUID
+    user_id: UUID
+    status: OrderStatus
+    created_at: datetime
+    expires_at: datetime
+    now: datetime
+    version: int
+    ticket: OrderedTicket
+    cancel_reason: str | None = None
+
+
+class OrderPage(msgspec.Struct, frozen=True):
+    """Some orders, and where the next ones begin."""
+
+    orders: list[Order]
+    cursor: str | None = None
+
+
+class Payment(msgspec.Struct, frozen=True, rename="camel"):
+    """One attempt to pay an order."""
+
+    id: UUID
+    status: str
+    message: str | None = None
+    confirm_url: str | None = None
+
+    @property
+    def is_unclear(self) -> bool:
+        """The money may or may not be held: nobody should pay again before that is known."""
+        return self.status in {"started", "unclear", "authorized"}
+
+    @property
+    def needs_confirmation(self) -> bool:
+        return self.status == "requires_action"
+
+    @property
+    def was_refused(self) -> bool:
+        return self.status == "refused"
+
+
+class _Payments(msgspec.Struct, frozen=True):
+    payments: list[Payment]
+
+
+class Session(msgspec.Struct, frozen=True):
+    """What signing in gives: the cookies to set."""
+
+    cookies: tuple[str, ...]
+
+
+class Refused(Exception):
+    """Another service said no"""
+
+    def __init__(self, kind: type[Refusal], errors: list[FieldError], retry_after_seconds: int | None) -> None:
+        super().__init__(kind.__name__)
+        self.kind = kind
+        self.errors = errors
+        self.retry_after_seconds = retry_after_seconds
+
+
+class _ErrorBody(msgspec.Struct):
+    errors: list[FieldError] = []
+
+
+_KINDS: Final[Mapping[int, type[Refusal]]] = {
+    http.status_of(kind): kind
+    for kind in (
+        refusals.Invalid,
+        refusals.NotSignedIn,
+        refusals.PaymentRequired,
+        refusals.Forbidden,
+        refusals.Missing,
+        refusals.Conflict,
+        refusals.Stale,
+        refusals.TooLarge,
+        refusals.KeyReused,
+        refusals.TooManyTries,
+        refusals.Unavailable,
+    )
+}
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """On whose behalf a service is asked: the browser's session and its address."""
+
+    session: str | None
+    address: str | None
+
+    @classmethod
+    def of(cls, request: Request, *, trust_proxy: bool) -> "Caller":
+        """Return the caller of a request; behind a proxy, the last address it was forwarded for is the true one."""
+        address = request.client.host if request.client else None
+        if trust_proxy and (forwarded := request.headers.getlist("x-forwarded-for")):
+            address = forwarded[-1].rpartition(",")[2].strip()
+        return cls(http.session_token(request), address)
+
+
+class Backend:
+    """The other services, as their callers see them. Every method raises Refused when a service says no."""
+
+    def __init__(self, client_of: Callable[[str], httpx.AsyncClient]) -> None:
+        self._clients = {service: client_of(service) for service in ("auth", "tickets", "orders", "payments")}
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def ask(
+        self,
+        service: str,
+        method: str,
+        path: str,
+        caller: Caller | None = None,
+        *,
+        body: object = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Send one request and return its success; raises Refused for everything else."""
+        sent = {**(headers or {})}
+        if (traceparent := current_traceparent()) is not None:
+            sent["traceparent"] = traceparent
+        if caller is not None:
+            if caller.session is not None:
+                sent["cookie"] = f"{COOKIE}={caller.session}"
+            if caller.address is not None:
+                sent["x-forwarded-for"] = caller.address
+        content = None
+        if body is not None:
+            content = _ENCODER.encode(body)
+            sent["content-type"] = "application/json"
+        try:
+            response = await self._clients[service].request(method, path, params=query, content=content, headers=sent)
+        except httpx.TransportError:
+            raise Refused(Unavailable, Unavailable().errors, Unavailable.retry_after_seconds) from None
+        if response.is_success:
+            return response
+        raise _refused(response)
+
+    # auth
+
+    async def sign_up(self, caller: Caller, fields: Mapping[str, str], key: str) -> Session:
+        headers = {"idempotency-key": key}
+        return _session(await self.ask("auth", "POST", "/api/users/signup", caller, body=fields, headers=headers))
+
+    async def sign_in(self, caller: Caller, fields: Mapping[str, str]) -> Session:
+        return _session(await self.ask("auth", "POST", "/api/users/signin", caller, body=fields))
+
+    async def sign_out(self, caller: Caller) -> Session:
+        return _session(await self.ask("auth", "POST", "/api/users/signout", caller))
+
+    async def sign_out_everywhere(self, caller: Caller) -> Session:
+        return _session(await self.ask("auth", "POST", "/api/users/signout-everywhere", caller))
+
+    async def change_person(self, caller: Caller, fields: Mapping[str, str]) -> Session:
+        return _session(await self.ask("auth", "PUT", "/api/users/currentuser", caller, body=fields))
+
+    # tickets
+
+    async def tickets(self, query: Mapping[str, str]) -> bytes:
+        """Return the JSON of tickets that can be bought now; `ticket_page` reads it."""
+        return (await self.ask("tickets", "GET", "/api/tickets", query=query)).content
+
+    async def own_tickets(self, caller: Caller, query: Mapping[str, str]) -> TicketPage:
+        response = await self.ask("tickets", "GET", "/api/tickets/mine", caller, query=query)
+        return ticket_page(response.content)
+
+    async def ticket(self, ticket_id: str) -> tuple[Ticket, str]:
+        """Return a ticket in whatever state, and the tag that an edit of this version must carry."""
+        response = await self.ask("tickets", "GET", f"/api/tickets/{ticket_id}")
+        return _read(response, Ticket), response.headers.get("etag", "")
+
+    async def create_ticket(self, caller: Caller, fields: Mapping[str, Any], key: str) -> Ticket:
+        response = await self.ask(
+            "tickets", "POST", "/api/tickets", caller, body=fields, headers={"idempotency-key": key}
+        )
+        return _read(response, Ticket)
+
+    async def edit_ticket(self, caller: Caller, ticket_id: str, fields: Mapping[str, Any], tag: str) -> Ticket:
+        response = await self.ask(
+            "tickets", "PUT", f"/api/tickets/{ticket_id}", caller, body=fields, headers={"if-match": tag}
+        )
+        return _read(response, Ticket)
+
+    # orders
+
+    async def create_order(self, caller: Caller, ticket_id: str, key: str) -> Order:
+        response = await self.ask(
+            "orders", "POST", "/api/orders", caller, body={"ticketId": ticket_id}, headers={"idempotency-key": key}
+        )
+        return _read(response, Order)
+
+    async def orders(self, caller: Caller, query: Mapping[str, str]) -> OrderPage:
+        return _read(await self.ask("orders", "GET", "/api/orders", caller, query=query), OrderPage)
+
+    async def order(self, caller: Caller, order_id: str) -> Order:
+        return _read(await self.ask("orders", "GET", f"/api/orders/{order_id}", caller), Order)
+
+    async def cancel_order(self, caller: Caller, order_id: str) -> None:
+        await self.ask("orders", "DELETE", f"/api/orders/{order_id}", caller)
+
+    # payments
+
+    async def pay(self, caller: Caller, order_id: str, token: str, key: str) -> None:
+        body = {"orderId": order_id, "token": token}
+        await self.ask("payments", "POST", "/api/payments", caller, body=body, headers={"idempotency-key": key})
+
+    async def payments(self, caller: Caller, order_id: str) -> list[Payment]:
+        """Return the attempts to pay an order, newest first."""
+        response = await self.ask("payments", "GET", "/api/payments", caller, query={"orderId": order_id})
+        return _read(response, _Payments).payments
+
+
+def ticket_page(content: bytes) -> TicketPage:
+    return msgspec.json.decode(content, type=TicketPage)
+
+
+def _read(response: httpx.Response, kind: type[T]) -> T:
+    return msgspec.json.decode(response.content, type=kind)
+
+
+def _session(response: httpx.Response) -> Session:
+    return Session(tuple(response.headers.get_list("set-cookie")))
+
+
+def _refused(response: httpx.Response) -> Refused:
+    try:
+        errors = msgspec.json.decode(response.content, type=_ErrorBody).errors
+    except msgspec.MsgspecError:
+        errors = []
+    after = response.headers.get("retry-after", "")
+    kind = _KINDS.get(response.status_code, Unavailable)
+    return Refused(kind, errors, int(after) if after.isdigit() else None)

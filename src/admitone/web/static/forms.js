@@ -4,6 +4,8 @@ export function helpForms(root) {
   for (const form of root.querySelectorAll("form[data-once]")) sendOnce(form);
   const price = root.querySelector("#price");
   if (price) price.addEventListener("blur", () => writeOut(price));
+  const when = root.querySelector("#eventDate");
+  if (when) takeLocalTime(when, root.querySelector("[data-zone]"));
   const preview = root.querySelector("[data-preview]");
   if (preview) follow(root.querySelector("#fields"), preview);
 }
@@ -37,6 +39,25 @@ function amount(total) {
 function writeOut(input) {
   const total = cents(input.value);
   if (total !== null) input.value = amount(total);
+}
+
+/** The form's time is in the reader's zone, and the instant travels beside it: without scripts both are UTC. */
+function takeLocalTime(input, hint) {
+  const instant = input.form.elements.eventInstant;
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  hint.textContent = `In your time zone, ${zone}`;
+  const two = (number) => String(number).padStart(2, "0");
+  if (input.dataset.instant) {
+    const date = new Date(input.dataset.instant);
+    const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+    input.value = `${day}T${two(date.getHours())}:${two(date.getMinutes())}`;
+  }
+  const follow = () => {
+    const date = new Date(input.value);
+    instant.value = input.value && !Number.isNaN(date.getTime()) ? date.toISOString() : "";
+  };
+  input.addEventListener("input", follow);
+  follow();
 }
 
 function follow(fields, preview) {

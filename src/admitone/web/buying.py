@@ -1,0 +1,332 @@
+"""Buying: from the click on Buy to "it is yours", with every way it can end otherwise."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+from starlette.responses import Response
+
+from admitone.kernel import ids
+from admitone.kernel.refusals import Conflict, FieldError, Invalid, Missing, PaymentRequired, Unavailable
+from admitone.web import render
+from admitone.web.backend import Order, Payment, Refused, Ticket, ticket_page
+from admitone.web.catalogue import amount_of, ticket_page_of
+from admitone.web.forms import Form
+from admitone.web.visit import OWN_POLICY, STRIPE_POLICY, Visit, address, go
+
+_ORDERS_A_PAGE: Final = 50
+_SIMILAR: Final = 4
+_CONFLICT: Final = 409
+
+
+class TestCard(NamedTuple):
+    """A card of the sandbox, offered as a button."""
+
+    token: str
+    name: str
+    ends: str
+    does: str
+
+
+# Source: Stripe documentation, "Testing".
+TEST_CARDS: Final = (
+    TestCard("pm_card_visa", "A card that works", "4242", "The payment goes through at once."),
+    TestCard("pm_card_chargeDeclined", "A card that is declined", "0002", "The bank refuses; you can try another."),
+    TestCard("pm_card_authenticationRequired", "A card that asks back", "3184", "The bank wants you to confirm first."),
+)
+
+
+class Ending(NamedTuple):
+    """How an order ended without a purchase, in words."""
+
+    heading: str
+    words: str
+    in_short: str
+
+
+_ENDINGS: Final = {
+    "expired": Ending(
+        "Time ran out", "The ticket was not paid in time. Nothing was charged.", "Time ran out, nothing was charged"
+    ),
+    "cancelled_by_buyer": Ending(
+        "You cancelled",
+        "The ticket is no longer held for you. Nothing was charged.",
+        "You cancelled, nothing was charged",
+    ),
+    "ticket_changed": Ending(
+        "The ticket changed",
+        "The seller changed the ticket just as you reserved it, so the order was taken back. Nothing was charged.",
+        "The ticket changed, nothing was charged",
+    ),
+    "payment_failed": Ending(
+        "The payment did not go through",
+        "The card was refused too often, so the ticket is no longer held for you. Nothing was charged.",
+        "The payment was refused, nothing was charged",
+    ),
+}
+
+
+# Reserving
+
+
+async def bought(visit: Visit) -> Response:
+    """Reserve a ticket for the visitor, at the price they saw."""
+    person = visit.person
+    fields = await visit.posted()
+    seen = amount_of(fields.get("price", ""))
+    ticket, _ = await visit.backend.ticket(visit.id)
+    if ticket.user_id == person.id:
+        return await ticket_page_of(visit, visit.id, status=_CONFLICT)
+    if ticket.status == "available" and seen is not None and seen != ticket.price:
+        return await ticket_page_of(visit, visit.id, was=seen, status=_CONFLICT)
+    try:
+        order = await visit.backend.create_order(visit.caller, visit.id, fields.get("key") or ids.new_token(16))
+    except Refused as refused:
+        if issubclass(refused.kind, Missing):
+            # Listed a moment ago, and orders has not heard of it yet.
+            raise Refused(Unavailable, [], None) from None
+        if not issubclass(refused.kind, (Invalid, Conflict)):
+            raise
+        return await _was_slower(visit, ticket)
+    was = str(seen) if seen is not None and seen != order.ticket.price else ""
+    return go(address(f"/orders/{order.id}", was=was))
+
+
+async def _was_slower(visit: Visit, ticket: Ticket) -> Response:
+    """Say that someone was faster, unless that someone is the visitor."""
+    mine = await visit.backend.orders(visit.caller, {"limit": "10"})
+    for order in mine.orders:
+        if order.ticket.id == ticket.id and order.status != "cancelled":
+            return go(f"/orders/{order.id}")
+    heading, similar = await _similar(visit, ticket)
+    return visit.page(
+        "raced.html",
+        "Someone was faster",
+        status=_CONFLICT,
+        ticket=ticket,
+        cards=render.cards(similar),
+        similar_heading=heading,
+    )
+
+
+async def _similar(visit: Visit, ticket: Ticket) -> tuple[str, list[Ticket]]:
+    """Return tickets like this one; the newest ones where none is."""
+    words = sorted(ticket.title.split(), key=len, reverse=True)
+    for heading, q in (
+        ("Similar tickets", ticket.title),
+        ("Similar tickets", words[0] if words else ""),
+        ("Other tickets", ""),
+    ):
+        query = {"limit": str(_SIMILAR + 1), **({"q": q} if q else {})}
+        try:
+            found = ticket_page(await visit.backend.tickets(query)).tickets
+        except Refused:
+            return "", []  # what is missing here is a kindness, not the answer
+        if others := [each for each in found if each.id != ticket.id][:_SIMILAR]:
+            return heading, others
+    return "", []
+
+
+# One order
+
+
+async def order(visit: Visit) -> Response:
+    """Show an order as it is now."""
+    return await _order_page(visit)
+
+
+async def _order_page(visit: Visit, *, unreachable: bool = False, status: int = 200) -> Response:
+    live_id = visit.web.hub.last_id
+    found = await visit.backend.order(visit.caller, visit.id)
+    payments = await _payments(visit, found)
+    state = _state(found, payments)
+    if unreachable and state == "hold":
+        state = "unreachable"
+    ended = _ending(found) if state == "ended" else None
+    ticket = await _ticket_of(visit, found)
+    again = ticket if ended and ticket.status == "available" else None
+    stripe_key = visit.web.settings.stripe_publishable_key
+    return visit.page(
+        "order.html",
+        _title(state, found),
+        status=status,
+        policy=STRIPE_POLICY if stripe_key else OWN_POLICY,
+        live_id=live_id,
+        order=found,
+        ticket=_as_ordered(ticket, found) if not ended else ticket,
+        state=state,
+        ended=ended,
+        again=again,
+        left_ms=_milliseconds(found.now, found.expires_at),
+        window_ms=max(1, _milliseconds(found.created_at, found.expires_at)),
+        form=_refusal_form(payments) if state == "declined" else Form(),
+        was=amount_of(visit.asked("was")),
+        key=ids.new_token(16),
+        cards=TEST_CARDS,
+        stripe_key=stripe_key,
+        confirm=payments[0] if state == "confirm" else None,
+    )
+
+
+def _state(found: Order, payments: list[Payment]) -> str:
+    """Return what the page shows of an order.
+
+    hold, declined and confirm can be paid; checking and confirming wait for an answer; yours and ended are final.
+    """
+    if found.status == "complete":
+        return "yours"
+    if found.status == "awaiting:payment":
+        return "confirming"
+    if found.status == "cancelled":
+        return "ended"
+    last = payments[0] if payments else None
+    if last is not None and last.is_unclear:
+        return "checking"
+    if found.expires_at <= found.now:
+        return "ended"  # its deadline has passed, and the cancellation is on its way
+    if last is not None and last.needs_confirmation:
+        return "confirm"
+    return "declined" if last is not None and last.was_refused else "hold"
+
+
+def _ending(found: Order) -> Ending:
+    return _ENDINGS[found.cancel_reason or "expired"]
+
+
+def _title(state: str, found: Order) -> str:
+    titles = {"yours": "It is yours", "confirming": "Confirming", "checking": "Confirming", "ended": "Order ended"}
+    return f"{titles.get(state, 'Pay')}: {found.ticket.title}"
+
+
+def _milliseconds(start: datetime, end: datetime) -> int:
+    return max(0, round((end - start).total_seconds() * 1000))
+
+
+def _refusal_form(payments: list[Payment]) -> Form:
+    said = payments[0].message or "The card was refused."
+    return Form(
+        errors=[FieldError(f"{said} Nothing was charged. You can try again, with this card or another.")],
+        heading="The payment did not go through",
+    )
+
+
+async def _payments(visit: Visit, found: Order) -> list[Payment]:
+    """Return the attempts to pay an order, newest first; none when payments does not answer."""
+    if found.status != "created":
+        return []
+    try:
+        return await visit.backend.payments(visit.caller, str(found.id))
+    except Refused as refused:
+        # Missing: payments has not heard of the order yet.
+        if issubclass(refused.kind, (Missing, Unavailable)):
+            return []
+        raise
+
+
+async def _ticket_of(visit: Visit, found: Order) -> Ticket:
+    """Return the ticket of an order with all that is printed on it; as much as the order knows when tickets is away."""
+    try:
+        ticket, _ = await visit.backend.ticket(str(found.ticket.id))
+    except Refused as refused:
+        if not issubclass(refused.kind, Unavailable):
+            raise
+        return Ticket(
+            id=found.ticket.id,
+            title=found.ticket.title,
+            price=found.ticket.price,
+            currency=found.ticket.currency,
+            user_id=UUID(int=0),
+            version=found.ticket.version,
+            status="sold" if found.status == "complete" else "reserved",
+            created_at=found.created_at,
+        )
+    return ticket
+
+
+def _as_ordered(ticket: Ticket, found: Order) -> Ticket:
+    """Return the ticket with the title and price of its order, which are what the buyer pays for."""
+    return msgspec.structs.replace(ticket, title=found.ticket.title, price=found.ticket.price)
+
+
+async def paid(visit: Visit) -> Response:
+    """Pay an order. Whatever the outcome, the order's page tells it, and tells it again when it is loaded again."""
+    fields = await visit.posted()
+    try:
+        await visit.backend.pay(visit.caller, visit.id, fields.get("token", ""), fields.get("key") or ids.new_token(16))
+    except Refused as refused:
+        if issubclass(refused.kind, Unavailable):
+            return await _order_page(visit, unreachable=True, status=503)
+        # Refused by the bank, or no longer payable: the order's own page says which.
+        if not issubclass(refused.kind, (PaymentRequired, Invalid, Conflict)):
+            raise
+    return go(f"/orders/{visit.id}")
+
+
+async def cancelled(visit: Visit) -> Response:
+    """Cancel an order."""
+    try:
+        await visit.backend.cancel_order(visit.caller, visit.id)
+    except Refused as refused:
+        if not issubclass(refused.kind, (Invalid, Conflict)):
+            raise  # otherwise it was paid meanwhile, and its page says so
+    return go(f"/orders/{visit.id}")
+
+
+# All of one's orders
+
+
+class _Line(NamedTuple):
+    """An order in the list: its state in words and the one thing to do next."""
+
+    id: UUID
+    title: str
+    price: Decimal
+    currency: str
+    at: datetime
+    state_class: str
+    words: str
+    next_url: str
+    next_words: str
+
+
+async def own_orders(visit: Visit) -> Response:
+    """Show one's orders, newest first."""
+    live_id = visit.web.hub.last_id
+    query = {"limit": str(_ORDERS_A_PAGE)}
+    if cursor := visit.asked("cursor"):
+        query["cursor"] = cursor
+    found = await visit.backend.orders(visit.caller, query)
+    return visit.page(
+        "orders.html",
+        "My orders",
+        live_id=live_id,
+        orders=[_line(each) for each in found.orders],
+        next_url=address("/orders", cursor=found.cursor) if found.cursor else None,
+    )
+
+
+def _line(found: Order) -> _Line:
+    page = f"/orders/{found.id}"
+    match _state(found, []):
+        case "yours":
+            state_class, words, next_url, next_words = "done", "Yours", page, "See the ticket"
+        case "confirming":
+            state_class, words, next_url, next_words = "held", "Confirming your payment", page, "See how far it is"
+        case "ended":
+            words = _ending(found).in_short
+            state_class, next_url, next_words = "over", f"/tickets/{found.ticket.id}", "Look at the ticket"
+        case _:
+            state_class, words, next_url, next_words = "live", "Held for you, not paid yet", page, "Pay now"
+    return _Line(
+        id=found.id,
+        title=found.ticket.title,
+        price=found.ticket.price,
+        currency=found.ticket.currency,
+        at=found.created_at,
+        state_class=state_class,
+        words=words,
+        next_url=next_url,
+        next_words=next_words,
+    )

@@ -1,0 +1,178 @@
+"""One request for a page: who asks, on whose behalf the services are asked, and how a page is answered."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from admitone.kernel.identity import Identity, Person
+from admitone.kernel.settings import Settings
+from admitone.web import render
+from admitone.web.backend import Backend, Caller
+from admitone.web.forms import posted
+from admitone.web.live import Hub
+
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'{script}; style-src 'self'; img-src 'self'; connect-src 'self'{connect}; "
+    "{frame}form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+OWN_POLICY: Final = _POLICY.format(script="", connect="", frame="")
+# Source: Stripe documentation, "Integration security guide", content security policy.
+STRIPE_POLICY: Final = _POLICY.format(
+    script=" https://js.stripe.com",
+    connect=" https://api.stripe.com",
+    frame="frame-src https://js.stripe.com https://hooks.stripe.com; ",
+)
+_PLACE_CHARACTERS_MAX: Final = 500
+_COMPRESSED_FROM_BYTES: Final = 1000
+_COMPRESSION_LEVEL: Final = 5
+_GZIP_WINDOW: Final = 31
+
+# What a form post does to a place; the place itself is where one returns to.
+_DEEDS: Final = ("/buy", "/pay", "/cancel", "/email", "/password", "/signout-everywhere")
+
+
+@dataclass(frozen=True)
+class Web:
+    """What the pages of this process stand on."""
+
+    settings: Settings
+    identity: Identity
+    backend: Backend
+    hub: Hub
+
+
+class SignInFirst(Exception):
+    """This page is for people who are signed in"""
+
+
+@dataclass
+class Visit:
+    """One request for a page, by somebody who may be signed in."""
+
+    web: Web
+    request: Request
+    viewer: Person | None
+
+    @property
+    def backend(self) -> Backend:
+        return self.web.backend
+
+    @property
+    def caller(self) -> Caller:
+        return Caller.of(self.request, trust_proxy=self.web.settings.trust_proxy)
+
+    @property
+    def path(self) -> str:
+        return self.request.url.path
+
+    @property
+    def id(self) -> str:
+        """The id in the path, as it came; the services say whether it names anything."""
+        found: str = self.request.path_params["id"]
+        return found
+
+    @property
+    def person(self) -> Person:
+        """Who is signed in; raises SignInFirst when nobody is."""
+        if self.viewer is None:
+            raise SignInFirst
+        return self.viewer
+
+    @property
+    def place(self) -> str:
+        """Where the visitor is, to come back to after signing in."""
+        if self.request.method == "POST":
+            for deed in _DEEDS:
+                if self.path.endswith(deed):
+                    return self.path.removesuffix(deed)
+        query = self.request.url.query
+        return f"{self.path}?{query}" if query and self.request.method == "GET" else self.path
+
+    def forget_session(self) -> None:
+        """Take the visitor for signed out from now on, before the bus tells so."""
+        if self.viewer is not None:
+            self.web.identity.revoke(self.viewer.session_id)
+
+    async def posted(self) -> dict[str, str]:
+        return await posted(self.request)
+
+    def asked(self, name: str, default: str = "") -> str:
+        return self.request.query_params.get(name, default)
+
+    def html(self, template: str, title: str, *, live_id: str | None = None, **context: Any) -> bytes:
+        """Return a page's bytes; `live_id` is the moment from which its live messages must follow."""
+        return render.page(
+            template,
+            path=self.path,
+            viewer=self.viewer,
+            live_id=live_id if live_id is not None else self.web.hub.last_id,
+            title=title,
+            hold=self.web.settings.order_window_seconds,
+            **context,
+        ).encode()
+
+    def page(
+        self,
+        template: str,
+        title: str,
+        *,
+        status: int = 200,
+        cookies: Sequence[str] = (),
+        policy: str = OWN_POLICY,
+        **context: Any,
+    ) -> Response:
+        """Answer with a page."""
+        html = self.html(template, title, **context)
+        return answer(self.request, html, status=status, cookies=cookies, policy=policy)
+
+
+def answer(
+    request: Request,
+    html: bytes,
+    *,
+    status: int = 200,
+    cookies: Sequence[str] = (),
+    policy: str = OWN_POLICY,
+    compressed: bytes | None = None,
+) -> Response:
+    """Return the response for a finished page, compressed where the browser reads that."""
+    content = html
+    headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": policy, "vary": "accept-encoding"}
+    if len(html) >= _COMPRESSED_FROM_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
+        content = compressed if compressed is not None else compress(html)
+        headers["content-encoding"] = "gzip"
+    response = Response(content, status, headers)
+    for cookie in cookies:
+        response.headers.append("set-cookie", cookie)
+    return response
+
+
+def compress(html: bytes) -> bytes:
+    stream = zlib.compressobj(_COMPRESSION_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
+    return stream.compress(html) + stream.flush()
+
+
+def go(place: str, cookies: Sequence[str] = ()) -> Response:
+    """Answer a form post with the page to look at next."""
+    response = Response(status_code=303, headers={"location": place, "content-security-policy": OWN_POLICY})
+    for cookie in cookies:
+        response.headers.append("set-cookie", cookie)
+    return response
+
+
+def own_place(place: str) -> str:
+    """Return a place on this site, or `/` for anything else: a link must not lead people elsewhere after signing in."""
+    is_own = place.startswith("/") and not place.startswith("//") and len(place) <= _PLACE_CHARACTERS_MAX
+    is_plain = place.isascii() and place.isprintable() and "\\" not in place
+    return place if is_own and is_plain else "/"
+
+
+def address(path: str, **query: str) -> str:
+    """Return a path with the query parameters that are not empty."""
+    given = {name: value for name, value in query.items() if value}
+    return f"{path}?{urlencode(given)}" if given else path
