@@ -10,7 +10,7 @@ from admitone.kernel.refusals import Forbidden, Invalid, Missing, NotSignedIn, U
 from admitone.web import render
 from admitone.web.backend import Refused, Ticket, TicketPage, ticket_page
 from admitone.web.shared import Shared
-from admitone.web.visit import Visit, Web, address, answer, compress
+from admitone.web.visit import Visit, Web, address, compress
 
 TICKETS_A_PAGE: Final = 50
 _SORTS: Final = ("newest", "date", "price", "-price")
@@ -70,14 +70,14 @@ class Shelf:
                 raise
             found = await self._find(asked._replace(cursor=""))  # a cursor from long ago, or typed by hand
         if visit.viewer is not None:
-            return answer(visit.request, self._html(visit, asked, found))
+            return visit.answer(self._html(visit, asked, found))
         kept = self._rendered.get(asked)
         if kept is None or kept.found != found:
             html = self._html(visit, asked, found)
             if len(self._rendered) >= _KEPT_PAGES_MAX:
                 self._rendered.clear()
             kept = self._rendered[asked] = _Rendered(found, html, compress(html))
-        return answer(visit.request, kept.html, compressed=kept.compressed)
+        return visit.answer(kept.html, compressed=kept.compressed)
 
     def _html(self, visit: Visit, asked: Asked, found: _Found) -> bytes:
         listed = self._tickets(asked, found.content)

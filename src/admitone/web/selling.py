@@ -90,6 +90,7 @@ def _form_page(visit: Visit, form: Form, fields: Mapping[str, str], *, status: i
         status=status,
         heading="Sell a ticket",
         editing=False,
+        locked=None,
         action="/tickets/new",
         key=ids.new_token(16),
         form=form,

@@ -116,6 +116,11 @@ class Visit:
             **context,
         ).encode()
 
+    @property
+    def keeping(self) -> str:
+        """How browsers may keep this page: what somebody saw signed in must not be seen by the next one."""
+        return "no-store" if self.viewer is not None else "private, no-cache"
+
     def page(
         self,
         template: str,
@@ -128,28 +133,32 @@ class Visit:
     ) -> Response:
         """Answer with a page."""
         html = self.html(template, title, **context)
-        return answer(self.request, html, status=status, cookies=cookies, policy=policy)
+        return self.answer(html, status=status, cookies=cookies, policy=policy)
 
-
-def answer(
-    request: Request,
-    html: bytes,
-    *,
-    status: int = 200,
-    cookies: Sequence[str] = (),
-    policy: str = OWN_POLICY,
-    compressed: bytes | None = None,
-) -> Response:
-    """Return the response for a finished page, compressed where the browser reads that."""
-    content = html
-    headers = {"content-type": "text/html; charset=utf-8", "content-security-policy": policy, "vary": "accept-encoding"}
-    if len(html) >= _COMPRESSED_FROM_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
-        content = compressed if compressed is not None else compress(html)
-        headers["content-encoding"] = "gzip"
-    response = Response(content, status, headers)
-    for cookie in cookies:
-        response.headers.append("set-cookie", cookie)
-    return response
+    def answer(
+        self,
+        html: bytes,
+        *,
+        status: int = 200,
+        cookies: Sequence[str] = (),
+        policy: str = OWN_POLICY,
+        compressed: bytes | None = None,
+    ) -> Response:
+        """Answer with a finished page, compressed where the browser reads that."""
+        content = html
+        headers = {
+            "content-type": "text/html; charset=utf-8",
+            "content-security-policy": policy,
+            "cache-control": self.keeping,
+            "vary": "accept-encoding, cookie",
+        }
+        if len(html) >= _COMPRESSED_FROM_BYTES and "gzip" in self.request.headers.get("accept-encoding", ""):
+            content = compressed if compressed is not None else compress(html)
+            headers["content-encoding"] = "gzip"
+        response = Response(content, status, headers)
+        for cookie in cookies:
+            response.headers.append("set-cookie", cookie)
+        return response
 
 
 def compress(html: bytes) -> bytes:
