@@ -3,7 +3,10 @@
 import click
 
 from admitone import __version__
+from admitone.commands.events import events
+from admitone.commands.letters import dead_letters
 from admitone.commands.migrate import migrate
+from admitone.commands.replay import replay
 from admitone.commands.sandbox import sandbox
 from admitone.commands.serve import serve
 from admitone.commands.up import up
@@ -22,7 +25,7 @@ def main() -> None:
     """
 
 
-for command in (up, serve, migrate, sandbox):
+for command in (up, serve, migrate, replay, dead_letters, events, sandbox):
     main.add_command(command)
 
 

@@ -1,10 +1,13 @@
 """Where the running marketplace is: told by the environment, else found by its data folder."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from admitone.commands.failing import CannotRun
+from admitone.kernel.database import Database
 from admitone.kernel.settings import Settings
 from admitone.local.installation import found_running
 
@@ -37,3 +40,13 @@ def database_url(settings: Settings, service: str) -> str:
             f"No database of {service} is known: nothing runs on {settings.data},"
             f" and ADMITONE_{service.upper()}_DATABASE_URL is not set."
         ) from None
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """Open a service's database for the length of one command."""
+    database = await Database.connect(url, application="admitone command", connections=2)
+    try:
+        yield database
+    finally:
+        await database.close()

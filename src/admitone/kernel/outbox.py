@@ -13,7 +13,7 @@ import asyncpg
 
 from admitone.kernel import bus as buses
 from admitone.kernel.bus import Acknowledgement, Bus, RepublishRequest, StreamState
-from admitone.kernel.database import UNREACHABLE, Database, affected
+from admitone.kernel.database import UNREACHABLE, Database, Statements, affected
 from admitone.kernel.event import event_types, subject_of, wrap
 from admitone.kernel.refusals import Unavailable
 
@@ -153,7 +153,9 @@ class Relay:
                 next_prune = loop.time() + _PRUNE_EVERY_SECONDS
             if await self._publish_batch(connection) == 0:
                 try:
-                    await asyncio.wait_for(self._wake.wait(), timeout=_LOOK_ANYWAY_SECONDS)
+                    # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the wake-up.
+                    async with asyncio.timeout(_LOOK_ANYWAY_SECONDS):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
 
@@ -231,6 +233,6 @@ def _has_answer(future: "asyncio.Future[Acknowledgement]") -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 
-async def replay(database: Database) -> int:
+async def replay(database: Statements) -> int:
     """Mark every event still kept as unpublished, so that the relay publishes it again; return how many."""
     return affected(await database.execute(_FORGET_ALL))

@@ -1,0 +1,46 @@
+"""`admitone events`: the catalogue of events, from the code that tells and hears them."""
+
+import click
+import msgspec
+
+from admitone import events as catalogue
+from admitone import registry
+from admitone.commands.failing import told_plainly
+from admitone.kernel.event import Event, event_types, subject_of
+
+
+@click.command
+@click.argument("name", metavar="[EVENT]", required=False)
+@told_plainly
+def events(*, name: str | None) -> None:
+    r"""Show every event: who tells it, who hears it, what it says. With a name, its schema as JSON.
+
+    \b
+    Examples:
+      admitone events
+      admitone events OrderCreated
+    """
+    known = {each.__name__: each for each in event_types().values() if each.__module__ == catalogue.__name__}
+    if name is None:
+        for event in known.values():
+            _describe(event)
+    elif name in known:
+        schema = msgspec.json.encode(msgspec.json.schema(known[name]))
+        click.echo(msgspec.json.format(schema, indent=2).decode())
+    else:
+        raise click.BadParameter(f"There is no event {name}; `admitone events` lists them.", param_hint="EVENT")
+
+
+def _describe(event: type[Event]) -> None:
+    assert event.__doc__
+    fields = ", ".join(each.encode_name for each in msgspec.structs.fields(event))
+    click.echo(click.style(event.__name__, bold=True))
+    click.echo(f"  {event.__doc__.strip()}")
+    click.echo(f"  told by    {event.producer}, on {subject_of(event)}")
+    click.echo(f"  heard by   {', '.join(hearing(event)) or 'nobody'}")
+    click.echo(f"  says       {fields}\n")
+
+
+def hearing(event: type[Event]) -> list[str]:
+    """Return the names of the services that hear an event."""
+    return [each.name for each in registry.SERVICES if event in each.all_heard or not each.has_database]
