@@ -34,6 +34,7 @@ _RESTART_JOB_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 20
 _CLIENT_TIMEOUT_SECONDS: Final = 5.0
 _FINISH_SECONDS: Final = 5.0
+_CANCELLATIONS_MAX: Final = 10
 
 
 class Outdated(Exception):
@@ -76,10 +77,21 @@ async def running(
         try:
             yield current, relay
         finally:
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks, timeout=_FINISH_SECONDS)
+            await _end(tasks)
+
+
+async def _end(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    """Cancel, and wait until everything is finished or has taken too long.
+
+    Once is not enough: `asyncio.wait_for` of Python 3.11 forgets a cancellation that arrives together with its result.
+    """
+    unfinished = set(tasks)
+    for _ in range(_CANCELLATIONS_MAX):
+        if not unfinished:
+            return
+        for task in unfinished:
+            task.cancel()
+        _, unfinished = await asyncio.wait(unfinished, timeout=_FINISH_SECONDS / _CANCELLATIONS_MAX)
 
 
 def _job(job: Callable[[Running], Awaitable[None]], current: Running) -> Callable[[], Awaitable[None]]:
