@@ -1,0 +1,317 @@
+"""What no linter knows: the habits of this project, each with its reason, checked like everything else."""
+
+import ast
+import itertools
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import admitone.events  # noqa: F401 - registers every event type
+from admitone.kernel.event import event_types
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "admitone"
+SERVICES = ("auth", "tickets", "orders", "expiration", "payments", "web")
+
+DOCUMENTS = {"README", "ARCHITECTURE", "STYLE", "CONTRIBUTING", "CHANGELOG", "SECURITY"}
+
+# Each with the reason why it may do what nobody else does.
+MAY_KNOW_STATUS_CODES = {
+    "kernel/http.py": "gives every outcome its code",
+    "sandbox/": "speaks another company's HTTP",
+}
+MAY_READ_CLOCK_OR_DICE = {
+    "kernel/clock.py": "is the clock",
+    "kernel/ids.py": "makes the ids",
+    "local/": "starts servers: there is nothing to replay",
+    "sandbox/": "stands for the world outside",
+}
+MAY_CATCH_EVERYTHING = {
+    "kernel/http.py": "HTTP edge: answers 500 and logs",
+    "web/pages.py": "HTTP edge of the pages: a page that says so",
+    "kernel/inbox.py": "inbox: tries again, then dead-letters",
+    "kernel/runner.py": "background loops: begin again",
+    "sandbox/provider.py": "background loop: begins again",
+    "kernel/gather.py": "hands the error to whoever waits for the answer",
+    "kernel/identity.py": "a foreign answer, broken in whatever way, is no key",
+}
+
+# Codes that, as a number in this code, can hardly mean anything else.
+STATUS_CODES = {303, 304, 307, 308, 401, 402, 403, 404, 405, 409, 410, 412, 413, 415, 422, 429, 502, 503, 504}
+CLOCKS_AND_DICE = {
+    *("datetime.now", "datetime.utcnow", "datetime.today", "date.today", "time.time", "time.time_ns", "time.localtime"),
+    *("os.urandom", "uuid.uuid1", "uuid.uuid4", "uuid4", "uuid1", "uuid7", "getrandom"),
+}
+MODULES_OF_CHANCE = {"random", "secrets"}
+EVERYTHING = {"Exception", "BaseException"}
+
+EMPTY_WORDS = {
+    *("manager", "managers", "helper", "helpers", "util", "utils", "common", "base", "core", "misc", "data", "info"),
+    *("process", "processor", "handle", "do", "impl"),
+}
+
+WAYS_TO_SKIP = {
+    *("pytest.skip", "pytest.xfail", "pytest.importorskip"),
+    *("pytest.mark.skip", "pytest.mark.skipif", "pytest.mark.xfail"),
+}
+
+CONFORMANCE = {"a": 12, "t": 23, "o": 17, "p": 8, "g": 18, "s": 18}
+
+
+@cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def files_of_tests() -> list[Path]:
+    return sorted((ROOT / "tests").rglob("*.py"))
+
+
+def everything(*patterns: str) -> Iterator[Path]:
+    """Files of the project, wherever they are; what tools leave behind is none of it."""
+    for pattern in patterns:
+        for file in ROOT.rglob(pattern):
+            parts = file.relative_to(ROOT).parts
+            if not any(
+                (part.startswith(".") and part != ".ci") or part in {"node_modules", "build", "dist"} for part in parts
+            ):
+                yield file
+
+
+def place(file: Path, node: ast.AST | None = None) -> str:
+    line = getattr(node, "lineno", None)
+    return f"{file.relative_to(ROOT)}:{line}" if line else str(file.relative_to(ROOT))
+
+
+def is_excused(file: Path, excused: dict[str, str]) -> bool:
+    name = file.relative_to(PACKAGE).as_posix()
+    return any(name == entry or (entry.endswith("/") and name.startswith(entry)) for entry in excused)
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` as it is written, or nothing for what is no plain name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        before = dotted(node.value)
+        return f"{before}.{node.attr}" if before else ""
+    return ""
+
+
+def imported(node: ast.AST) -> set[str]:
+    """The modules that a statement imports, and what it takes from them."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {node.module or "", *(alias.name for alias in node.names)}
+    return set()
+
+
+def test_documents_are_the_agreed_ones() -> None:
+    found = {file.relative_to(ROOT) for file in everything("*.md", "*.rst", "*.markdown")}
+    stray = {
+        str(file) for file in found if file.parts[0] != "docs" and not (len(file.parts) == 1 and file.stem in DOCUMENTS)
+    }
+    assert not stray
+
+
+def test_decisions_are_numbered_once_and_stay_short() -> None:
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*"))
+    assert all(re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", file.name) for file in decisions)
+    numbers = [int(file.name[:4]) for file in decisions]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert not [file.name for file in decisions if len(file.read_text().splitlines()) > 40]
+
+
+def test_the_style_page_is_short_enough_to_be_read() -> None:
+    assert len((ROOT / "STYLE.md").read_text().splitlines()) <= 150
+
+
+def test_every_module_opens_by_saying_what_it_is_for() -> None:
+    silent = [
+        place(file)
+        for file in sources() + files_of_tests()
+        if file.read_text().strip() and not ast.get_docstring(tree(file))
+    ]
+    assert not silent
+
+
+def test_only_the_http_edge_knows_status_codes() -> None:
+    def is_code(node: ast.AST | None) -> bool:
+        return isinstance(node, ast.Constant) and type(node.value) is int and 100 <= node.value < 600
+
+    found: set[str] = set()
+    for file in sources():
+        if is_excused(file, MAY_KNOW_STATUS_CODES):
+            continue
+        for node in ast.walk(tree(file)):
+            if isinstance(node, ast.keyword) and node.arg in {"status", "status_code"} and is_code(node.value):
+                found.add(place(file, node.value))
+            elif isinstance(node, ast.Constant) and type(node.value) is int and node.value in STATUS_CODES:
+                found.add(place(file, node))
+            elif isinstance(node, ast.Compare) and dotted(node.left).endswith(("status", "status_code")):
+                found |= {place(file, each) for each in node.comparators if is_code(each)}
+    assert not found
+
+
+def test_only_the_kernel_reads_the_clock_and_throws_dice() -> None:
+    """Everything else is told the time and its ids: that is what makes a run repeatable."""
+    found: set[str] = set()
+    for file in sources():
+        if is_excused(file, MAY_READ_CLOCK_OR_DICE):
+            continue
+        for node in ast.walk(tree(file)):
+            if isinstance(node, ast.Attribute | ast.Name):
+                name = dotted(node)
+                if name in CLOCKS_AND_DICE or any(name.endswith(f".{each}") for each in CLOCKS_AND_DICE):
+                    found.add(place(file, node))
+            elif MODULES_OF_CHANCE & imported(node):
+                found.add(place(file, node))
+    assert not found
+
+
+def test_only_edges_catch_everything() -> None:
+    """Elsewhere an unexpected error is a bug on its way to be seen. Cleaning up and raising again is no catching."""
+    found: set[str] = set()
+    for file in sources():
+        if is_excused(file, MAY_CATCH_EVERYTHING):
+            continue
+        for node in ast.walk(tree(file)):
+            if isinstance(node, ast.ExceptHandler):
+                kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+                is_broad = node.type is None or any(dotted(kind) in EVERYTHING for kind in kinds if kind)
+                raises_again = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+                if is_broad and not raises_again:
+                    found.add(place(file, node))
+            elif (
+                isinstance(node, ast.Call)
+                and dotted(node.func).endswith("suppress")
+                and any(dotted(kind) in EVERYTHING for kind in node.args)
+            ):
+                found.add(place(file, node))
+    assert not found
+
+
+@pytest.mark.parametrize("excused", [MAY_KNOW_STATUS_CODES, MAY_READ_CLOCK_OR_DICE, MAY_CATCH_EVERYTHING])
+def test_no_exception_outlives_its_file(excused: dict[str, str]) -> None:
+    assert not [entry for entry in excused if not (PACKAGE / entry).exists()]
+
+
+def test_names_say_something() -> None:
+    def last_word(name: str) -> str:
+        words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
+        return words[-1].lower() if words else ""
+
+    found = {place(file) for file in sources() if last_word(file.stem) in EMPTY_WORDS}
+    for file in sources():
+        # A method's name may be the choice of the library that calls it.
+        for node in tree(file).body:
+            if (
+                isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                and last_word(node.name) in EMPTY_WORDS
+            ):
+                found.add(place(file, node))
+    assert not found
+
+
+def test_nothing_is_left_for_later_without_an_owner() -> None:
+    words = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX|HA" r"CK)\b")
+    assert not [
+        place(file) for file in everything("*.py", "*.sql", "*.js", "*.css", "*.html") if words.search(file.read_text())
+    ]
+
+
+def test_the_lock_file_names_no_host_and_has_a_hash_for_everything() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    assert not re.search(r"^--", lock, re.MULTILINE)
+    requirements = re.findall(
+        r"^[a-z0-9][^\n]*?==[^\n]*\\\n(?:    --hash=sha256:[0-9a-f]{64}[^\n]*\n)+", lock, re.MULTILINE
+    )
+    assert len(requirements) == len(re.findall(r"^[a-z0-9].*==", lock, re.MULTILINE)) > 50
+
+
+def test_every_direct_dependency_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    names = {re.split(r"[\[<>=~ ]", each)[0] for each in wanted} - {"admitone"}
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert names - locked == set()
+
+
+def test_every_event_has_a_golden_file() -> None:
+    """The exact JSON that was once sent: whoever changes an event sees what old messages look like."""
+    golden = {file.name.split(".")[0] for file in (ROOT / "tests" / "events").rglob("*.json")}
+    assert set(event_types()) - golden == set()
+
+
+def test_every_behaviour_of_the_reference_has_a_test() -> None:
+    covered = set[str]()
+    for file in files_of_tests():
+        for node in ast.walk(tree(file)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                numbers = re.match(r"test_((?:[atopgs]\d\d_)+)", node.name)
+                covered |= set(numbers[1].strip("_").split("_")) if numbers else set()
+    wanted = {f"{area}{number:02}" for area, last in CONFORMANCE.items() for number in range(1, last + 1)}
+    assert sorted(wanted - covered) == []
+    assert sorted(covered - wanted) == []
+
+
+def test_tests_use_real_parts_and_always_run() -> None:
+    found: set[str] = set()
+    for file in files_of_tests():
+        for node in ast.walk(tree(file)):
+            is_mock = any("mock" in name.split(".") for name in imported(node))
+            if is_mock or (isinstance(node, ast.Attribute) and dotted(node) in WAYS_TO_SKIP):
+                found.add(place(file, node))
+    assert not found
+
+
+def test_tests_wait_for_conditions_instead_of_sleeping() -> None:
+    """A sleep is how a loop looks again; one outside a loop is a guess about how fast a machine is."""
+    found: set[str] = set()
+    for file in files_of_tests():
+        inside_loops = {
+            id(inner) for loop in ast.walk(tree(file)) if isinstance(loop, ast.While) for inner in ast.walk(loop)
+        }
+        for node in ast.walk(tree(file)):
+            if isinstance(node, ast.Call) and dotted(node.func).endswith("sleep") and id(node) not in inside_loops:
+                found.add(place(file, node))
+    assert not found
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_has_the_files_every_service_has_and_speaks_sql_in_its_store(service: str) -> None:
+    folder = PACKAGE / service
+    assert (folder / "service.py").exists()
+    sql = re.compile(r"\b(SELECT|INSERT INTO|UPDATE \w+ SET|DELETE FROM)\b")
+    elsewhere = [
+        place(file, node)
+        for file in folder.rglob("*.py")
+        if file.name != "store.py"
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and sql.search(node.value)
+    ]
+    assert not elsewhere
+
+
+def test_migrations_are_numbered_without_gaps() -> None:
+    for folder in PACKAGE.glob("*/migrations"):
+        numbers = sorted(int(file.name[:4]) for file in folder.glob("*.sql"))
+        assert numbers == list(range(1, len(numbers) + 1)), folder
+
+
+def test_no_file_knows_the_machine_it_was_written_on() -> None:
+    homes = re.compile(r"(?<![\w.~])/(?:root|home/\w+|Users/\w+)/")
+    texts = everything(
+        "*.py", "*.md", "*.toml", "*.sql", "*.js", "*.css", "*.html", "*.yaml", "*.lock", "Makefile", "run"
+    )
+    assert not [place(file) for file in texts if homes.search(file.read_text())]
