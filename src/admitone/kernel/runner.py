@@ -14,13 +14,13 @@ from typing import Final, Self
 import httpx
 import uvicorn
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from admitone.kernel import http, migrations, openapi
 from admitone.kernel.bus import Bus
 from admitone.kernel.database import Database, connect_patiently
-from admitone.kernel.http import Answer, Edge, api_routes, plain_app
+from admitone.kernel.http import Answer, Edge, api_routes, plain_route
 from admitone.kernel.identity import FetchKeys, Identity
 from admitone.kernel.inbox import Inbox
 from admitone.kernel.outbox import Relay
@@ -34,7 +34,7 @@ _RESTART_JOB_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 20
 _CLIENT_TIMEOUT_SECONDS: Final = 5.0
 _FINISH_SECONDS: Final = 5.0
-_CANCELLATIONS_MAX: Final = 10
+_CANCELLATIONS_MAX: Final = 50
 
 
 class Outdated(Exception):
@@ -210,8 +210,8 @@ class App:
         operations = [each for service in self._services for each in service.operations]
         document = openapi.document(operations, self._settings)
         routes: list[BaseRoute] = [
-            Route("/health/live", plain_app(self._live), methods=["GET"]),
-            Route("/health/ready", plain_app(self._ready), methods=["GET"]),
+            plain_route("/health/live", self._live),
+            plain_route("/health/ready", self._ready),
             *openapi.routes(document),
         ]
         for service in self._services:
