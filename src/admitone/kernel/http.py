@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 from starlette.requests import Request, cookie_parser
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from admitone.kernel import bodies, refusals
 from admitone.kernel.bodies import BODY_BYTES_MAX, read_body, read_query
@@ -387,11 +387,30 @@ def api_routes(service: "Running", operations: Sequence[Operation]) -> list[Rout
     return routes
 
 
-def plain_app(endpoint: Callable[[Request], Awaitable[Answer]]) -> ASGIApp:
-    """Return an ASGI application that answers with what `endpoint` returns: probes and documents."""
+class _PlainApp:
+    """An object, because Starlette would call a function with a request instead."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await endpoint(Request(scope, receive))
+    def __init__(self, endpoint: Callable[[Request], Awaitable[Answer]]) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._endpoint(Request(scope, receive))
         await send_answer(send, answer.status, answer.encoded(), answer.headers)
 
-    return app
+
+class _Plain:
+    """Answers with what a function returns."""
+
+    def __init__(self, endpoint: Callable[[Request], Awaitable[Answer]]) -> None:
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._endpoint(Request(scope, receive))
+        await send_answer(send, answer.status, answer.encoded(), answer.headers)
+
+
+def plain_route(path: str, endpoint: Callable[[Request], Awaitable[Answer]]) -> Route:
+    """Return a route to be read that is no operation of the API: a probe or a document."""
+    route = _ApiRoute(path, _Plain(endpoint), methods=["GET"])
+    route.allowed = ("GET",)
+    return route
