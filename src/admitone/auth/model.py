@@ -106,7 +106,8 @@ class Tries(msgspec.Struct, frozen=True):
 
         Each try beyond the free ones makes the next wait twice as long, up to a minute.
         """
-        if now < self.wait_until:
+        # Those who try at once may have begun in another order than they are counted in: that alone is no reason.
+        if self.count >= free and now < self.wait_until:
             raise TooManyTries(math.ceil((self.wait_until - now).total_seconds()))
         count = 1 if now - self.last_at > _FORGOTTEN_AFTER else self.count + 1
         # From the sixth doubling on it is a minute anyway, and a power without bound is a number without end.
