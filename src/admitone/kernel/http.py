@@ -398,19 +398,8 @@ class _PlainApp:
         await send_answer(send, answer.status, answer.encoded(), answer.headers)
 
 
-class _Plain:
-    """Answers with what a function returns."""
-
-    def __init__(self, endpoint: Callable[[Request], Awaitable[Answer]]) -> None:
-        self._endpoint = endpoint
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._endpoint(Request(scope, receive))
-        await send_answer(send, answer.status, answer.encoded(), answer.headers)
-
-
 def plain_route(path: str, endpoint: Callable[[Request], Awaitable[Answer]]) -> Route:
     """Return a route to be read that is no operation of the API: a probe or a document."""
-    route = _ApiRoute(path, _Plain(endpoint), methods=["GET"])
+    route = _ApiRoute(path, _PlainApp(endpoint), methods=["GET"])
     route.allowed = ("GET",)
     return route

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from admitone import __version__
 from admitone.kernel import refusals
-from admitone.kernel.http import OK, Answer, Errors, Operation, plain_app, status_of
+from admitone.kernel.http import OK, Answer, Errors, Operation, plain_route, status_of
 from admitone.kernel.refusals import Refusal
 from admitone.kernel.settings import Settings
 
@@ -162,8 +162,8 @@ def routes(described: Mapping[str, Any]) -> list[Route]:
         return Answer(OK, page, headers=(_HTML,))
 
     return [
-        Route("/api/openapi.json", plain_app(as_json), methods=["GET"]),
-        Route("/api", plain_app(as_page), methods=["GET"]),
+        plain_route("/api/openapi.json", as_json),
+        plain_route("/api", as_page),
     ]
 
 

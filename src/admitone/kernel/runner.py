@@ -298,7 +298,7 @@ async def listen(
     on_stopping: Callable[[], None] | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Answer HTTP requests on a bound socket until SIGINT or SIGTERM (or `stop`), then let those that have begun end."""
+    """Answer HTTP requests on a bound socket until SIGINT or SIGTERM (or `stop`), then let those that began end."""
     stop = stop or asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

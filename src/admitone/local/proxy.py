@@ -7,11 +7,11 @@ from typing import Final, Self, cast
 
 import httpx
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount
 from starlette.types import Receive, Scope, Send
 
 from admitone.kernel import http, openapi
-from admitone.kernel.http import Answer, Edge, Operation, plain_app
+from admitone.kernel.http import Answer, Edge, Operation, plain_route
 from admitone.kernel.refusals import Unavailable
 from admitone.kernel.settings import Settings
 
@@ -55,8 +55,8 @@ class Proxy:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=200), trust_env=False
         )
         routes: list[BaseRoute] = [
-            Route("/health/live", plain_app(self._live), methods=["GET"]),
-            Route("/health/ready", plain_app(self._ready), methods=["GET"]),
+            plain_route("/health/live", self._live),
+            plain_route("/health/ready", self._ready),
             *openapi.routes(openapi.document(operations, settings)),
             Mount("/", self._pass_on),
         ]
