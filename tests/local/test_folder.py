@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from admitone.local.errors import FolderInUse, FolderNotUsable
-from admitone.local.folder import chosen, opened
+from admitone.local.folder import opened
 from tests.local.conftest import Parent
 
 
@@ -63,8 +63,3 @@ def test_a_folder_that_cannot_be_made_is_refused_with_the_reason(folder: Path) -
     (folder / "file").touch()
     with pytest.raises(FolderNotUsable, match="Not a directory"), opened(folder / "file" / "data"):
         pass
-
-
-def test_the_folder_is_the_one_that_the_environment_names() -> None:
-    assert chosen({"ADMITONE_DATA": "/srv/admitone"}) == Path("/srv/admitone")
-    assert chosen({}) == Path.cwd() / ".admitone"

@@ -3,19 +3,12 @@
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from admitone.local.errors import FolderInUse, FolderNotUsable
-
-DEFAULT = Path(".admitone")
-
-
-def chosen(environ: Mapping[str, str]) -> Path:
-    """Where the data is kept: `ADMITONE_DATA`, else `.admitone` in the current folder."""
-    return Path(environ.get("ADMITONE_DATA") or DEFAULT).expanduser().absolute()
 
 
 @dataclass(frozen=True)
