@@ -1,10 +1,15 @@
 """The routes of tickets: look at what is on sale, list a ticket, edit it."""
 
-from dataclasses import replace
-from typing import Final
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Final, cast
+from uuid import UUID
 
 from admitone.kernel import answers, ids
 from admitone.kernel.http import CREATED, NOT_MODIFIED, OK, Answer, Call, operation
+from admitone.kernel.service import Running
+from admitone.kernel.sharing import Shared
 from admitone.tickets import store
 from admitone.tickets.model import (
     ANY_VERSION,
@@ -26,6 +31,22 @@ from admitone.tickets.model import (
 _EXAMPLE: Final = {"title": "Fado night, two seats", "price": 19.99, "venue": "Clube de Fado", "section": "A"}
 
 
+@dataclass(frozen=True)
+class Looking:
+    """How people look at tickets: those who want to see the same at the same time share one statement."""
+
+    shelf: Shared[TicketSearch, bytes]
+    ticket: Shared[UUID, tuple[int, bytes] | None]
+
+
+@asynccontextmanager
+async def looking(service: Running) -> AsyncIterator[Looking]:
+    yield Looking(
+        shelf=Shared(lambda search: store.shelf(service.database, search)),
+        ticket=Shared(lambda ticket_id: store.shown_ticket(service.database, ticket_id)),
+    )
+
+
 def _tag(version: int) -> tuple[bytes, bytes]:
     return (b"etag", f'"{version}"'.encode())
 
@@ -40,7 +61,7 @@ async def list_tickets(call: Call[None]) -> Answer:
 
     Search by the beginnings of words in title and venue; a page's `cursor` leads to the next one.
     """
-    return Answer(OK, await store.shelf(call.db, call.query))
+    return Answer(OK, await cast("Looking", call.service.own).shelf(call.query))
 
 
 @operation("GET", "/api/tickets/mine", query=OwnTicketsPage, answers=ShownTickets, refuses=(BadCursor,), signed_in=True)
@@ -59,7 +80,7 @@ async def list_own_tickets(call: Call[None]) -> Answer:
 )
 async def show_ticket(call: Call[None]) -> Answer:
     """Show a ticket in whatever state; its `ETag` is what an edit sends as `If-Match`."""
-    found = await store.shown_ticket(call.db, call.id())
+    found = await cast("Looking", call.service.own).ticket(call.id())
     if found is None:
         raise NoSuchTicket
     version, shown = found

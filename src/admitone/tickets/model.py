@@ -104,6 +104,11 @@ def _text_rule(name: str, length_max: int) -> Rule:
     return Rule(f"{name} must be text of at most {length_max} characters", _optional_line(length_max))
 
 
+_Venue = Annotated[str, msgspec.Meta(max_length=VENUE_MAX)]
+_Place = Annotated[str, msgspec.Meta(max_length=PLACE_MAX)]
+_Note = Annotated[str, msgspec.Meta(max_length=NOTE_MAX)]
+
+
 class TicketListing(msgspec.Struct, frozen=True, rename="camel"):
     """What a seller says about a ticket. An edit says all of it again: what it leaves out is gone."""
 
@@ -125,11 +130,11 @@ class TicketListing(msgspec.Struct, frozen=True, rename="camel"):
         msgspec.Meta(description="With its zone."),
         Rule("EventDate must be a time such as 2027-05-01T19:30:00Z", _event_date),
     ] = None
-    venue: Annotated[str | None, msgspec.Meta(max_length=VENUE_MAX), _text_rule("Venue", VENUE_MAX)] = None
-    section: Annotated[str | None, msgspec.Meta(max_length=PLACE_MAX), _text_rule("Section", PLACE_MAX)] = None
-    row: Annotated[str | None, msgspec.Meta(max_length=PLACE_MAX), _text_rule("Row", PLACE_MAX)] = None
-    seat: Annotated[str | None, msgspec.Meta(max_length=PLACE_MAX), _text_rule("Seat", PLACE_MAX)] = None
-    note: Annotated[str | None, msgspec.Meta(max_length=NOTE_MAX), _text_rule("Note", NOTE_MAX)] = None
+    venue: Annotated[_Venue | None, _text_rule("Venue", VENUE_MAX)] = None
+    section: Annotated[_Place | None, _text_rule("Section", PLACE_MAX)] = None
+    row: Annotated[_Place | None, _text_rule("Row", PLACE_MAX)] = None
+    seat: Annotated[_Place | None, _text_rule("Seat", PLACE_MAX)] = None
+    note: Annotated[_Note | None, _text_rule("Note", NOTE_MAX)] = None
 
     @property
     def price_cents(self) -> int:
@@ -193,7 +198,7 @@ _Cursor = Annotated[
 ]
 
 
-class TicketSearch(msgspec.Struct):
+class TicketSearch(msgspec.Struct, frozen=True):
     """Which of the tickets on sale to list, and in which order."""
 
     limit: _Limit = 50

@@ -15,5 +15,6 @@ SERVICE: Final = Service(
         events.OrderCancelled: handlers.order_cancelled,
         events.OrderCompleted: handlers.order_completed,
     },
+    opens=api.looking,
     tells=(events.TicketCreated, events.TicketUpdated, events.TicketLockRefused),
 )

@@ -95,7 +95,9 @@ class _Ordering:
 
     @property
     def beyond(self) -> str:
-        return f"({self.key}, id) {'<' if self.descends else '>'}"
+        return (
+            f"({self.key}, id) {'<' if self.descends else '>'} ($1::{'timestamptz' if self.is_time else 'bigint'}, $2)"
+        )
 
     @property
     def by(self) -> str:
@@ -139,7 +141,7 @@ _ORDERINGS: Final[dict[Sort, _Ordering]] = {
 _PAGE: Final = """
 SELECT * FROM (
     SELECT shown, id, {key} AS key FROM ticket
-    WHERE {within} AND {beyond} ($1, $2)
+    WHERE {within} AND {beyond}
     ORDER BY {by} LIMIT 101
 ) AS page LIMIT $3
 """
