@@ -3,9 +3,11 @@
 import asyncio
 import hmac
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Final
+from urllib.parse import parse_qsl
 
 import msgspec
 import uvicorn
@@ -88,8 +90,8 @@ class Sandbox:
     async def authenticate(self, request: Request) -> Response:
         """Show the bank's page (GET), or take the buyer's decision and send the buyer back (POST)."""
         intent = await self._provider.intent_for(request.path_params["id"])
-        given = await request.form() if request.method == "POST" else request.query_params
-        secret = str(given.get("client_secret", ""))
+        given = dict(parse_qsl(await _form(request))) if request.method == "POST" else dict(request.query_params)
+        secret = given.get("client_secret", "")
         if intent is None or not hmac.compare_digest(secret.encode(), intent["client_secret"].encode()):
             return _html(pages.finished("There is no such payment."), 404)
         if intent["status"] != "requires_action":
@@ -249,25 +251,45 @@ def create_app(
     )
 
 
-def server(app: Starlette, port: int) -> uvicorn.Server:
-    """Return a server for the sandbox on the loopback interface; its `serve()` runs until told to stop."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=LOOPBACK,
-            port=port,
-            access_log=False,
-            # Connections dropped on demand are errors to uvicorn.
-            log_level="critical",
-            lifespan="on",
-            server_header=False,
-            timeout_graceful_shutdown=2,
-            timeout_keep_alive=60,
-        )
+class _Server(uvicorn.Server):
+    """Uvicorn that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def server(app: Starlette, port: int, on_ready: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """Return a server for the sandbox on the loopback interface; `on_ready` is called once it listens."""
+    config = uvicorn.Config(
+        app,
+        host=LOOPBACK,
+        port=port,
+        access_log=False,
+        # Connections dropped on demand are errors to uvicorn.
+        log_level="critical",
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=60,
     )
+    return _Server(config, on_ready)
 
 
-def serve(database_url: str, *, port: int, api_key: str, webhook_url: str = "", webhook_secret: str = "") -> None:
-    """Serve on a loopback port until SIGINT or SIGTERM."""
+def serve(
+    database_url: str,
+    *,
+    port: int,
+    api_key: str,
+    webhook_url: str = "",
+    webhook_secret: str = "",
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve on a loopback port until SIGINT or SIGTERM; see `create_app` for what the rest means."""
     app = create_app(database_url, api_key=api_key, webhook_url=webhook_url, webhook_secret=webhook_secret)
-    server(app, port).run()
+    server(app, port, on_ready).run()

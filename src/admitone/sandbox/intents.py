@@ -230,8 +230,9 @@ def capture(intent: Json, params: Json) -> Step:
             " statuses may be captured: requires_capture.",
             public(intent),
         )
-    amount: int = params.get("amount_to_capture", intent["amount_capturable"])
-    if amount > intent["amount_capturable"]:
+    held: int = intent["amount_capturable"]
+    amount: int = params.get("amount_to_capture", held)
+    if amount > held:
         raise invalid(
             "The payment could not be captured because the requested capture amount is greater than the amount you can"
             " capture for this charge.",

@@ -10,7 +10,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 from stripe import RequestOptions
@@ -68,7 +68,7 @@ def _shape(hint: Any) -> Shape:
     origin = get_origin(hint)
     if origin is Union or origin is types.UnionType:
         return _either([_shape(each) for each in get_args(hint)])
-    if is_typeddict(hint):
+    if hasattr(hint, "__required_keys__"):  # a TypedDict, whichever library made it
         return shape_of(hint)
     if origin is list:
         return Shape("list", item=_shape(get_args(hint)[0]))
