@@ -117,7 +117,7 @@ def read_fields(values: Mapping[str, Any], struct: type[T]) -> T:
     errors += [FieldError("Unknown field") for key in values if key not in known]
     if errors:
         raise InvalidFields(errors)
-    return struct(**dict(zip((field.name for field in msgspec.structs.fields(struct)), read, strict=True)))
+    return struct(**dict(zip(struct.__struct_fields__, read, strict=True)))
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
@@ -149,7 +149,10 @@ def uuid(value: Any) -> UUID:
     """Read an id in its canonical form of 36 characters."""
     if not isinstance(value, str) or len(value) != 36 or not value.isascii():
         raise ValueError
-    return UUID(value)
+    try:
+        return UUID(value)
+    except ValueError:
+        raise ValueError from None
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[Any], int]:

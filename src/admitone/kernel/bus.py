@@ -25,7 +25,8 @@ _STREAM_RETENTION_SECONDS: Final = OUTBOX_RETENTION_SECONDS + 24 * 3600
 _DUPLICATE_WINDOW_SECONDS: Final = 120
 _MESSAGE_BYTES_MAX: Final = 64 * 1024
 _ACK_WAIT_SECONDS: Final = 30
-_UNACKNOWLEDGED_MAX: Final = 1000
+# A service pulls only what it can take. What waits for a missing event must not keep that very event away.
+_UNACKNOWLEDGED_MAX: Final = -1
 _API_TIMEOUT_SECONDS: Final = 5.0
 _SECOND: Final = 1_000_000_000  # JetStream counts in nanoseconds
 _STREAM_NOT_FOUND: Final = 10059

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -32,7 +33,6 @@ CONTENDED: Final = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError
 # The database is away, restarting or overloaded: nothing was decided, the caller may try again.
 UNREACHABLE: Final = (
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
     asyncpg.QueryCanceledError,
     *CONTENDED,
     asyncpg.OperatorInterventionError,
@@ -40,6 +40,15 @@ UNREACHABLE: Final = (
     ConnectionError,
     TimeoutError,
 )
+
+
+def is_away(error: Exception) -> bool:
+    """Whether the database is away, so that trying the same alone, at once, would be in vain."""
+    return isinstance(error, (Unavailable, *UNREACHABLE)) and not isinstance(error, CONTENDED)
+
+
+# The bus refuses larger messages, and an event that it refuses would come back to the relay for ever.
+_EVENT_BYTES_MAX: Final = 48 * 1024
 
 _TELL: Final = """
 INSERT INTO outbox (id, type, aggregate, version, data, traceparent)
@@ -77,6 +86,11 @@ class Transaction(Statements):
         self._connection = connection
         self.now = now
         self._told: list[tuple[Event, str | None]] = []
+        self.woken: set[str] = set()
+
+    def wake(self, job: str) -> None:
+        """Wake a background job of this process once the transaction is committed; see `Database.alarm`."""
+        self.woken.add(job)
 
     def publish(self, event: Event) -> None:
         """Tell an event: it is written to the outbox by this transaction's commit, or not at all."""
@@ -106,13 +120,15 @@ class Transaction(Statements):
         told, self._told = self._told, []
         if not told:
             return
+        encoded = [event.encode() for event, _ in told]
+        assert max(map(len, encoded)) <= _EVENT_BYTES_MAX, "an event is too large for the bus"
         await self._connection.execute(
             _TELL,
             [ids.new_id() for _ in told],
             [type(event).__name__ for event, _ in told],
             [event.aggregate for event, _ in told],
             [event.aggregate_version for event, _ in told],
-            [event.encode() for event, _ in told],
+            encoded,
             [trace for _, trace in told],
         )
 
@@ -128,6 +144,7 @@ class Database(Statements):
         self._pool = pool
         self.url = url
         self._on_told: Callable[[], None] | None = None
+        self._alarms: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     @classmethod
     async def connect(cls, url: str, *, application: str, connections: int = 10) -> "Database":
@@ -147,7 +164,7 @@ class Database(Statements):
     async def close(self) -> None:
         try:
             await asyncio.wait_for(self._pool.close(), timeout=5)
-        except (TimeoutError, *UNREACHABLE):
+        except (asyncpg.InterfaceError, *UNREACHABLE):
             self._pool.terminate()
 
     def on_told(self, wake: Callable[[], None]) -> None:
@@ -159,15 +176,24 @@ class Database(Statements):
         if self._on_told is not None:
             self._on_told()
 
+    def alarm(self, job: str) -> asyncio.Event:
+        """Return what is set when a committed transaction wakes this job; the job clears it."""
+        return self._alarms[job]
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         """Lend a pooled connection; raises Unavailable when none is free within a second."""
         try:
             connection = await self._pool.acquire(timeout=_POOL_WAIT_SECONDS)
-        except (TimeoutError, OSError, *UNREACHABLE) as error:
+        except (OSError, asyncpg.InterfaceError, *UNREACHABLE) as error:
             raise Unavailable from error
         try:
             yield connection
+        except asyncpg.InterfaceError as error:
+            # asyncpg says so both of a connection that is gone and of an argument that does not fit: a bug.
+            if connection.is_closed():
+                raise Unavailable from error
+            raise
         finally:
             await self._pool.release(connection)
 
@@ -186,6 +212,8 @@ class Database(Statements):
                 await tx.write_events()
             if told:
                 self.told()
+            for job in tx.woken:
+                self.alarm(job).set()
 
     async def execute(self, sql: str, *arguments: Any) -> str:
         async with self.connection() as connection:

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
+from admitone.kernel.database import is_away
+
 A = TypeVar("A")
 R = TypeVar("R")
 
@@ -19,7 +21,8 @@ _BATCH_MAX: Final = 64
 class Gatherer(Generic[A, R]):
     """Calls `run` with one or more asks and gives each caller its own result, in the order of the asks.
 
-    When a batch fails as a whole, each of its asks is run alone, so that one failing ask spoils no other.
+    When a batch fails as a whole, each of its asks is run alone, so that one failing ask spoils no other. When it
+    fails because the database went away, nobody knows whether it was committed: then every caller is told so.
     """
 
     def __init__(self, run: Callable[[Sequence[A]], Awaitable[Sequence[R]]]) -> None:
@@ -49,9 +52,10 @@ class Gatherer(Generic[A, R]):
         try:
             results = await self._run([ask for ask, _ in batch])
         except Exception as error:  # noqa: BLE001 – whatever failed is raised where it was asked
-            if len(batch) == 1:
-                if not batch[0][1].done():
-                    batch[0][1].set_exception(error)
+            if len(batch) == 1 or is_away(error):
+                for _, result in batch:
+                    if not result.done():
+                        result.set_exception(error)
                 return
             for each in batch:
                 await self._settle([each])

@@ -5,6 +5,7 @@ together are taken in together, in order; when one of them fails, each is taken 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from nats.aio.msg import Msg
 from admitone.kernel import bus as buses
 from admitone.kernel import clock
 from admitone.kernel.bus import Bus, RepublishRequest
-from admitone.kernel.database import CONTENDED, UNREACHABLE, Database, Transaction
+from admitone.kernel.database import UNREACHABLE, Database, Transaction, is_away
 from admitone.kernel.event import Envelope, Event, Undecodable, subject_of, unwrap
 from admitone.kernel.refusals import Unavailable
 from admitone.kernel.trace import following
@@ -28,14 +29,20 @@ Handler = Callable[[Transaction, Any], Awaitable[None]]
 ATTEMPTS_MAX: Final = 5
 _DELAYS_SECONDS: Final = (0.2, 1.0, 5.0, 30.0)
 _MISSING_DELAY_SECONDS: Final = 0.25
+_MISSING_DELAY_SECONDS_MAX: Final = 5.0
 _AWAY_DELAY_SECONDS: Final = 1.0
 _ASK_AGAIN_SECONDS: Final = 5.0
 _BATCH: Final = 100
 _PULL_EXPIRES_SECONDS: Final = 30
 _SILENCE_SECONDS: Final = 3.0
 _START_AGAIN_SECONDS: Final = 0.5
+_FINISH_SECONDS: Final = 4.0
 
-_TAKE: Final = "INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id"
+# What failed before and goes well now is no failure any more: both are undone together when a handler raises.
+_TAKE: Final = """
+WITH forgiven AS (DELETE FROM dead_letter WHERE id = ANY($1::uuid[]::text[]))
+INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id
+"""
 _PUT_BACK: Final = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
 _NOTE_FAILURE: Final = """
 INSERT INTO dead_letter (id, subject, message, attempts, error, given_up_at)
@@ -45,7 +52,6 @@ ON CONFLICT (id) DO UPDATE SET
     given_up_at = CASE WHEN dead_letter.attempts + 1 >= $5 THEN instant() END
 RETURNING attempts, given_up_at IS NOT NULL AS given_up
 """
-_FORGIVE: Final = "DELETE FROM dead_letter WHERE id = ANY($1::text[])"
 
 
 class MissingEvents(Exception):
@@ -72,11 +78,20 @@ class _Received:
 class Inbox:
     """Runs a service's handlers over the events it hears."""
 
-    def __init__(self, service: str, database: Database, bus: Bus, hears: Mapping[type[Event], Handler]) -> None:
+    def __init__(
+        self,
+        service: str,
+        database: Database,
+        bus: Bus,
+        hears: Mapping[type[Event], Handler],
+        *,
+        delays_seconds: Sequence[float] = _DELAYS_SECONDS,
+    ) -> None:
         self._service = service
         self._database = database
         self._bus = bus
         self._hears = hears
+        self._delays_seconds = delays_seconds
         self._asked: dict[UUID, float] = {}
 
     @property
@@ -109,7 +124,8 @@ class Inbox:
                     await self._bus.pull(producer, reply, messages_max=_BATCH, expires_seconds=_PULL_EXPIRES_SECONDS)
                     outstanding += _BATCH
                 # Silence, not even a heartbeat: the request was lost, so everything is set up anew.
-                arrived = [await asyncio.wait_for(arrivals.get(), timeout=_SILENCE_SECONDS)]
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    arrived = [await arrivals.get()]
                 while not arrivals.empty() and len(arrived) < _BATCH:
                     arrived.append(arrivals.get_nowait())
                 events = [message for message in arrived if message.reply.startswith("$JS.ACK")]
@@ -117,12 +133,31 @@ class Inbox:
                 if any(_ends_request(message) for message in arrived):
                     outstanding = 0
                 if events:
-                    await self._receive_all(events)
+                    await self._finish(asyncio.create_task(self._receive_all(events)))
         finally:
             try:
                 await subscription.unsubscribe()
+                while not arrivals.empty():
+                    await self._put_back(arrivals.get_nowait())
             except buses.UNREACHABLE:
                 log.debug("the subscription went with its connection", extra={"service": self._service})
+
+    async def _finish(self, handling: "asyncio.Task[None]") -> None:
+        """Wait for the handlers; when this is cancelled meanwhile, even repeatedly, let them end first."""
+        try:
+            await asyncio.shield(handling)
+        except asyncio.CancelledError:
+            deadline = clock.monotonic_seconds() + _FINISH_SECONDS
+            while not handling.done() and (left := deadline - clock.monotonic_seconds()) > 0:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({handling}, timeout=left)
+            handling.cancel()
+            raise
+
+    async def _put_back(self, message: Msg) -> None:
+        """Give an event that was not begun back at once, for another replica or the next start."""
+        if message.reply.startswith("$JS.ACK"):
+            await message.nak()
 
     async def _receive_all(self, messages: Sequence[Msg]) -> None:
         received: list[_Received] = []
@@ -138,10 +173,8 @@ class Inbox:
         try:
             async with self._database.transaction() as tx:
                 missing = await self.take_in(tx, [(each.envelope, each.event) for each in received])
-                if again := [str(each.envelope.id) for each in received if each.message.metadata.num_delivered > 1]:
-                    await tx.execute(_FORGIVE, again)
         except Exception as error:
-            if len(received) > 1 and not _is_away(error):
+            if len(received) > 1 and not is_away(error):
                 # One of them spoils the transaction for all: take each alone to find it and let the others through.
                 log.info("taking events one by one", extra={"service": self._service, "events": len(received)})
                 for each in received:
@@ -188,7 +221,8 @@ class Inbox:
             self._asked = {asked: at for asked, at in self._asked.items() if now - at < _ASK_AGAIN_SECONDS}
             self._asked[gap.aggregate] = now
             await self._bus.request_republish(gap.producer, RepublishRequest(gap.aggregate, gap.have_version))
-        await each.message.nak(delay=_MISSING_DELAY_SECONDS)
+        deliveries = each.message.metadata.num_delivered
+        await each.message.nak(delay=min(_MISSING_DELAY_SECONDS * deliveries, _MISSING_DELAY_SECONDS_MAX))
 
     async def _note_failure(self, each: _Received, error: Exception) -> None:
         try:
@@ -208,7 +242,7 @@ class Inbox:
             log.error("event is a dead letter", extra=self._facts(each))
             await each.message.ack()
         else:
-            await each.message.nak(delay=_DELAYS_SECONDS[min(row["attempts"], len(_DELAYS_SECONDS)) - 1])
+            await each.message.nak(delay=self._delays_seconds[min(row["attempts"], len(self._delays_seconds)) - 1])
 
     async def _give_up_undecodable(self, message: Msg, reason: Undecodable) -> None:
         metadata = message.metadata
@@ -230,11 +264,12 @@ class Inbox:
         }
 
 
-def _is_away(error: Exception) -> bool:
-    return isinstance(error, (Unavailable, *UNREACHABLE)) and not isinstance(error, CONTENDED)
-
-
 def _ends_request(message: Msg) -> bool:
-    """Whether this is the bus saying that a pull request is over; 100 is only its heartbeat."""
+    """Whether this is the bus saying that a pull request is over; 100 is only its heartbeat.
+
+    Raises Refused when there will be no other one: the consumer or the whole stream is gone, or the server goes.
+    """
     status = (message.headers or {}).get("Status")
+    if status in {"409", "503"}:
+        raise buses.Refused(int(status), (message.headers or {}).get("Description", "no consumer answers"))
     return status is not None and status != "100"

@@ -14,6 +14,8 @@ def known(service: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for package in ("kernel", service):
         folder = resources.files("admitone") / package / "migrations"
+        if not folder.is_dir():
+            continue  # a service may do with the kernel's tables
         files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
         found += [(f"{package}/{file.name}", file.read_text()) for file in files]
     return found

@@ -13,7 +13,7 @@ import asyncpg
 
 from admitone.kernel import bus as buses
 from admitone.kernel.bus import Acknowledgement, Bus, RepublishRequest, StreamState
-from admitone.kernel.database import UNREACHABLE, Database, Statements, affected
+from admitone.kernel.database import UNREACHABLE, Database, Row, Statements, affected
 from admitone.kernel.event import event_types, subject_of, wrap
 from admitone.kernel.refusals import Unavailable
 
@@ -66,13 +66,14 @@ class _StandBy(Exception):
 class Relay:
     """Publishes one database's outbox for as long as `run` runs."""
 
-    def __init__(self, database: Database, bus: Bus) -> None:
+    def __init__(self, database: Database, bus: Bus, *, compare_every_seconds: float = _COMPARE_EVERY_SECONDS) -> None:
         self._database = database
         self._bus = bus
+        self._compare_every_seconds = compare_every_seconds
         self._wake = asyncio.Event()
         self._compare = asyncio.Event()
         self._leads = False
-        self._alive = False
+        self._alive = True
         self._nudging: asyncio.Task[None] | None = None
         self._last_sequence = 0
         database.on_told(self.nudge)
@@ -80,7 +81,7 @@ class Relay:
 
     @property
     def is_alive(self) -> bool:
-        """Whether this relay publishes, or stands by for the one that does."""
+        """Whether this relay reaches its database; without the bus it still waits there for better times."""
         return self._alive
 
     def nudge(self) -> None:
@@ -113,22 +114,24 @@ class Relay:
             try:
                 await self._hold_lock_and_relay()
             except _StandBy:
-                self._alive = True
                 await asyncio.sleep(_STANDBY_SECONDS)
-            except (*UNREACHABLE, *buses.UNREACHABLE, Unavailable) as error:
+            except (*UNREACHABLE, *buses.UNREACHABLE, asyncpg.InterfaceError) as error:
                 log.warning("relay starts over", extra={"service": self._bus.service, "error": repr(error)})
                 await asyncio.sleep(_LOOK_ANYWAY_SECONDS)
             finally:
                 self._leads = False
 
     async def _hold_lock_and_relay(self) -> None:
-        self._alive = False
-        connection = await asyncpg.connect(
-            self._database.url,
-            timeout=5,
-            command_timeout=30,
-            server_settings={"application_name": "relay", "jit": "off"},
-        )
+        try:
+            connection = await asyncpg.connect(
+                self._database.url,
+                timeout=5,
+                command_timeout=30,
+                server_settings={"application_name": "relay", "jit": "off"},
+            )
+        except Exception:
+            self._alive = False
+            raise
         self._alive = True
         try:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
@@ -147,7 +150,7 @@ class Relay:
             if self._compare.is_set() or loop.time() >= next_compare:
                 self._compare.clear()
                 await self._compare_with_stream(connection)
-                next_compare = loop.time() + _COMPARE_EVERY_SECONDS
+                next_compare = loop.time() + self._compare_every_seconds
             if loop.time() >= next_prune:
                 await connection.execute(_PRUNE, float(buses.OUTBOX_RETENTION_SECONDS), _PRUNE_ROWS_MAX)
                 next_prune = loop.time() + _PRUNE_EVERY_SECONDS
@@ -164,30 +167,32 @@ class Relay:
         if not rows:
             return 0
         sent: list[tuple[int, asyncio.Future[Acknowledgement]]] = []
-        for row in rows:
-            message = wrap(
-                row["id"],
-                self._bus.service,
-                row["type"],
-                row["aggregate"],
-                row["recorded_at"],
-                row["data"],
-                row["traceparent"],
-            )
-            message_id = f"{row['id']}.{row['copies']}" if row["copies"] else str(row["id"])
-            sent.append(
-                (row["position"], await self._bus.publish(subject_of(event_types()[row["type"]]), message, message_id))
-            )
-        futures = [future for _, future in sent]
-        await asyncio.wait(futures, timeout=_ACKNOWLEDGED_WITHIN_SECONDS)
+        try:
+            for row in rows:
+                sent.append((row["position"], await self._publish(row)))  # noqa: PERF401 – some may be sent, then it fails
+            await asyncio.wait([future for _, future in sent], timeout=_ACKNOWLEDGED_WITHIN_SECONDS)
+        finally:
+            for _, future in sent:
+                future.cancel()  # those without an answer: nobody waits for it any more
         acknowledged = [(position, future.result()) for position, future in sent if _has_answer(future)]
         await self._store(connection, acknowledged)
         if len(acknowledged) < len(sent):
-            for future in futures:
-                future.cancel()
             self._compare.set()
             raise TimeoutError(f"{len(sent) - len(acknowledged)} of {len(sent)} events were not acknowledged")
         return len(rows)
+
+    async def _publish(self, row: Row) -> "asyncio.Future[Acknowledgement]":
+        message = wrap(
+            row["id"],
+            self._bus.service,
+            row["type"],
+            row["aggregate"],
+            row["recorded_at"],
+            row["data"],
+            row["traceparent"],
+        )
+        message_id = f"{row['id']}.{row['copies']}" if row["copies"] else str(row["id"])
+        return await self._bus.publish(subject_of(event_types()[row["type"]]), message, message_id)
 
     async def _store(
         self, connection: "asyncpg.Connection[Any]", acknowledged: list[tuple[int, Acknowledgement]]
@@ -199,8 +204,9 @@ class Relay:
         if fresh and min(fresh) <= self._last_sequence:
             # The stream gave out a number it had given before: it lost everything from there on.
             await self._forget_lost(connection, StreamState(first_seq=0, last_seq=min(fresh) - 1), positions)
+            self._last_sequence = 0
         await connection.execute(_ACKNOWLEDGE, positions, [ack.seq for _, ack in acknowledged])
-        self._last_sequence = max(ack.seq for _, ack in acknowledged)
+        self._last_sequence = max(self._last_sequence, *(ack.seq for _, ack in acknowledged))
 
     async def _compare_with_stream(self, connection: "asyncpg.Connection[Any]") -> None:
         state = await self._bus.ensure_stream()
