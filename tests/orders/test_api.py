@@ -1,0 +1,288 @@
+"""The routes of orders, as buyers and strangers use them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from admitone.auth.service import SERVICE as AUTH
+from admitone.kernel.ids import new_id
+from admitone.kernel.runner import App
+from admitone.orders.service import SERVICE as ORDERS
+from tests import engines
+from tests.orders.support import hear, listed
+from tests.support import StartNats, id_of, messages_of, running_app, signed_in, told_by
+
+
+@pytest_asyncio.fixture
+async def app(databases: engines.Databases, start_nats: StartNats) -> AsyncIterator[App]:
+    async with running_app(databases, start_nats, AUTH, ORDERS) as running:
+        yield running
+
+
+async def a_ticket(app: App, *, seller: UUID | None = None, price_cents: int = 1999) -> UUID:
+    ticket = listed(seller=seller, price_cents=price_cents)
+    await hear(app.running["orders"].database, ticket)
+    return ticket.id
+
+
+async def an_order(app: App, buyer: httpx.AsyncClient) -> dict[str, Any]:
+    answer = await buyer.post("/api/orders", json={"ticketId": str(await a_ticket(app))})
+    assert answer.status_code == 201, answer.text
+    order: dict[str, Any] = answer.json()
+    return order
+
+
+async def complete(app: App, order_id: str) -> None:
+    database = app.running["orders"].database
+    for status in ("awaiting:payment", "complete"):
+        await database.execute(
+            "UPDATE orders SET status = $2, version = version + 1, payment_id = coalesce(payment_id, $3) WHERE id = $1",
+            UUID(order_id),
+            status,
+            new_id(),
+        )
+
+
+async def test_o01_an_unknown_ticket_is_not_found(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        answer = await bob.post("/api/orders", json={"ticketId": str(new_id())})
+        assert answer.status_code == 404
+        assert messages_of(answer) == [("Not Found", None)]
+
+
+async def test_o02_a_ticket_with_an_active_order_is_refused(app: App) -> None:
+    async with signed_in(app, "bob") as bob, signed_in(app, "carol") as carol:
+        ticket = {"ticketId": str(await a_ticket(app))}
+        assert (await bob.post("/api/orders", json=ticket)).status_code == 201
+        answer = await carol.post("/api/orders", json=ticket)
+        assert answer.status_code == 400
+        assert messages_of(answer) == [("Ticket is already reserved", None)]
+
+
+async def test_o03_g18_a_free_ticket_is_reserved_for_the_window(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        ticket_id = await a_ticket(app, price_cents=1050)
+        answer = await bob.post("/api/orders", json={"ticketId": str(ticket_id)})
+        assert answer.status_code == 201
+        order = answer.json()
+        assert order["status"] == "created"
+        assert order["userId"] == str(await id_of(bob))
+        assert order["version"] == 0
+        assert order["ticket"] == {
+            "id": str(ticket_id), "title": "Nina Simone, row 4", "price": 10.5, "currency": "usd", "version": 0,
+        }  # fmt: skip
+        assert order["expiresAt"].endswith("Z")
+        seconds = await app.running["orders"].database.fetchval(
+            "SELECT extract(epoch FROM $1::text::timestamptz - $2::text::timestamptz)", order["expiresAt"], order["now"]
+        )
+        assert seconds == app.running["orders"].settings.order_window_seconds == 900
+
+
+async def test_o04_g08_creation_publishes(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        order = await an_order(app, bob)
+        [event] = await told_by(app, "orders")
+        assert event == {
+            "type": "OrderCreated",
+            "id": order["id"],
+            "version": 0,
+            "status": "created",
+            "userId": order["userId"],
+            "expiresAt": order["expiresAt"],
+            "ticket": {"id": order["ticket"]["id"], "version": 0, "priceCents": 1999, "currency": "usd"},
+        }
+
+
+async def test_o05_the_list_is_the_callers_newest_first_with_tickets(app: App) -> None:
+    async with signed_in(app, "bob") as bob, signed_in(app, "carol") as carol:
+        mine = [(await an_order(app, bob))["id"] for _ in range(3)]
+        await an_order(app, carol)
+        listed_orders = (await bob.get("/api/orders")).json()
+        assert [each["id"] for each in listed_orders["orders"]] == mine[::-1]
+        assert all(each["ticket"]["title"] for each in listed_orders["orders"])
+        assert listed_orders["cursor"] is None
+
+
+async def test_the_list_comes_in_pages(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        mine = [(await an_order(app, bob))["id"] for _ in range(5)]
+        seen: list[str] = []
+        query: dict[str, Any] = {"limit": 2}
+        while True:
+            page = (await bob.get("/api/orders", params=query)).json()
+            seen += [each["id"] for each in page["orders"]]
+            if page["cursor"] is None:
+                break
+            query["cursor"] = page["cursor"]
+        assert seen == mine[::-1]
+
+
+async def test_o06_show_own(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        order = await an_order(app, bob)
+        shown = (await bob.get(f"/api/orders/{order['id']}")).json()
+        assert shown.pop("now") >= order.pop("now")
+        assert shown == order
+
+
+async def test_o07_show_anothers_is_refused(app: App) -> None:
+    async with signed_in(app, "bob") as bob, signed_in(app, "carol") as carol:
+        order = await an_order(app, bob)
+        answer = await carol.get(f"/api/orders/{order['id']}")
+        assert answer.status_code == 403
+        assert messages_of(answer) == [("This order belongs to somebody else", None)]
+
+
+async def test_o08_o09_delete_cancels_and_publishes(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        order = await an_order(app, bob)
+        answer = await bob.delete(f"/api/orders/{order['id']}")
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert (await bob.get(f"/api/orders/{order['id']}")).json()["status"] == "cancelled"
+        [event] = await told_by(app, "orders", "OrderCancelled")
+        assert event == {
+            "type": "OrderCancelled", "id": order["id"], "version": 1, "userId": order["userId"],
+            "ticketId": order["ticket"]["id"], "reason": "cancelled_by_buyer",
+        }  # fmt: skip
+
+
+async def test_s08_deleting_a_cancelled_order_again_changes_nothing(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        order = await an_order(app, bob)
+        for _ in range(3):
+            assert (await bob.delete(f"/api/orders/{order['id']}")).status_code == 204
+        assert len(await told_by(app, "orders", "OrderCancelled")) == 1
+
+
+async def test_s07_deleting_a_complete_order_is_refused(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        order = await an_order(app, bob)
+        await complete(app, order["id"])
+        answer = await bob.delete(f"/api/orders/{order['id']}")
+        assert answer.status_code == 400
+        assert messages_of(answer) == [("A completed order cannot be cancelled", None)]
+        assert (await bob.get(f"/api/orders/{order['id']}")).json()["status"] == "complete"
+
+
+async def test_g07_unknown_orders_and_strangers(app: App) -> None:
+    async with signed_in(app, "bob") as bob, signed_in(app, "carol") as carol:
+        order = await an_order(app, bob)
+        for method in ("GET", "DELETE"):
+            assert (await bob.request(method, f"/api/orders/{new_id()}")).status_code == 404
+        assert (await carol.delete(f"/api/orders/{order['id']}")).status_code == 403
+        assert (await bob.get(f"/api/orders/{order['id']}")).json()["status"] == "created"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/api/orders"), ("GET", "/api/orders"), ("GET", "/api/orders/x"), ("DELETE", "/api/orders/x")],
+)
+async def test_g05_every_route_demands_a_session(app: App, method: str, path: str) -> None:
+    async with app.client() as nobody:
+        answer = await nobody.request(method, path)
+        assert answer.status_code == 401
+        assert messages_of(answer) == [("Not authorized", None)]
+
+
+async def test_a_buyer_cannot_reserve_their_own_ticket(app: App) -> None:
+    async with signed_in(app, "alice") as alice:
+        ticket_id = await a_ticket(app, seller=await id_of(alice))
+        answer = await alice.post("/api/orders", json={"ticketId": str(ticket_id)})
+        assert answer.status_code == 400
+        assert messages_of(answer) == [("You cannot buy your own ticket", None)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"ticketId": None}, {"ticketId": ""}, {"ticketId": "x"}, {"ticketId": 7}, {"ticketId": {"$gt": ""}},
+     {"ticketId": "0" * 36}, {"ticketId": ["0190b1f0-0000-7000-8000-000000000000"]}],
+)  # fmt: skip
+async def test_g06_a_missing_or_malformed_ticket_id(app: App, body: dict[str, Any]) -> None:
+    async with signed_in(app, "bob") as bob:
+        answer = await bob.post("/api/orders", json=body)
+        assert answer.status_code == 400
+        assert messages_of(answer) == [("TicketId must be provided", "ticketId")]
+
+
+HOSTILE_BODIES = {
+    "malformed": (b'{"ticketId": ', 400),
+    "empty": (b"", 400),
+    "not an object": (b"[1]", 400),
+    "1e309": (b'{"ticketId": 1e309}', 400),
+    "NaN": (b'{"ticketId": NaN}', 400),
+    "lone surrogate": (b'{"ticketId": "\\ud800"}', 400),
+    "NUL": (b'{"ticketId": "\\u0000"}', 400),
+    "100,000 nested brackets": (b"[" * 100_000, 413),
+    "60,000 nested brackets": (b"[" * 60_000, 400),
+    "10 MB": (b'{"ticketId": "' + b"a" * 10_000_000 + b'"}', 413),
+    "unknown field": (b'{"ticketId": "0190b1f0-0000-7000-8000-000000000000", "isAdmin": true}', 400),
+    "not UTF-8": (b'{"ticketId": "\xff\xfe"}', 400),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_BODIES)
+async def test_g16_hostile_bodies_are_refused_without_echo(app: App, name: str) -> None:
+    body, status = HOSTILE_BODIES[name]
+    async with signed_in(app, "bob") as bob:
+        answer = await bob.post("/api/orders", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == status
+        assert messages_of(answer)
+        assert "isAdmin" not in answer.text
+
+
+async def test_a_body_that_is_not_json_is_refused(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        answer = await bob.post("/api/orders", data={"ticketId": str(new_id())})
+        assert answer.status_code == 415
+
+
+@pytest.mark.parametrize(
+    "path", ["x", "0", "%00", "0190b1f0", "../users", "a" * 5000, "{0190b1f0-0000-7000-8000-000000000000}"]
+)
+async def test_g16_malformed_ids_are_not_found(app: App, path: str) -> None:
+    async with signed_in(app, "bob") as bob:
+        assert (await bob.get(f"/api/orders/{path}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "limit=x", "cursor=x", "limit=1&limit=2", "page=1", "limit=%FF"]
+)
+async def test_g16_bad_query_parameters_are_refused(app: App, query: str) -> None:
+    async with signed_in(app, "bob") as bob:
+        answer = await bob.get(f"/api/orders?{query}")
+        assert answer.status_code == 400
+        assert messages_of(answer)
+
+
+async def test_s05_only_one_of_200_buyers_gets_the_ticket(app: App) -> None:
+    ticket = {"ticketId": str(await a_ticket(app))}
+    buyers = [signed_in(app, f"buyer-{number}") for number in range(200)]
+    answers = await asyncio.gather(*(each.post("/api/orders", json=ticket) for each in buyers))
+    assert sorted(each.status_code for each in answers) == [201] + [400] * 199
+    assert len(await told_by(app, "orders", "OrderCreated")) == 1
+
+
+async def test_the_same_idempotency_key_reserves_once(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        ticket = {"ticketId": str(await a_ticket(app))}
+        headers = {"Idempotency-Key": "first-try"}
+        answers = await asyncio.gather(*(bob.post("/api/orders", json=ticket, headers=headers) for _ in range(10)))
+        assert {each.status_code for each in answers} == {201}
+        assert len({each.content for each in answers}) == 1
+        assert len(await told_by(app, "orders", "OrderCreated")) == 1
+        other = await bob.post("/api/orders", json={"ticketId": str(await a_ticket(app))}, headers=headers)
+        assert other.status_code == 422
+
+
+async def test_a_cancelled_order_and_its_key_still_give_the_first_answer(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        ticket = {"ticketId": str(await a_ticket(app))}
+        first = await bob.post("/api/orders", json=ticket, headers={"Idempotency-Key": "k"})
+        await bob.delete(f"/api/orders/{first.json()['id']}")
+        again = await bob.post("/api/orders", json=ticket, headers={"Idempotency-Key": "k"})
+        assert (again.status_code, again.content) == (201, first.content)
