@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, dataclass_transform
 from uuid import UUID
 
 import msgspec
@@ -12,6 +12,8 @@ _REGISTRY: dict[str, type["Event"]] = {}
 JSON: Final = msgspec.json.Encoder()
 
 
+# For type checkers: every subclass is as frozen as this class, without saying so again.
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A fact that a service tells others; fields are only ever added, with defaults.
 
