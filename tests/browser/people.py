@@ -1,0 +1,173 @@
+"""People who use the marketplace with a browser, and what is checked about every page they see."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response
+
+from admitone.kernel import ids
+from admitone.kernel.identity import COOKIE
+from admitone.kernel.settings import Settings
+
+PASSWORD = "correct horse battery staple"
+
+# Every page notes what moved under the reader, and what the content security policy stopped.
+_WATCH = """
+window.shifts = [];
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) {
+    window.shifts.push({value: entry.value, moved: entry.sources.map((each) => each.node?.outerHTML?.slice(0, 200))});
+  }
+}).observe({type: "layout-shift", buffered: true});
+document.addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective}`));
+"""
+
+
+@dataclass(frozen=True)
+class Marketplace:
+    """Where a running marketplace is, and how it is set."""
+
+    origin: str
+    settings: Settings
+
+    @property
+    def sandbox(self) -> str:
+        return self.settings.stripe_url.rstrip("/")
+
+
+@dataclass
+class Visitor:
+    """Somebody in front of a browser; `client` is the same person without one."""
+
+    market: Marketplace
+    context: BrowserContext
+    page: Page
+    client: httpx.AsyncClient
+    email: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+    async def go(self, path: str) -> None:
+        await self.page.goto(self.market.origin + path)
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.page.url).path
+
+    async def heading(self) -> str:
+        return (await self.page.locator("h1").first.text_content() or "").strip()
+
+    async def shifts(self) -> list[Any]:
+        """What moved since the page was shown."""
+        found: list[Any] = await self.page.evaluate("window.shifts")
+        return found
+
+    async def list_ticket(self, title: str, price: str = "19.50", **more: str) -> str:
+        """List a ticket; return its id."""
+        answer = await self.client.post("/api/tickets", json={"title": title, "price": float(price), **more})
+        assert answer.status_code == 201, answer.text
+        ticket_id: str = answer.json()["id"]
+        return ticket_id
+
+    async def reserve(self, ticket_id: str) -> str:
+        """Reserve a ticket without the browser, as soon as orders knows it; return the order's id."""
+        deadline_tries = 200
+        for _ in range(deadline_tries):
+            answer = await self.client.post("/api/orders", json={"ticketId": ticket_id})
+            if answer.status_code == 201:
+                order_id: str = answer.json()["id"]
+                return order_id
+            assert answer.status_code == 404, answer.text
+        raise AssertionError("orders never heard of the ticket")
+
+    async def buy(self, ticket_id: str) -> None:
+        """Click through to the order's page."""
+        await self.go(f"/tickets/{ticket_id}")
+        await self.page.get_by_role("button", name="Buy for").click()
+        await self.page.wait_for_url("**/orders/*")
+
+    async def orders(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.client.get("/api/orders")).json()["orders"]
+        return found
+
+
+class Visitors:
+    """Everybody in one test."""
+
+    def __init__(self, chromium: Browser, market: Marketplace) -> None:
+        self.market = market
+        self._chromium = chromium
+        self._stack = AsyncExitStack()
+        self._all: list[Visitor] = []
+
+    async def __aenter__(self) -> Self:
+        await self._stack.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def problems(self) -> list[str]:
+        return [problem for visitor in self._all for problem in visitor.problems]
+
+    async def somebody(self, **browser: Any) -> Visitor:
+        """Somebody who is not signed in; `browser` are Playwright's options of a browser context."""
+        context = await self._chromium.new_context(**{"reduced_motion": "reduce", **browser})
+        self._stack.push_async_callback(context.close)
+        client = await self._stack.enter_async_context(httpx.AsyncClient(base_url=self.market.origin, timeout=20))
+        await context.add_init_script(_WATCH)
+        page = await context.new_page()
+        page.set_default_timeout(10_000)
+        visitor = Visitor(self.market, context, page, client)
+        self._all.append(visitor)
+        self._watch(visitor)
+        return visitor
+
+    async def person(self, name: str, **browser: Any) -> Visitor:
+        """Somebody who is signed in, with an account of this test alone."""
+        visitor = await self.somebody(**browser)
+        visitor.email = f"{name}-{ids.new_token(6)}@example.com"
+        answer = await visitor.client.post("/api/users/signup", json={"email": visitor.email, "password": PASSWORD})
+        assert answer.status_code == 201, answer.text
+        cookie = {"name": COOKIE, "value": answer.cookies[COOKIE], "url": self.market.origin}
+        await visitor.context.add_cookies([cookie])  # type: ignore[list-item]
+        return visitor
+
+    async def people(self, *names: str, **browser: Any) -> Sequence[Visitor]:
+        return [await self.person(name, **browser) for name in names]
+
+    def _watch(self, visitor: Visitor) -> None:
+        refused: set[str] = set()
+
+        def note_response(response: Response) -> None:
+            # A form shown again with what is wrong is no fault of the page; the console calls it one.
+            if response.request.is_navigation_request() and response.status >= 400:
+                refused.add(response.url)
+
+        def note_message(message: ConsoleMessage) -> None:
+            is_refused_page = message.text.startswith("Failed to load resource") and message.location["url"] in refused
+            if message.type == "error" and not is_refused_page:
+                visitor.problems.append(f"{visitor.path}: {message.text}")
+
+        visitor.page.on("response", note_response)
+        visitor.page.on("console", note_message)
+        visitor.page.on("pageerror", lambda error: visitor.problems.append(f"{visitor.path}: {error}"))
+
+
+@contextlib.asynccontextmanager
+async def failing_provider(market: Marketplace, **fault: Any):  # type: ignore[no-untyped-def]
+    """Let every request to the payment provider go wrong while the block lasts."""
+    async with httpx.AsyncClient(base_url=market.sandbox) as client:
+        wanted = {"requests": [{"count": 0, "answer": "internal_error", **fault}]}
+        answer = await client.post("/sandbox/faults", json=wanted)
+        assert answer.is_success, answer.text
+        try:
+            yield
+        finally:
+            await client.delete("/sandbox/faults")

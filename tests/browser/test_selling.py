@@ -1,0 +1,114 @@
+"""Listing tickets and changing them, with a browser."""
+
+import re
+
+import pytest
+from playwright.async_api import expect
+
+from tests.browser.people import Visitors
+
+# A browser belongs to the event loop it was started in.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_alice_lists_a_ticket_and_sees_it_take_shape(visitors: Visitors) -> None:
+    alice = await visitors.person("alice", timezone_id="Europe/Lisbon")
+    await alice.go("/tickets/new")
+    page = alice.page
+    await page.get_by_label("Title").fill("Fado night")
+    await page.get_by_label("Price").fill("19,5")
+    await page.get_by_label("When is it?").fill("2027-07-01T21:30")
+    await page.get_by_label("Where?").fill("Clube de Fado")
+    await page.get_by_label("Seat").fill("12")
+    await expect(page.get_by_label("Price")).to_have_value("19.50")
+    preview = page.get_by_label("How buyers will see it")
+    await expect(preview.get_by_role("heading", name="Fado night")).to_be_visible()
+    await expect(preview.get_by_text("$19.50")).to_be_visible()
+    await expect(preview.get_by_text("Clube de Fado")).to_be_visible()
+    await page.get_by_role("button", name="List the ticket").click()
+
+    await expect(page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+    await expect(page.locator("time").first).to_have_text(re.compile(r"Thu, 1 Jul 2027, 21:30"))
+    await expect(page.locator("time").first).to_have_attribute("datetime", "2027-07-01T20:30:00+00:00")
+    await alice.go("/sell")
+    await expect(page.get_by_role("listitem")).to_contain_text(["Fado night"])
+    await expect(page.get_by_role("listitem")).to_contain_text(["On sale"])
+
+
+async def test_each_mistake_in_a_listing_is_named(visitors: Visitors) -> None:
+    alice = await visitors.person("alice")
+    await alice.go("/tickets/new")
+    await alice.page.get_by_label("Price").fill("-3")
+    await alice.page.get_by_role("button", name="List the ticket").click()
+    await expect(alice.page.get_by_role("alert").get_by_role("link")).to_have_text(
+        ["Title is required", "Price must be greater than 0"]
+    )
+    await expect(alice.page.get_by_label("Price")).to_have_value("-3")
+
+
+async def test_alice_edits_her_ticket(visitors: Visitors) -> None:
+    alice = await visitors.person("alice", timezone_id="America/New_York")
+    ticket = await alice.list_ticket("Fado night", eventDate="2027-07-01T20:30:00Z", note="Row three")
+    await alice.go(f"/tickets/{ticket}")
+    await alice.page.get_by_role("link", name="Edit").click()
+    await expect(alice.page.get_by_label("When is it?")).to_have_value("2027-07-01T16:30")
+    await alice.page.get_by_label("Price").fill("25")
+    await alice.page.get_by_role("button", name="Save").click()
+    await expect(alice.page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+    shown = (await alice.client.get(f"/api/tickets/{ticket}")).json()
+    assert (shown["price"], shown["eventDate"], shown["note"]) == (25, "2027-07-01T20:30:00Z", "Row three")
+
+
+async def test_an_edit_of_a_ticket_that_changed_meanwhile_is_not_taken(visitors: Visitors) -> None:
+    alice = await visitors.person("alice", java_script_enabled=False)
+    ticket = await alice.list_ticket("Fado night")
+    await alice.go(f"/tickets/{ticket}/edit")
+    answer = await alice.client.put(f"/api/tickets/{ticket}", json={"title": "Fado night", "price": 30})
+    assert answer.status_code == 200
+    await alice.page.get_by_label("Price").fill("25")
+    await alice.page.get_by_role("button", name="Save").click()
+    await expect(alice.page.get_by_role("alert")).to_contain_text("The ticket changed since you opened this page")
+    assert (await alice.client.get(f"/api/tickets/{ticket}")).json()["price"] == 30
+
+
+async def test_a_ticket_that_is_being_bought_cannot_be_edited_and_the_page_says_why(visitors: Visitors) -> None:
+    alice, bob = await visitors.people("alice", "bob")
+    ticket = await alice.list_ticket("Fado night")
+    await alice.go(f"/tickets/{ticket}/edit")
+    await alice.page.get_by_label("Title").fill("Fado night, front row")
+    order = await bob.reserve(ticket)
+
+    await expect(alice.page.get_by_role("heading", name="Someone is buying it right now")).to_be_visible()
+    await expect(alice.page.get_by_label("Title")).to_be_disabled()
+    await expect(alice.page.get_by_label("Title")).to_have_value("Fado night, front row")
+    await expect(alice.page.locator("#locked")).to_contain_text(re.compile(r"within 1[45] minutes"))
+
+    await bob.client.delete(f"/api/orders/{order}")
+    await expect(alice.page.get_by_label("Title")).to_be_enabled()
+    await alice.page.get_by_role("button", name="Save").click()
+    await expect(alice.page.get_by_role("heading", name="Fado night, front row")).to_be_visible()
+
+
+async def test_a_save_that_comes_too_late_is_refused_with_the_reason(visitors: Visitors) -> None:
+    alice = await visitors.person("alice", java_script_enabled=False)
+    bob = await visitors.person("bob")
+    ticket = await alice.list_ticket("Fado night")
+    await alice.go(f"/tickets/{ticket}/edit")
+    await bob.go(f"/tickets/{ticket}")
+    await bob.buy(ticket)
+    await expect(bob.page.get_by_text("Held for you").first).to_be_visible()
+    watcher = await visitors.somebody()
+    await watcher.go(f"/tickets/{ticket}")
+    await expect(watcher.page.get_by_role("heading", name="Being bought")).to_be_visible()
+
+    await alice.page.get_by_label("Price").fill("99")
+    await alice.page.get_by_role("button", name="Save").click()
+    await expect(alice.page.get_by_role("alert")).to_contain_text("Cannot edit a reserved ticket")
+    await expect(alice.page.get_by_label("Price")).to_be_disabled()
+
+
+async def test_a_stranger_may_not_edit_the_ticket(visitors: Visitors) -> None:
+    alice, bob = await visitors.people("alice", "bob")
+    ticket = await alice.list_ticket("Fado night")
+    await bob.go(f"/tickets/{ticket}/edit")
+    assert await bob.heading() == "This is somebody else’s"
