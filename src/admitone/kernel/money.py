@@ -3,11 +3,9 @@
 from decimal import Decimal
 from typing import Final
 
-# Only currencies whose minor unit is a hundredth and which Stripe charges without special cases.
-# Source: ISO 4217 minor units; Stripe, "Supported currencies".
-CURRENCIES: Final = frozenset(
-    {"aud", "cad", "chf", "czk", "dkk", "eur", "gbp", "nok", "nzd", "pln", "sek", "sgd", "usd"}
-)
+# Only currencies whose minor unit is a hundredth and whose smallest charge at Stripe is 0.50 or less.
+# Source: ISO 4217 minor units; Stripe, "Supported currencies", minimum charge amounts.
+CURRENCIES: Final = frozenset({"aud", "cad", "chf", "eur", "gbp", "nzd", "sgd", "usd"})
 
 # Stripe's smallest charge in its main currencies, and its eight-digit limit.
 SMALLEST_CENTS: Final = 50
