@@ -24,7 +24,7 @@ async def test_a_free_ticket_is_held_at_its_price(databases: engines.Databases) 
         assert reserved.body is not None
         order = msgspec.json.decode(reserved.body, type=OrderView)
         assert (order.user_id, order.status, order.version) == (bob, "created", 0)
-        assert '"price" : 10.50' in reserved.body
+        assert '"price":10.50' in reserved.body
         [event] = await told(database)
         assert isinstance(event, OrderCreated)
         assert (event.id, event.user_id, event.status, event.version) == (order.id, bob, "created", 0)

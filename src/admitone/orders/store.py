@@ -38,7 +38,7 @@ class Reserved(msgspec.Struct, frozen=True):
 #   considered  joins the ticket replica: price, seller
 #   evicted     ends a hold on that ticket whose deadline has passed, so that a dead alarm clock frees nothing late
 #   made        inserts the order; the partial unique index is the last word between concurrent buyers
-#   told        writes the events of both to the outbox
+#   told        writes the events of both to the outbox (json_strip_nulls also leaves out the spaces)
 #
 # `made` reads `evicted` (count(*) >= 0) only to run after it: the unique check then sees the evicted row as gone.
 # Rows go in by ticket id, so that two such statements never wait for each other in a circle.
@@ -73,29 +73,29 @@ WITH asked AS (
 ), bodies AS (
     SELECT considered.place, considered.event_id, considered.traceparent, considered.key, considered.request_hash,
         made.*,
-        json_build_object(
+        json_strip_nulls(json_build_object(
             'id', made.id, 'userId', made.user_id, 'status', made.status,
             'createdAt', json_time(made.created_at), 'expiresAt', json_time(made.expires_at),
             'now', json_time(made.created_at), 'version', made.version,
             'ticket', json_build_object(
                 'id', made.ticket_id, 'title', made.title, 'price', round(made.price_cents / 100.0, 2),
                 'currency', made.currency, 'version', made.ticket_version)
-        )::text AS body
+        ))::text AS body
     FROM made JOIN considered ON considered.order_id = made.id
 ), told AS (
     INSERT INTO outbox (id, type, aggregate, version, data, traceparent)
     SELECT eviction_id, 'OrderCancelled', id, version,
-        json_build_object(
-            'id', id, 'version', version, 'userId', user_id, 'ticketId', ticket_id, 'reason', 'expired')::text,
+        json_strip_nulls(json_build_object(
+            'id', id, 'version', version, 'userId', user_id, 'ticketId', ticket_id, 'reason', 'expired'))::text,
         traceparent
     FROM evicted
     UNION ALL
     SELECT event_id, 'OrderCreated', id, version,
-        json_build_object(
+        json_strip_nulls(json_build_object(
             'id', id, 'version', version, 'status', status, 'userId', user_id, 'expiresAt', json_time(expires_at),
             'ticket', json_build_object(
                 'id', ticket_id, 'version', ticket_version, 'priceCents', price_cents, 'currency', currency)
-        )::text,
+        ))::text,
         traceparent
     FROM bodies
 ), remembered AS (
