@@ -191,9 +191,14 @@ class Database(Statements):
             yield connection
         except asyncpg.InterfaceError as error:
             # asyncpg says so both of a connection that is gone and of an argument that does not fit: a bug.
-            if connection.is_closed():
+            if _is_gone(connection):
                 raise Unavailable from error
             raise
+        except asyncpg.InternalClientError as error:
+            # A killed server's last words came while the connection lay idle; asyncpg notices only when it is used.
+            if not _is_gone(connection):
+                connection.terminate()
+            raise Unavailable from error
         finally:
             await self._pool.release(connection)
 
@@ -233,6 +238,13 @@ class Database(Statements):
     async def fetchval(self, sql: str, *arguments: Any) -> Any:
         async with self.connection() as connection:
             return await connection.fetchval(sql, *arguments)
+
+
+def _is_gone(connection: Any) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True  # the pool has taken it back already, because it broke
 
 
 async def connect_patiently(url: str, *, application: str, connections: int) -> Database:
