@@ -37,6 +37,8 @@ UNREACHABLE: Final = (
     *CONTENDED,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
+    # What asyncpg says when a killed server's last words came while the connection lay idle.
+    asyncpg.InternalClientError,
     ConnectionError,
     TimeoutError,
 )
@@ -195,7 +197,7 @@ class Database(Statements):
                 raise Unavailable from error
             raise
         except asyncpg.InternalClientError as error:
-            # A killed server's last words came while the connection lay idle; asyncpg notices only when it is used.
+            # The server was killed, and this connection has not noticed all of it yet.
             if not _is_gone(connection):
                 connection.terminate()
             raise Unavailable from error
