@@ -115,7 +115,7 @@ class Bus:
                     inbox_prefix=f"_INBOX_{self.service}".encode(),
                     allow_reconnect=True,
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=1,
+                    reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it sleeps for fractions, too
                     ping_interval=5,
                     max_outstanding_pings=2,
                     connect_timeout=2,

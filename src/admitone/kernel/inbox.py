@@ -93,6 +93,8 @@ class Inbox:
         self._hears = hears
         self._delays_seconds = delays_seconds
         self._asked: dict[UUID, float] = {}
+        self._pulling: set[asyncio.Queue[Msg | None]] = set()
+        bus.on_reconnect(self._pull_anew)
 
     @property
     def producers(self) -> list[str]:
@@ -114,7 +116,8 @@ class Inbox:
                 await asyncio.sleep(_START_AGAIN_SECONDS)
 
     async def _take_in(self, producer: str) -> None:
-        arrivals: asyncio.Queue[Msg] = asyncio.Queue()
+        arrivals: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._pulling.add(arrivals)
         reply = self._bus.new_inbox()
         subscription = await self._bus.subscribe(reply, arrivals.put)
         try:
@@ -128,13 +131,15 @@ class Inbox:
                     arrived = [await arrivals.get()]
                 while not arrivals.empty() and len(arrived) < _BATCH:
                     arrived.append(arrivals.get_nowait())
-                events = [message for message in arrived if message.reply.startswith("$JS.ACK")]
+                messages = [message for message in arrived if message is not None]
+                events = [message for message in messages if message.reply.startswith("$JS.ACK")]
                 outstanding -= len(events)
-                if any(_ends_request(message) for message in arrived):
+                if len(messages) < len(arrived) or any(_ends_request(message) for message in messages):
                     outstanding = 0
                 if events:
                     await self._finish(asyncio.create_task(self._receive_all(events)))
         finally:
+            self._pulling.discard(arrivals)
             try:
                 await subscription.unsubscribe()
                 while not arrivals.empty():
@@ -154,9 +159,14 @@ class Inbox:
             handling.cancel()
             raise
 
-    async def _put_back(self, message: Msg) -> None:
+    def _pull_anew(self) -> None:
+        """Say that the requests for events went with the connection."""
+        for arrivals in self._pulling:
+            arrivals.put_nowait(None)
+
+    async def _put_back(self, message: Msg | None) -> None:
         """Give an event that was not begun back at once, for another replica or the next start."""
-        if message.reply.startswith("$JS.ACK"):
+        if message is not None and message.reply.startswith("$JS.ACK"):
             await message.nak()
 
     async def _receive_all(self, messages: Sequence[Msg]) -> None:

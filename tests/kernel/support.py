@@ -1,0 +1,260 @@
+"""A made-up marketplace for the kernel's tests: `alpha` tells of notes, `beta` keeps copies of them."""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, ClassVar, Final
+from uuid import UUID
+
+import asyncpg
+
+from admitone.kernel.bus import Bus
+from admitone.kernel.database import Database, Transaction
+from admitone.kernel.event import Event
+from admitone.kernel.ids import new_id
+from admitone.kernel.inbox import Handler, Inbox, MissingEvents
+from admitone.kernel.outbox import Relay
+from admitone.local.nats import Nats, User
+from admitone.local.server import Server
+from tests.engines import Databases, Fresh
+
+ALPHA: Final = User("alpha", "alpha-password", tells=True)
+BETA: Final = User("beta", "beta-password", tells=True, hears=("alpha",))
+
+_NOTE: Final = "CREATE TABLE IF NOT EXISTS note (id uuid PRIMARY KEY, version integer NOT NULL, text text NOT NULL)"
+_EFFECT: Final = (
+    "CREATE TABLE IF NOT EXISTS effect (position serial PRIMARY KEY, note uuid NOT NULL, text text NOT NULL)"
+)
+
+# Failing events wait this long instead of minutes.
+SHORT_DELAYS_SECONDS: Final = (0.02, 0.02, 0.02, 0.02)
+
+Condition = Callable[[], Awaitable[object]]
+
+
+class NoteWritten(Event):
+    """Alpha's note changed."""
+
+    producer: ClassVar[str] = "alpha"
+
+    id: UUID
+    version: int = 0
+    text: str = ""
+
+
+class NoteCopied(Event):
+    """Beta took alpha's note over."""
+
+    producer: ClassVar[str] = "beta"
+
+    id: UUID
+
+
+async def note_effect(tx: Transaction, event: NoteWritten) -> None:
+    """The simplest effect: one row each time it runs, so that a second effect would show."""
+    await tx.execute("INSERT INTO effect (note, text) VALUES ($1, $2)", event.id, event.text)
+
+
+async def replicate(tx: Transaction, event: NoteWritten) -> None:
+    """A version-guarded replica that takes only the next version."""
+    have = await tx.fetchval("SELECT version FROM note WHERE id = $1 FOR UPDATE", event.id)
+    if have is not None and event.version <= have:
+        return
+    if event.version != (-1 if have is None else have) + 1:
+        raise MissingEvents("alpha", event.id, -1 if have is None else have)
+    await tx.execute(
+        "INSERT INTO note VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET version = $2, text = $3",
+        event.id,
+        event.version,
+        event.text,
+    )
+    await note_effect(tx, event)
+
+
+class World:
+    """Databases and buses of alpha and beta, with a relay and an inbox where a test wants one."""
+
+    def __init__(self, nats: Nats, alpha: Fresh, beta: Fresh, stack: AsyncExitStack) -> None:
+        self.nats = nats
+        self.alpha_fresh = alpha
+        self.beta_fresh = beta
+        self._stack = stack
+        self._admin: Bus | None = None
+
+    async def open(self) -> None:
+        self.alpha = await self.database(self.alpha_fresh, "alpha")
+        self.beta = await self.database(self.beta_fresh, "beta")
+
+    async def database(self, fresh: Fresh, service: str) -> Database:
+        database = await Database.connect(fresh.url, application=service, connections=20)
+        self._stack.push_async_callback(database.close)
+        return database
+
+    async def bus(self, service: str) -> Bus:
+        """A further connection of a service to the bus."""
+        bus = Bus(service)
+        bus.start(self.nats.url(service))
+        self._stack.push_async_callback(bus.close)
+        return bus
+
+    async def relay(self, database: Database | None = None, compare_every_seconds: float = 0.1) -> Relay:
+        """Alpha's relay, with a bus connection of its own; give a database of its own for a second process."""
+        relay = Relay(database or self.alpha, await self.bus("alpha"), compare_every_seconds=compare_every_seconds)
+        self.run(relay.run())
+        return relay
+
+    async def inbox(self, handler: Handler = note_effect, **options: Any) -> Inbox:
+        """Beta's inbox for alpha's notes."""
+        inbox = Inbox("beta", self.beta, await self.bus("beta"), {NoteWritten: handler}, **options)
+        self.run(inbox.run("alpha"))
+        return inbox
+
+    def run(self, job: Any) -> "asyncio.Task[None]":
+        """Run something until the test ends."""
+        task: asyncio.Task[None] = asyncio.create_task(job)
+        self._stack.push_async_callback(ended, task)
+        return task
+
+    async def tell(self, *notes: NoteWritten) -> None:
+        """Let alpha tell these notes, in one transaction."""
+        async with self.alpha.transaction() as tx:
+            for note in notes:
+                tx.publish(note)
+
+    async def effects(self) -> list[str]:
+        """The texts of the notes that beta took in, in that order."""
+        return [row["text"] for row in await self.beta.fetch("SELECT text FROM effect ORDER BY position")]
+
+    async def published(self) -> list[tuple[int, str]]:
+        """What alpha's outbox says was acknowledged: stream sequence and text, in outbox order."""
+        rows = await self.alpha.fetch(
+            "SELECT stream_sequence, data FROM outbox WHERE stream_sequence IS NOT NULL ORDER BY position"
+        )
+        return [(row["stream_sequence"], json.loads(row["data"])["text"]) for row in rows]
+
+    async def stream(self) -> list[tuple[int, str]]:
+        """What alpha's stream holds: sequence and text, read message by message."""
+        admin = await self.admin()
+        info = await admin.request("$JS.API.STREAM.INFO.alpha", {})
+        if "error" in info:
+            return []
+        found = []
+        for sequence in range(info["state"]["first_seq"], info["state"]["last_seq"] + 1):
+            got = await admin.request("$JS.API.STREAM.MSG.GET.alpha", {"seq": sequence})
+            if "message" in got:
+                envelope = json.loads(base64.b64decode(got["message"]["data"]))
+                found.append((sequence, envelope["data"]["text"]))
+        return found
+
+    def took_in(self, count: int) -> Condition:
+        async def holds() -> bool:
+            return len(await self.effects()) >= count
+
+        return holds
+
+    def published_count(self, count: int) -> Condition:
+        async def holds() -> bool:
+            return len(await self.published()) == count
+
+        return holds
+
+    def stream_holds(self, wanted: list[str]) -> Condition:
+        async def holds() -> bool:
+            return [text for _, text in await self.stream()] == wanted
+
+        return holds
+
+    def all_are_on_the_stream(self, count: int) -> Condition:
+        """Every row of the outbox is on the stream, at the number that the outbox remembers."""
+
+        async def holds() -> bool:
+            published = await self.published()
+            return len(published) == count and set(published) <= set(await self.stream())
+
+        return holds
+
+    async def leading_session(self) -> int | None:
+        """The server process in which alpha's leading relay holds its lock."""
+        connection = await asyncpg.connect(self.alpha_fresh.superuser_url)
+        try:
+            pid: int | None = await connection.fetchval(
+                "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+            return pid
+        finally:
+            await connection.close()
+
+    async def end_leading_session(self) -> None:
+        connection = await asyncpg.connect(self.alpha_fresh.superuser_url)
+        try:
+            await connection.execute("SELECT pg_terminate_backend($1)", await self.leading_session())
+        finally:
+            await connection.close()
+
+    async def admin(self) -> Bus:
+        if self._admin is None:
+            self._admin = await self.bus("admin")
+        await self._admin.ready()
+        return self._admin
+
+    async def ask(self, subject: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the bus something as its administrator."""
+        return await (await self.admin()).request(subject, request)
+
+
+@asynccontextmanager
+async def world(databases: Databases, nats: Nats) -> AsyncIterator[World]:
+    async with AsyncExitStack() as stack:
+        alpha, beta = await databases.fresh("alpha"), await databases.fresh("beta")
+        await own_tables(beta)
+        made = World(nats, alpha, beta, stack)
+        await made.open()
+        yield made
+
+
+async def own_tables(fresh: Fresh) -> None:
+    """Make the tables of the handlers above."""
+    connection = await asyncpg.connect(fresh.migrator_url)
+    try:
+        await connection.execute(_NOTE)
+        await connection.execute(_EFFECT)
+    finally:
+        await connection.close()
+
+
+async def ended(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+
+
+def note(text: str = "", *, note_id: UUID | None = None, version: int = 0) -> NoteWritten:
+    return NoteWritten(id=note_id or new_id(), version=version, text=text)
+
+
+def numbered(count: int, first: int = 0) -> list[NoteWritten]:
+    return [note(f"note {number}") for number in range(first, first + count)]
+
+
+def texts(count: int, first: int = 0) -> list[str]:
+    return [f"note {number}" for number in range(first, first + count)]
+
+
+def kill(server: Server) -> None:
+    """End a server as a power cut would."""
+    os.kill(server.pid, signal.SIGKILL)
+    assert server._child is not None
+    server._child.wait(10)
+
+
+async def start_again(server: Server) -> None:
+    """Start a killed server again, on the same port and store."""
+    assert not server.is_alive()
+    server._spawn()
+    while server.is_alive() and not server._ready():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)  # another program gives us no event
+    assert server.is_alive()
