@@ -51,6 +51,8 @@ class Visitor:
     page: Page
     client: httpx.AsyncClient
     email: str | None = None
+    is_cut_off: bool = False
+    """Whether the test takes this browser's network away, of which its console may speak."""
     problems: list[str] = field(default_factory=list)
 
     async def go(self, path: str) -> None:
@@ -152,7 +154,8 @@ class Visitors:
 
         def note_message(message: ConsoleMessage) -> None:
             is_refused_page = message.text.startswith("Failed to load resource") and message.location["url"] in refused
-            if message.type == "error" and not is_refused_page:
+            is_cut_off = visitor.is_cut_off and "net::ERR_" in message.text
+            if message.type == "error" and not is_refused_page and not is_cut_off:
                 visitor.problems.append(f"{visitor.path}: {message.text}")
 
         visitor.page.on("response", note_response)

@@ -88,30 +88,39 @@ class OrderPage(msgspec.Struct, frozen=True):
     cursor: str | None = None
 
 
+PaymentStatus = Literal["pending", "requires_action", "authorized", "captured", "voided", "failed", "refunded"]
+
+
+class Confirmation(msgspec.Struct, frozen=True, rename="camel"):
+    """How a buyer tells the bank that it is them: on the page at `url`, or by Stripe's script with the secret."""
+
+    client_secret: str
+    url: str | None = None
+
+
 class Payment(msgspec.Struct, frozen=True, rename="camel"):
     """One attempt to pay an order."""
 
     id: UUID
-    status: str
-    message: str | None = None
-    confirm_url: str | None = None
+    status: PaymentStatus
+    reason: str | None = None
+    action: Confirmation | None = None
 
     @property
     def is_unclear(self) -> bool:
-        """The money may or may not be held: nobody should pay again before that is known."""
-        return self.status in {"started", "unclear", "authorized"}
-
-    @property
-    def needs_confirmation(self) -> bool:
-        return self.status == "requires_action"
-
-    @property
-    def was_refused(self) -> bool:
-        return self.status == "refused"
+        """Whether the money may be on its way: nobody should pay again before that is known."""
+        return self.status in {"pending", "authorized", "captured"}
 
 
-class _Payments(msgspec.Struct, frozen=True):
+class Payments(msgspec.Struct, frozen=True, rename="camel"):
+    """Every attempt to pay an order, newest first, and how many more there may be."""
+
     payments: list[Payment]
+    attempts_left: int
+
+    @property
+    def last(self) -> Payment | None:
+        return self.payments[0] if self.payments else None
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -277,10 +286,8 @@ class Backend:
         body = {"orderId": order_id, "token": token}
         await self.ask("payments", "POST", "/api/payments", caller, body=body, headers={"idempotency-key": key})
 
-    async def payments(self, caller: Caller, order_id: str) -> list[Payment]:
-        """Return the attempts to pay an order, newest first."""
-        response = await self.ask("payments", "GET", "/api/payments", caller, query={"orderId": order_id})
-        return _read(response, _Payments).payments
+    async def payments(self, caller: Caller, order_id: str) -> Payments:
+        return _read(await self.ask("payments", "GET", "/api/payments", caller, query={"orderId": order_id}), Payments)
 
 
 def ticket_page(content: bytes) -> TicketPage:

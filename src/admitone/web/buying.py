@@ -9,16 +9,27 @@ import msgspec
 from starlette.responses import Response
 
 from admitone.kernel import ids
-from admitone.kernel.refusals import Conflict, FieldError, Invalid, Missing, PaymentRequired, Unavailable
+from admitone.kernel.refusals import Conflict, FieldError, Invalid, KeyReused, Missing, PaymentRequired, Unavailable
 from admitone.web import render
-from admitone.web.backend import Order, Payment, Refused, Ticket, ticket_page
+from admitone.web.backend import Order, Payments, Refused, Ticket, ticket_page
 from admitone.web.catalogue import amount_of, ticket_page_of
 from admitone.web.forms import Form
 from admitone.web.visit import OWN_POLICY, STRIPE_POLICY, Visit, address, go
 
 _ORDERS_A_PAGE: Final = 50
 _SIMILAR: Final = 4
+_OK: Final = 200
 _CONFLICT: Final = 409
+_UNAVAILABLE: Final = 503
+
+_TITLES: Final = {
+    "yours": "It is yours",
+    "confirming": "Confirming",
+    "checking": "Confirming",
+    "declined": "Error: Pay",
+    "unreachable": "Error: Pay",
+    "ended": "Order ended",
+}
 
 
 class TestCard(NamedTuple):
@@ -43,27 +54,16 @@ class Ending(NamedTuple):
 
     heading: str
     words: str
-    in_short: str
 
 
 _ENDINGS: Final = {
-    "expired": Ending(
-        "Time ran out", "The ticket was not paid in time. Nothing was charged.", "Time ran out, nothing was charged"
-    ),
-    "cancelled_by_buyer": Ending(
-        "You cancelled",
-        "The ticket is no longer held for you. Nothing was charged.",
-        "You cancelled, nothing was charged",
-    ),
+    "expired": Ending("Time ran out", "The ticket was not paid in time."),
+    "cancelled_by_buyer": Ending("You cancelled", "The ticket is no longer held for you."),
     "ticket_changed": Ending(
-        "The ticket changed",
-        "The seller changed the ticket just as you reserved it, so the order was taken back. Nothing was charged.",
-        "The ticket changed, nothing was charged",
+        "The ticket changed", "The seller changed it just as you reserved it, so the order was taken back."
     ),
     "payment_failed": Ending(
-        "The payment did not go through",
-        "The card was refused too often, so the ticket is no longer held for you. Nothing was charged.",
-        "The payment was refused, nothing was charged",
+        "The payment did not go through", "The card was refused, so the ticket is no longer held for you."
     ),
 }
 
@@ -137,40 +137,42 @@ async def order(visit: Visit) -> Response:
     return await _order_page(visit)
 
 
-async def _order_page(visit: Visit, *, unreachable: bool = False, status: int = 200) -> Response:
+async def _order_page(visit: Visit, *, unreachable_with: str = "") -> Response:
+    """Return an order's page; `unreachable_with` is the key of a payment that could not even be asked for."""
     live_id = visit.web.hub.last_id
     found = await visit.backend.order(visit.caller, visit.id)
     payments = await _payments(visit, found)
     state = _state(found, payments)
-    if unreachable and state == "hold":
+    if unreachable_with and state == "hold":
         state = "unreachable"
     ended = _ending(found) if state == "ended" else None
     ticket = await _ticket_of(visit, found)
-    again = ticket if ended and ticket.status == "available" else None
     stripe_key = visit.web.settings.stripe_publishable_key
     return visit.page(
         "order.html",
-        _title(state, found),
-        status=status,
+        f"{_TITLES.get(state, 'Pay')}: {found.ticket.title}",
+        status=_UNAVAILABLE if state == "unreachable" else _OK,
         policy=STRIPE_POLICY if stripe_key else OWN_POLICY,
         live_id=live_id,
         order=found,
-        ticket=_as_ordered(ticket, found) if not ended else ticket,
+        ticket=ticket if ended else _as_ordered(ticket, found),
         state=state,
         ended=ended,
-        again=again,
+        money=_money(payments),
+        again=ticket if ended and ticket.status == "available" else None,
         left_ms=_milliseconds(found.now, found.expires_at),
         window_ms=max(1, _milliseconds(found.created_at, found.expires_at)),
         form=_refusal_form(payments) if state == "declined" else Form(),
         was=amount_of(visit.asked("was")),
-        key=ids.new_token(16),
+        # A payment that may have got through after all must be sent again as the same one.
+        key=unreachable_with or ids.new_token(16),
         cards=TEST_CARDS,
         stripe_key=stripe_key,
-        confirm=payments[0] if state == "confirm" else None,
+        confirm=payments.last.action if payments.last else None,
     )
 
 
-def _state(found: Order, payments: list[Payment]) -> str:
+def _state(found: Order, payments: Payments) -> str:
     """Return what the page shows of an order.
 
     hold, declined and confirm can be paid; checking and confirming wait for an answer; yours and ended are final.
@@ -181,47 +183,55 @@ def _state(found: Order, payments: list[Payment]) -> str:
         return "confirming"
     if found.status == "cancelled":
         return "ended"
-    last = payments[0] if payments else None
+    last = payments.last
     if last is not None and last.is_unclear:
         return "checking"
     if found.expires_at <= found.now:
         return "ended"  # its deadline has passed, and the cancellation is on its way
-    if last is not None and last.needs_confirmation:
+    if last is not None and last.status == "requires_action":
         return "confirm"
-    return "declined" if last is not None and last.was_refused else "hold"
+    return "declined" if last is not None and last.status == "failed" else "hold"
 
 
 def _ending(found: Order) -> Ending:
     return _ENDINGS[found.cancel_reason or "expired"]
 
 
-def _title(state: str, found: Order) -> str:
-    titles = {"yours": "It is yours", "confirming": "Confirming", "checking": "Confirming", "ended": "Order ended"}
-    return f"{titles.get(state, 'Pay')}: {found.ticket.title}"
+def _money(payments: Payments) -> str:
+    """Return what became of the money of an order that ended, in a sentence."""
+    statuses = {each.status for each in payments.payments}
+    if "refunded" in statuses:
+        return "What was charged was given back in full."
+    if statuses & {"pending", "requires_action", "authorized", "captured"}:
+        return "You are not charged: what your bank set aside for it goes back by itself."
+    return "Nothing was charged."
 
 
 def _milliseconds(start: datetime, end: datetime) -> int:
     return max(0, round((end - start).total_seconds() * 1000))
 
 
-def _refusal_form(payments: list[Payment]) -> Form:
-    said = payments[0].message or "The card was refused."
-    return Form(
-        errors=[FieldError(f"{said} Nothing was charged. You can try again, with this card or another.")],
-        heading="The payment did not go through",
-    )
+def _refusal_form(payments: Payments) -> Form:
+    assert payments.last
+    said = (payments.last.reason or "The card was refused").rstrip(".")
+    left = payments.attempts_left
+    tries = "You can try once more." if left == 1 else f"You can try {left} more times, with this card or another."
+    return Form(errors=[FieldError(f"{said}. Nothing was charged. {tries}")], heading="The payment did not go through")
 
 
-async def _payments(visit: Visit, found: Order) -> list[Payment]:
-    """Return the attempts to pay an order, newest first; none when payments does not answer."""
-    if found.status != "created":
-        return []
+_NO_PAYMENTS: Final = Payments([], 0)
+
+
+async def _payments(visit: Visit, found: Order) -> Payments:
+    """Return the attempts to pay an order that is not bought; none when payments does not answer."""
+    if found.status not in {"created", "cancelled"}:
+        return _NO_PAYMENTS
     try:
         return await visit.backend.payments(visit.caller, str(found.id))
     except Refused as refused:
         # Missing: payments has not heard of the order yet.
         if issubclass(refused.kind, (Missing, Unavailable)):
-            return []
+            return _NO_PAYMENTS
         raise
 
 
@@ -253,13 +263,14 @@ def _as_ordered(ticket: Ticket, found: Order) -> Ticket:
 async def paid(visit: Visit) -> Response:
     """Pay an order. Whatever the outcome, the order's page tells it, and tells it again when it is loaded again."""
     fields = await visit.posted()
+    key = fields.get("key") or ids.new_token(16)
     try:
-        await visit.backend.pay(visit.caller, visit.id, fields.get("token", ""), fields.get("key") or ids.new_token(16))
+        await visit.backend.pay(visit.caller, visit.id, fields.get("token", ""), key)
     except Refused as refused:
         if issubclass(refused.kind, Unavailable):
-            return await _order_page(visit, unreachable=True, status=503)
+            return await _order_page(visit, unreachable_with=key)
         # Refused by the bank, or no longer payable: the order's own page says which.
-        if not issubclass(refused.kind, (PaymentRequired, Invalid, Conflict)):
+        if not issubclass(refused.kind, (PaymentRequired, Invalid, Conflict, KeyReused)):
             raise
     return go(f"/orders/{visit.id}")
 
@@ -309,13 +320,13 @@ async def own_orders(visit: Visit) -> Response:
 
 def _line(found: Order) -> _Line:
     page = f"/orders/{found.id}"
-    match _state(found, []):
+    match _state(found, _NO_PAYMENTS):
         case "yours":
             state_class, words, next_url, next_words = "done", "Yours", page, "See the ticket"
         case "confirming":
             state_class, words, next_url, next_words = "held", "Confirming your payment", page, "See how far it is"
         case "ended":
-            words = _ending(found).in_short
+            words = _ending(found).heading
             state_class, next_url, next_words = "over", f"/tickets/{found.ticket.id}", "Look at the ticket"
         case _:
             state_class, words, next_url, next_words = "live", "Held for you, not paid yet", page, "Pay now"

@@ -1,6 +1,7 @@
 // The card field of real Stripe: the card goes straight to Stripe, and only its token comes back to the form.
 
-const form = document.querySelector("[data-stripe-key]");
+const form = document.querySelector("form[data-stripe-key]");
+const confirmation = document.querySelector("[data-client-secret]");
 const problem = document.getElementById("stripe-error");
 
 function show(message) {
@@ -25,7 +26,21 @@ async function start() {
     show("The card field cannot be loaded. Check the connection and load this page again.");
     return;
   }
-  const stripe = window.Stripe(form.dataset.stripeKey);
+  if (form) takeCard(window.Stripe(form.dataset.stripeKey));
+  else confirmWithBank(window.Stripe(confirmation.dataset.stripeKey));
+}
+
+function confirmWithBank(stripe) {
+  confirmation.addEventListener("click", async () => {
+    confirmation.disabled = true;
+    const { error } = await stripe.handleNextAction({ clientSecret: confirmation.dataset.clientSecret });
+    confirmation.disabled = false;
+    if (error) show(error.message);
+    else location.reload();
+  });
+}
+
+function takeCard(stripe) {
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const elements = stripe.elements({
     mode: "payment",
@@ -53,4 +68,4 @@ async function start() {
   });
 }
 
-if (form) start();
+if (form || confirmation) start();

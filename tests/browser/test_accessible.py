@@ -1,0 +1,324 @@
+"""Every page in every state, for people who see little, hear pages or use a narrow screen: axe finds nothing."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import expect
+
+from tests.browser.people import Visitor, Visitors, failing_provider
+
+# A browser belongs to the event loop it was started in.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LOOKS = [(width, theme) for width in (320, 1280) for theme in ("light", "dark")]
+FULL = {
+    "eventDate": "2027-07-01T20:30:00Z",
+    "venue": "Clube de Fado, Lisbon",
+    "section": "Balcony left",
+    "row": "3",
+    "seat": "12",
+    "note": "A printed ticket, handed over at the door.",
+}
+
+State = Callable[[Visitors], Awaitable[Visitor]]
+STATES: dict[str, State] = {}
+
+
+def state(reach: State) -> State:
+    """Note how a page's state is reached; the function's name says which it is."""
+    STATES[reach.__name__] = reach
+    return reach
+
+
+async def check(visitor: Visitor) -> None:
+    """Look at the page as everybody does: narrow and wide, light and dark."""
+    for width, theme in LOOKS:
+        await visitor.page.set_viewport_size({"width": width, "height": 800})
+        await visitor.page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
+        found = await Axe().run(visitor.page)
+        assert found.violations_count == 0, f"{width} {theme}: {found.generate_report()}"
+        overflow = await visitor.page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        assert overflow <= 0, f"{width} {theme}: {overflow} pixels to the right of the screen"
+
+
+@state
+async def the_list(visitors: Visitors) -> Visitor:
+    alice, carol = await visitors.person("alice"), await visitors.somebody()
+    await alice.list_ticket("Fado night", **FULL)
+    await alice.list_ticket("A very expensive evening with a rather long title", "12500.00")
+    await carol.go("/")
+    return carol
+
+
+@state
+async def the_list_signed_in_with_a_ticket_being_bought(visitors: Visitors) -> Visitor:
+    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+    ticket = await alice.list_ticket("Fado night", **FULL)
+    await carol.go("/?q=Fado")
+    await bob.reserve(ticket)
+    await expect(carol.page.locator(f'[data-ticket="{ticket}"] .ticket-word')).to_have_text("Being bought")
+    return carol
+
+
+@state
+async def a_search_without_a_hit(visitors: Visitors) -> Visitor:
+    carol = await visitors.somebody()
+    await carol.go("/?q=nobodyliststhis")
+    return carol
+
+
+@state
+async def signing_up(visitors: Visitors) -> Visitor:
+    carol = await visitors.somebody()
+    await carol.go("/auth/signup")
+    return carol
+
+
+@state
+async def signing_in_with_mistakes(visitors: Visitors) -> Visitor:
+    carol = await visitors.somebody()
+    await carol.go("/auth/signin?next=/tickets/new")
+    await carol.page.get_by_role("button", name="Sign in").click()
+    await expect(carol.page.get_by_role("alert")).to_be_visible()
+    return carol
+
+
+@state
+async def signing_out(visitors: Visitors) -> Visitor:
+    alice = await visitors.person("alice")
+    await alice.go("/auth/signout")
+    return alice
+
+
+@state
+async def signed_out(visitors: Visitors) -> Visitor:
+    carol = await visitors.somebody()
+    await carol.go("/auth/signout")
+    return carol
+
+
+@state
+async def the_account(visitors: Visitors) -> Visitor:
+    alice = await visitors.person("alice")
+    await alice.go("/account?done=email")
+    return alice
+
+
+@state
+async def a_new_listing(visitors: Visitors) -> Visitor:
+    alice = await visitors.person("alice")
+    await alice.go("/tickets/new")
+    return alice
+
+
+@state
+async def a_new_listing_with_mistakes(visitors: Visitors) -> Visitor:
+    alice = await visitors.person("alice")
+    await alice.go("/tickets/new")
+    await alice.page.get_by_role("button", name="List the ticket").click()
+    await expect(alice.page.get_by_role("alert")).to_be_visible()
+    return alice
+
+
+@state
+async def an_edit(visitors: Visitors) -> Visitor:
+    alice = await visitors.person("alice")
+    await alice.go(f"/tickets/{await alice.list_ticket('Fado night', **FULL)}/edit")
+    return alice
+
+
+@state
+async def a_locked_edit(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.people("alice", "bob")
+    ticket = await alice.list_ticket("Fado night", **FULL)
+    await alice.go(f"/tickets/{ticket}/edit")
+    await bob.reserve(ticket)
+    await expect(alice.page.get_by_label("Title")).to_be_disabled()
+    return alice
+
+
+@state
+async def no_listings(visitors: Visitors) -> Visitor:
+    alice = await visitors.person("alice")
+    await alice.go("/sell")
+    return alice
+
+
+@state
+async def own_listings(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.people("alice", "bob")
+    await alice.list_ticket("Fado night", **FULL)
+    ticket = await alice.list_ticket("Being bought", **FULL)
+    await bob.reserve(ticket)
+    await alice.go("/sell")
+    await expect(alice.page.get_by_text("Being bought").first).to_be_visible()
+    return alice
+
+
+@state
+async def a_ticket(visitors: Visitors) -> Visitor:
+    alice, carol = await visitors.person("alice"), await visitors.somebody()
+    await carol.go(f"/tickets/{await alice.list_ticket('Fado night', **FULL)}")
+    return carol
+
+
+@state
+async def a_ticket_one_can_buy(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.people("alice", "bob")
+    await bob.go(f"/tickets/{await alice.list_ticket('Fado night')}")
+    return bob
+
+
+@state
+async def a_ticket_of_ones_own(visitors: Visitors) -> Visitor:
+    alice = await visitors.person("alice")
+    await alice.go(f"/tickets/{await alice.list_ticket('Fado night', **FULL)}")
+    return alice
+
+
+@state
+async def a_ticket_of_ones_own_being_bought(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.people("alice", "bob")
+    ticket = await alice.list_ticket("Fado night", **FULL)
+    await bob.reserve(ticket)
+    await alice.go(f"/tickets/{ticket}")
+    await expect(alice.page.get_by_role("heading", name="being bought")).to_be_visible()
+    return alice
+
+
+@state
+async def a_ticket_being_bought(visitors: Visitors) -> Visitor:
+    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+    ticket = await alice.list_ticket("Fado night", **FULL)
+    await bob.reserve(ticket)
+    await carol.go(f"/tickets/{ticket}")
+    await expect(carol.page.get_by_role("heading", name="Being bought")).to_be_visible()
+    return carol
+
+
+@state
+async def a_ticket_one_holds(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.people("alice", "bob")
+    ticket = await alice.list_ticket("Fado night", **FULL)
+    await bob.reserve(ticket)
+    await bob.go(f"/tickets/{ticket}")
+    await expect(bob.page.get_by_role("heading", name="You are holding this ticket")).to_be_visible()
+    return bob
+
+
+@state
+async def a_sold_ticket(visitors: Visitors) -> Visitor:
+    bob = await a_purchase(visitors)
+    carol = await visitors.somebody()
+    shown = (await bob.client.get(f"/api/orders/{bob.path.rpartition('/')[2]}")).json()
+    await carol.go(f"/tickets/{shown['ticket']['id']}")
+    await expect(carol.page.get_by_role("heading", name="Sold")).to_be_visible()
+    return carol
+
+
+@state
+async def a_lost_race(visitors: Visitors) -> Visitor:
+    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+    ticket = await alice.list_ticket("Fado night", **FULL)
+    await alice.list_ticket("Fado night, second row", **FULL)
+    carol.is_cut_off = True
+    await carol.page.route("**/live?*", lambda route: route.abort())
+    await carol.go(f"/tickets/{ticket}")
+    await bob.reserve(ticket)
+    await carol.page.get_by_role("button", name="Buy for").click()
+    await expect(carol.page.get_by_role("heading", name="Someone was faster")).to_be_visible()
+    return carol
+
+
+@state
+async def no_orders(visitors: Visitors) -> Visitor:
+    bob = await visitors.person("bob")
+    await bob.go("/orders")
+    return bob
+
+
+@state
+async def own_orders(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.people("alice", "bob")
+    cancelled = await bob.reserve(await alice.list_ticket("Fado night"))
+    await bob.client.delete(f"/api/orders/{cancelled}")
+    await bob.reserve(await alice.list_ticket("Another night"))
+    await bob.go("/orders")
+    return bob
+
+
+@state
+async def an_order_to_pay(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.people("alice", "bob")
+    await bob.buy(await alice.list_ticket("Fado night", **FULL))
+    return bob
+
+
+@state
+async def an_order_with_a_declined_card(visitors: Visitors) -> Visitor:
+    bob = await an_order_to_pay(visitors)
+    await bob.page.get_by_role("button", name="A card that is declined").click()
+    await expect(bob.page.get_by_role("alert")).to_be_visible()
+    return bob
+
+
+@state
+async def an_order_whose_bank_asks_back(visitors: Visitors) -> Visitor:
+    bob = await an_order_to_pay(visitors)
+    await bob.page.get_by_role("button", name="A card that asks back").click()
+    await expect(bob.page.get_by_role("link", name="Confirm the payment")).to_be_visible()
+    return bob
+
+
+@state
+async def a_purchase(visitors: Visitors) -> Visitor:
+    bob = await an_order_to_pay(visitors)
+    await bob.page.get_by_role("button", name="A card that works").click()
+    await expect(bob.page.get_by_role("heading", name="It is yours")).to_be_visible()
+    return bob
+
+
+@state
+async def a_cancelled_order(visitors: Visitors) -> Visitor:
+    bob = await an_order_to_pay(visitors)
+    await bob.page.get_by_role("button", name="Cancel, I do not want it").click()
+    await expect(bob.page.get_by_role("button", name="Try to reserve again")).to_be_visible()
+    return bob
+
+
+@state
+async def a_page_that_is_not_there(visitors: Visitors) -> Visitor:
+    carol = await visitors.somebody()
+    await carol.go("/nothing/here")
+    return carol
+
+
+@state
+async def somebody_elses_order(visitors: Visitors) -> Visitor:
+    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+    await carol.go(f"/orders/{await bob.reserve(await alice.list_ticket('Fado night'))}")
+    return carol
+
+
+@pytest.mark.parametrize("name", list(STATES))
+async def test_axe_finds_nothing(visitors: Visitors, name: str) -> None:
+    await check(await STATES[name](visitors))
+
+
+async def test_axe_finds_nothing_while_the_payment_provider_is_down(visitors: Visitors) -> None:
+    bob = await an_order_to_pay(visitors)
+    async with failing_provider(visitors.market):
+        await bob.page.get_by_role("button", name="A card that works").click()
+        waiting = bob.page.get_by_role("heading", name="Confirming your payment")
+        unreachable = bob.page.get_by_role("heading", name="The payment could not be sent")
+        await expect(waiting.or_(unreachable)).to_be_visible(timeout=20_000)
+        await check(bob)
+
+
+async def test_axe_finds_nothing_when_the_time_ran_out(hasty_visitors: Visitors) -> None:
+    bob = await an_order_to_pay(hasty_visitors)
+    await expect(bob.page.get_by_role("heading", name="Time ran out")).to_be_visible()
+    await check(bob)

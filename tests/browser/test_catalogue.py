@@ -1,0 +1,134 @@
+"""Finding tickets and watching them live, with a browser."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from playwright.async_api import expect
+
+from admitone.kernel import ids
+from tests.browser.people import Visitors
+
+# A browser belongs to the event loop it was started in.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_carol_searches_sorts_and_clears_the_search(visitors: Visitors) -> None:
+    alice, carol = await visitors.person("alice"), await visitors.somebody()
+    word = f"fado{ids.new_token(4)}"
+    for price in ("30", "10", "20"):
+        await alice.list_ticket(f"{word} for {price}", price)
+    await carol.go("/")
+    await carol.page.get_by_label("Search tickets").fill(word)
+    await carol.page.get_by_role("button", name="Search").click()
+    titles = carol.page.locator(".ticket-title")
+    await expect(titles).to_have_text([f"{word} for 20", f"{word} for 10", f"{word} for 30"])
+    await carol.page.get_by_role("link", name="Lowest price").click()
+    await expect(titles).to_have_text([f"{word} for 10", f"{word} for 20", f"{word} for 30"])
+    await carol.page.get_by_role("link", name="Clear search").click()
+    await expect(carol.page.get_by_label("Search tickets")).to_have_value("")
+
+    await carol.page.get_by_label("Search tickets").fill("nobody lists this")
+    await carol.page.get_by_role("button", name="Search").click()
+    await expect(carol.page.get_by_role("heading", name="No ticket matches")).to_be_visible()
+
+
+async def test_more_tickets_than_a_page_holds_are_on_the_next(visitors: Visitors) -> None:
+    alice, carol = await visitors.person("alice"), await visitors.somebody()
+    word = f"series{ids.new_token(4)}"
+    for number in range(53):
+        await alice.list_ticket(f"{word} number {number}")
+    await carol.go(f"/?q={word}")
+    await expect(carol.page.locator(".ticket")).to_have_count(50)
+    await carol.page.get_by_role("link", name="More tickets").click()
+    await expect(carol.page.locator(".ticket")).to_have_count(3)
+    await carol.page.get_by_role("link", name="Back to the first tickets").click()
+    await expect(carol.page.locator(".ticket")).to_have_count(50)
+
+
+_NOTE_WHEN_SHOWN = """
+([selector, wanted]) => {
+  window.seen = new Promise((resolve) => {
+    const look = () => {
+      if (document.querySelector(selector)?.textContent.includes(wanted)) resolve(Date.now());
+    };
+    new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
+  });
+}
+"""
+
+
+async def test_a_second_browser_sees_a_lock_within_a_second_and_nothing_jumps(
+    visitors: Visitors, record_property: Callable[[str, object], None]
+) -> None:
+    alice, bob = await visitors.people("alice", "bob")
+    carol = await visitors.somebody()
+    word = f"live{ids.new_token(4)}"
+    ticket = await alice.list_ticket(f"{word} evening")
+    await alice.list_ticket(f"{word} matinee")
+    await carol.go(f"/?q={word}")
+    await carol.page.evaluate(_NOTE_WHEN_SHOWN, [f'[data-ticket="{ticket}"] .ticket-word', "Being bought"])
+
+    began = time.time()
+    order = await bob.reserve(ticket)
+    seen = await carol.page.evaluate("window.seen") / 1000
+    record_property("seconds until a second browser shows a lock", round(seen - began, 3))
+    assert seen - began < 1.0
+
+    await bob.client.delete(f"/api/orders/{order}")
+    await expect(carol.page.locator(f'[data-ticket="{ticket}"] .ticket-word')).to_have_text("Admit one")
+    assert await carol.shifts() == []
+
+
+async def test_a_new_ticket_is_announced_without_moving_the_list(visitors: Visitors) -> None:
+    alice, carol = await visitors.person("alice"), await visitors.somebody()
+    await alice.list_ticket("Already there")
+    await carol.go("/")
+    await alice.list_ticket("Brand new")
+    await expect(carol.page.get_by_role("link", name="new ticket")).to_be_visible()
+    assert await carol.shifts() == []
+    await carol.page.get_by_role("link", name="new ticket").click()
+    await expect(carol.page.get_by_role("link", name="Brand new").first).to_be_visible()
+
+
+async def test_somebody_who_watches_a_ticket_sees_it_being_bought_and_free_again(visitors: Visitors) -> None:
+    alice, bob = await visitors.people("alice", "bob")
+    carol = await visitors.person("carol")
+    ticket = await alice.list_ticket("Fado night")
+    await carol.go(f"/tickets/{ticket}")
+    await expect(carol.page.get_by_role("button", name="Buy for $19.50")).to_be_enabled()
+    await expect(carol.page.get_by_text("held for you for 15 minutes")).to_be_visible()
+    order = await bob.reserve(ticket)
+    await expect(carol.page.get_by_role("heading", name="Being bought")).to_be_visible()
+    await expect(carol.page.get_by_role("button", name="Buy for $19.50")).to_be_disabled()
+    await bob.client.delete(f"/api/orders/{order}")
+    await expect(carol.page.get_by_role("button", name="Buy for $19.50")).to_be_enabled()
+    assert await carol.shifts() == []
+
+
+async def test_a_price_that_changes_while_somebody_looks_is_shown_at_once(visitors: Visitors) -> None:
+    alice, carol = await visitors.people("alice", "carol")
+    ticket = await alice.list_ticket("Fado night", "20")
+    await carol.go(f"/tickets/{ticket}")
+    await alice.client.put(f"/api/tickets/{ticket}", json={"title": "Fado night", "price": 25})
+    await expect(carol.page.get_by_role("button", name="Buy for $25.00")).to_be_visible()
+
+
+async def test_a_page_that_was_away_catches_up(visitors: Visitors) -> None:
+    alice, bob = await visitors.people("alice", "bob")
+    carol = await visitors.somebody()
+    ticket = await alice.list_ticket("Fado night")
+    await carol.go(f"/tickets/{ticket}")
+    carol.is_cut_off = True
+    await carol.context.set_offline(True)
+    await bob.reserve(ticket)
+    await carol.context.set_offline(False)
+    await expect(carol.page.get_by_role("heading", name="Being bought")).to_be_visible()
+
+
+async def test_what_is_no_page_says_so(visitors: Visitors) -> None:
+    carol = await visitors.somebody()
+    await carol.go("/nothing/here")
+    assert await carol.heading() == "There is no such page"
+    await carol.go("/tickets/not-an-id")
+    assert await carol.heading() == "There is no such page"
