@@ -24,9 +24,9 @@ _PREFIXES: Final = {
     "/api/payments": "payments",
 }
 _ELSE: Final = "web"
-# They speak of one connection, not of the message. Source: RFC 9110, §7.6.1.
+# They speak of one connection, not of the message (RFC 9110, §7.6.1); the date is set by the one who sends it on.
 _HOP_BY_HOP: Final = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+    {b"connection", b"date", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"})
 _CONNECT_SECONDS: Final = 2.0

@@ -1,0 +1,93 @@
+"""`admitone check`: the invariants, asked of a running system."""
+
+import asyncio
+from pathlib import Path
+
+import click
+import httpx
+import msgspec
+
+from admitone import registry
+from admitone.commands.failing import CannotRun, told_plainly
+from admitone.commands.running import database_url, settings_in_force
+from admitone.invariants import GRACE_SECONDS, Asked, Finding, Sources
+from admitone.invariants import check as checked
+
+
+@click.command
+@click.option(
+    "--grace",
+    "grace_seconds",
+    type=click.FloatRange(0, 3600),
+    default=GRACE_SECONDS,
+    show_default=True,
+    help="How long events under way may take before a difference counts, in seconds.",
+)
+@click.option(
+    "--history",
+    "history_file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="What clients asked and were told, one JSON object per line.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per invariant.")
+@told_plainly
+def check(*, grace_seconds: float, history_file: Path | None, as_json: bool) -> None:
+    r"""Ask the databases and the payment provider whether anything is sold twice, charged for nothing, or lost.
+
+    Prints each invariant with how many things break it, of how many it was asked. It only reads, and can run beside
+    live traffic. Exit code 1 when an invariant is broken.
+
+    \b
+    Examples:
+      admitone check
+      admitone check --grace 60 --json
+    """
+    settings = settings_in_force()
+    for service in registry.SERVICES:
+        if service.has_database:
+            database_url(settings, service.name)
+    history = _read_history(history_file) if history_file else []
+    try:
+        findings = asyncio.run(
+            checked(Sources.of(settings, registry.SERVICES), history=history, grace_seconds=grace_seconds)
+        )
+    except httpx.HTTPError as error:
+        raise CannotRun(f"The payment provider cannot be asked: {str(error) or type(error).__name__}") from error
+    for finding in findings:
+        click.echo(_as_json(finding) if as_json else _as_text(finding))
+    broken = [finding.id for finding in findings if not finding.holds]
+    if not as_json:
+        click.echo(f"\nBroken: {', '.join(broken)}" if broken else "\nEvery invariant holds.")
+    if broken:
+        raise click.exceptions.Exit(1)
+
+
+def _as_text(finding: Finding) -> str:
+    state = "ok" if finding.holds else "BROKEN"
+    count = f"{len(finding.violations):,} of {finding.looked_at:,}"
+    line = f"{finding.id:<4} {state:<7} {count:>18}   {finding.description}"
+    return "\n".join([line, *(f"       {sample}" for sample in finding.samples())])
+
+
+def _as_json(finding: Finding) -> str:
+    return msgspec.json.encode(
+        {
+            "id": finding.id,
+            "description": finding.description,
+            "holds": finding.holds,
+            "violations": len(finding.violations),
+            "lookedAt": finding.looked_at,
+            "samples": finding.samples(),
+        }
+    ).decode()
+
+
+def _read_history(file: Path) -> list[Asked]:
+    decoder = msgspec.json.Decoder(Asked)
+    history = []
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        try:
+            history.append(decoder.decode(line))
+        except msgspec.MsgspecError as error:
+            raise CannotRun(f"{file}, line {number}: {error}") from error
+    return history

@@ -1,0 +1,203 @@
+"""`admitone up`: one command that starts, survives, stops, and says plainly what is wrong."""
+
+import os
+import signal
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from admitone.local.server import LOOPBACK, command_line, free_port, is_free
+from tests.engines import wait_until
+from tests.whole import SERVERS, Up, begun, missing, run, running_up
+
+LISTING = {"title": "Fado night, row 3", "price": 19.99}
+
+
+@contextmanager
+def seller_who_never_stops(up: Up) -> Iterator[list[str]]:
+    """Alice lists tickets one after the other, through every interruption; yields those that were acknowledged."""
+    listed: list[str] = []
+    stop = threading.Event()
+
+    def sell() -> None:
+        with up.person("alice") as alice:
+            while not stop.is_set():
+                try:
+                    answer = alice.post("/api/tickets", json=LISTING)
+                except httpx.TransportError:
+                    continue
+                assert answer.status_code in {201, 503}, answer.text
+                if answer.status_code == 201:
+                    listed.append(answer.json()["id"])
+
+    thread = threading.Thread(target=sell)
+    thread.start()
+    try:
+        wait_until(lambda: len(listed) >= 20, "alice sells")
+        yield listed
+    finally:
+        stop.set()
+        thread.join()
+
+
+def until_more_are_listed(listed: list[str], seconds: float = 20) -> None:
+    enough = len(listed) + 20
+    wait_until(lambda: len(listed) >= enough, "alice sells again", seconds)
+
+
+def is_ready(up: Up) -> bool:
+    try:
+        return httpx.get(f"{up.url}/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_first_start_takes_under_30_seconds_and_later_ones_under_5(folder: Path) -> None:
+    with running_up(folder / "data") as first:
+        cold = first.seconds
+        pids = first.pids()
+        with first.person("alice") as alice:
+            ticket = alice.post("/api/tickets", json=LISTING).json()["id"]
+        assert first.stop() == 0
+    assert not any(map(command_line, pids)), "nothing is left behind"
+    assert is_free(first.port)
+    warm = []
+    # Other tests keep this machine busy: the best of three says what the start itself takes.
+    while len(warm) < 3 and min(warm, default=5) >= 5:
+        with running_up(folder / "data") as again:
+            assert missing(again, "/api/tickets", [ticket]) == []
+            warm.append(again.seconds)
+    print(f"cold {cold:.2f} s, warm {min(warm):.2f} s")
+    assert cold < 30
+    assert min(warm) < 5
+
+
+def test_each_step_is_said_with_its_time_and_then_one_address(folder: Path) -> None:
+    with running_up(folder / "data") as up:
+        for step in ("PostgreSQL", "NATS", "databases", "migrations", "payment sandbox"):
+            line = next(line for line in up.said.splitlines() if step in line)
+            assert line.endswith(" s")
+        assert up.said.count("http://") == 1
+        assert f"http://127.0.0.1:{up.port}" in up.said
+        assert not any(line.startswith("{") for line in up.said.splitlines()), "logs go to their file"
+        assert (up.folder / "admitone.log").exists()
+
+
+def test_what_is_secret_is_its_owners_alone(folder: Path) -> None:
+    with running_up(folder / "data") as up:
+        secret = [up.folder / "running.json", *(up.folder / "secrets").iterdir()]
+        assert {stat.S_IMODE(file.stat().st_mode) for file in secret} == {0o600}
+        assert "PRIVATE KEY" not in (up.folder / "running.json").read_text()
+        assert up.stop() == 0
+    assert not (up.folder / "running.json").exists()
+
+
+def test_ctrl_c_in_the_middle_of_the_start_leaves_nothing_behind(folder: Path) -> None:
+    with begun(folder / "data") as program:
+        wait_until(lambda: (folder / "data" / "nats.pid").exists(), "NATS is being started", 30)
+        program.send_signal(signal.SIGINT)
+        said, _ = program.communicate(timeout=30)
+    assert program.returncode == 0, said
+    assert "Traceback" not in said
+    wait_until(lambda: not any(folder.glob("data/*.pid")), "every server is stopped")
+
+
+def test_requests_under_way_are_answered_before_everything_stops(folder: Path) -> None:
+    with running_up(folder / "data") as up, seller_who_never_stops(up) as listed:
+        assert up.stop(signal.SIGTERM) == 0
+    with running_up(folder / "data") as again:
+        assert missing(again, "/api/tickets", listed) == []
+
+
+def test_s02_nothing_acknowledged_is_gone_after_the_parent_was_killed(folder: Path) -> None:
+    with running_up(folder / "data") as up, seller_who_never_stops(up) as listed:
+        up.kill()
+    with running_up(folder / "data") as again:
+        assert missing(again, "/api/tickets", listed) == []
+        with again.person("bob") as bob:
+            # The replica at orders knows the last ticket too: its event was not lost with the process.
+            wait_until(
+                lambda: bob.post("/api/orders", json={"ticketId": listed[-1]}).status_code == 201,
+                "the last ticket can be bought",
+            )
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_killed_server_comes_back_and_nothing_acknowledged_is_gone(server: str, folder: Path) -> None:
+    with running_up(folder / "data") as up:
+        with seller_who_never_stops(up) as listed:
+            up.kill_server(server)
+            until_more_are_listed(listed)
+        wait_until(lambda: is_ready(up), "ready again")
+        assert missing(up, "/api/tickets", listed) == []
+        with up.person("bob") as bob:
+            for ticket in (listed[0], listed[-1]):
+                wait_until(
+                    lambda ticket=ticket: bob.post("/api/orders", json={"ticketId": ticket}).status_code == 201,
+                    "every ticket reaches orders",
+                )
+
+
+def test_everything_killed_at_once_starts_again_with_all_that_was_acknowledged(folder: Path) -> None:
+    with running_up(folder / "data") as up, seller_who_never_stops(up) as listed:
+        pids = [up.program.pid, *up.pids()]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        up.program.wait()
+        wait_until(lambda: not any(map(command_line, pids)), "all are dead")
+    with running_up(folder / "data") as again:
+        assert missing(again, "/api/tickets", listed) == []
+
+
+def one_line(said: str) -> bool:
+    return said.startswith("Error: ") and len(said.strip().splitlines()) == 1
+
+
+def test_a_second_one_on_the_same_folder_is_refused_in_one_line(folder: Path) -> None:
+    with running_up(folder / "data") as up:
+        refused = run("up", ADMITONE_DATA=str(up.folder), ADMITONE_PORT=str(up.port))
+        assert refused.returncode == 2
+        assert one_line(refused.stderr)
+        assert f"in use by process {up.program.pid}" in refused.stderr
+        assert is_ready(up)
+
+
+def test_a_port_that_is_taken_is_said_in_one_line_before_anything_starts(folder: Path) -> None:
+    with socket.create_server((LOOPBACK, free_port())) as other:
+        port = other.getsockname()[1]
+        refused = run("up", "--port", str(port), ADMITONE_DATA=str(folder / "data"))
+    assert refused.returncode == 2
+    assert one_line(refused.stderr)
+    assert f"port {port} is taken" in refused.stderr
+    assert not (folder / "data" / "postgres").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(folder: Path) -> None:
+    (folder / "file").touch()
+    refused = run("up", ADMITONE_DATA=str(folder / "file" / "data"))
+    assert refused.returncode == 2
+    assert one_line(refused.stderr)
+    assert "cannot be used: Not a directory" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("ADMITONE_PORT", "many", "ADMITONE_PORT must be a whole number"),
+        ("ADMITONE_PORT", "70000", "ADMITONE_PORT must be between 1 and 65535"),
+        ("ADMITONE_CURRENCY", "jpy", "ADMITONE_CURRENCY must be one of"),
+        ("ADMITONE_SIGNING_KEY_FILE", "/nowhere", "ADMITONE_SIGNING_KEY_FILE cannot be read"),
+        ("ADMITONE_HOST", "203.0.113.7", "203.0.113.7"),
+    ],
+)
+def test_a_bad_setting_is_named_in_one_line(name: str, value: str, reason: str, folder: Path) -> None:
+    refused = run("up", **{"ADMITONE_DATA": str(folder / "data"), name: value})
+    assert refused.returncode == 2
+    assert one_line(refused.stderr)
+    assert reason in refused.stderr
