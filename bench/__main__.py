@@ -1,0 +1,222 @@
+"""`python -m bench`: measures the marketplace, prints one table, and writes the same as JSON."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from bench import load
+from bench.limits import Limit, superuser_url
+from bench.load import Measured, request
+from bench.world import World, running_world, tokens
+
+CLIENTS = 64
+
+
+class Report:
+    """Rows of figures, printed as they come."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+
+    def add(self, name: str, unit: str = "", **figures: float | str) -> None:
+        self.figures[name] = figures
+        shown = "  ".join(
+            f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
+        )
+        print(f"{name:<34} {shown} {unit}", flush=True)
+
+    def measured(self, name: str, run: Measured, **more: float | str) -> None:
+        statuses = " ".join(f"{count}x{status}" for status, count in sorted(run.statuses.items()))
+        self.add(
+            name,
+            per_second=run.per_second,
+            p50_ms=run.quantile_ms(0.5),
+            p99_ms=run.quantile_ms(0.99),
+            answers=statuses,
+            **more,
+        )
+
+
+def _reservations(tickets: Sequence[UUID], sessions: Sequence[str]) -> list[bytes]:
+    return [
+        request(
+            "POST",
+            "/api/orders",
+            token=sessions[number % len(sessions)],
+            body=b'{"ticketId":"%s"}' % str(each).encode(),
+        )
+        for number, each in enumerate(tickets)
+    ]
+
+
+async def reserve(world: World, report: Report, seconds: int) -> None:
+    """Distinct tickets, everything of ours running, beside pgbench's limit before and after."""
+    limit = Limit(world)
+    await limit.prepare(CLIENTS, superuser_url(world))
+    sessions = tokens(world, 500)
+    before = limit.reserve_per_second(CLIENTS, seconds)
+    tickets = await world.fill(6000 * seconds)
+    warm_up = tickets[:500]
+    load.run(world.port, _reservations(warm_up, sessions), connections=CLIENTS)
+    await world.settled()
+    cpu = world.cpu_seconds()
+    run = load.run(world.port, _reservations(tickets[500:], sessions), connections=CLIENTS, seconds=seconds)
+    settle = await world.settled()
+    used = {
+        name: (value - cpu.get(name, 0.0)) * 1000 / max(run.statuses[201], 1)
+        for name, value in world.cpu_seconds().items()
+    }
+    after = limit.reserve_per_second(CLIENTS, seconds)
+    mean = (before + after) / 2
+    report.add("limit: reserve by pgbench", per_second=mean, before=before, after=after)
+    report.measured("reserve, distinct tickets", run, share_of_limit=run.per_second / mean, settled_s=settle)
+    report.add("  processor ms per reservation", **used)
+    sold_twice = await world.value(
+        "orders",
+        "SELECT count(*) FROM "
+        "(SELECT FROM orders WHERE status <> 'cancelled' GROUP BY ticket_id HAVING count(*) > 1) AS twice",
+    )
+    report.add("  sold twice, by rows", count=float(sold_twice))
+
+
+async def race(world: World, report: Report) -> None:
+    """1,000 buyers for 100 tickets: every buyer tries tickets until one is theirs or all are gone."""
+    tickets = await world.fill(100)
+    sessions = tokens(world, 1000)
+    asked = [
+        request(
+            "POST",
+            "/api/orders",
+            token=session,
+            body=b'{"ticketId":"%s"}' % str(tickets[(number * 7 + turn) % 100]).encode(),
+        )
+        for turn in range(3)
+        for number, session in enumerate(sessions)
+    ]
+    run = load.run(world.port, asked, connections=500, keep_bodies=True)
+    sold = [json.loads(body)["ticket"]["id"] for body in run.bodies if b'"status":"created"' in body]
+    rows = await world.value(
+        "orders", "SELECT count(*) FROM orders WHERE ticket_id = ANY($1) AND status = 'created'", list(tickets)
+    )
+    report.measured(
+        "1,000 buyers, 100 tickets",
+        run,
+        seconds=run.seconds,
+        sold=float(len(set(sold))),
+        twice_by_answers=float(len(sold) - len(set(sold))),
+        rows=float(rows),
+    )
+    await world.settled()
+
+
+async def hot_ticket(world: World, report: Report) -> None:
+    [ticket] = await world.fill(1)
+    run = load.run(world.port, _reservations([ticket] * 5000, tokens(world, 500)), connections=CLIENTS)
+    report.measured("one hot ticket, 5,000 tries", run)
+
+
+async def reads(world: World, report: Report, seconds: int) -> None:
+    """Lists of 50, a search, one ticket, one's own orders."""
+    [some, *_] = await world.fill(1)
+    session = tokens(world, 1)[0]
+    for name, path, headers in (
+        ("list of 50, JSON", "/api/tickets", ()),
+        ("search, JSON", "/api/tickets?q=fado", ()),
+        ("by price, JSON", "/api/tickets?sort=price", ()),
+        ("one ticket", f"/api/tickets/{some}", ()),
+        ("my orders", "/api/orders", ()),
+        ("list of 50, HTML", "/", (("Accept", "text/html"),)),
+    ):
+        run = load.run(
+            world.port,
+            [request("GET", path, token=session if "orders" in path else None, headers=headers)],
+            connections=CLIENTS,
+            seconds=seconds,
+            repeat=True,
+        )
+        report.measured(name, run)
+
+
+async def purchases(world: World, report: Report, count: int) -> None:
+    """order → pay → complete, with every event applied everywhere."""
+    tickets = await world.fill(count)
+    sessions = tokens(world, count)
+    began = asyncio.get_running_loop().time()
+    ordered = load.run(world.port, _reservations(tickets, sessions), connections=CLIENTS, keep_bodies=True)
+    orders = [json.loads(body) for body in ordered.bodies]
+    whose = {order["userId"]: order["id"] for order in orders if "userId" in order}
+    payments = [
+        request(
+            "POST",
+            "/api/payments",
+            token=session,
+            body=json.dumps({"orderId": whose[person], "token": "tok_visa"}).encode(),
+        )
+        for session, person in ((each, _subject(each)) for each in sessions)
+        if person in whose
+    ]
+    paid = load.run(world.port, payments, connections=CLIENTS)
+    report.measured("  pay", paid)
+    while True:
+        done = await world.value(
+            "orders", "SELECT count(*) FROM orders WHERE status = 'complete' AND ticket_id = ANY($1)", list(tickets)
+        )
+        sold = await world.value(
+            "tickets", "SELECT count(*) FROM ticket WHERE status = 'sold' AND id = ANY($1)", list(tickets)
+        )
+        elapsed = asyncio.get_running_loop().time() - began
+        if done == sold == count or elapsed > 120:
+            break
+        await asyncio.sleep(0.02)
+    report.add(
+        "order, pay, complete", per_second=count / elapsed, complete=float(done), sold=float(sold), of=float(count)
+    )
+
+
+def _subject(token: str) -> str:
+    import jwt
+
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return str(claims["sub"])
+
+
+async def measure(world: World, report: Report, seconds: int, parts: Sequence[str]) -> None:
+    wanted = set(parts) or {"reads", "reserve", "race", "hot", "purchases"}
+    report.add("memory, idle, MB", **world.memory_mb())
+    if "reads" in wanted:
+        await world.fill(1000)
+        await reads(world, report, seconds)
+    if "reserve" in wanted:
+        await reserve(world, report, seconds)
+    if "race" in wanted:
+        await race(world, report)
+    if "hot" in wanted:
+        await hot_ticket(world, report)
+    if "purchases" in wanted:
+        await purchases(world, report, 1000)
+    report.add("memory, after load, MB", **world.memory_mb())
+
+
+def main() -> None:
+    reader = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    reader.add_argument("parts", nargs="*", help="reads reserve race hot purchases; all when none is named")
+    reader.add_argument("--seconds", type=int, default=5, help="how long each load lasts")
+    reader.add_argument("--json", type=Path, help="write the figures to this file")
+    chosen = reader.parse_args()
+    report = Report()
+    report.add("machine", cores=float(os.cpu_count() or 0), load=os.getloadavg()[0])
+    with running_world() as world:
+        asyncio.run(measure(world, report, chosen.seconds, chosen.parts))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(report.figures, indent=1))
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

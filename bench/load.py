@@ -1,0 +1,152 @@
+"""A load generator in a process of its own: many keep-alive connections, each sending its next request at once."""
+
+import asyncio
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import uvloop
+
+
+@dataclass
+class Measured:
+    """What a burst of requests cost: counts by status, latencies in milliseconds, the whole duration in seconds."""
+
+    seconds: float = 0.0
+    statuses: Counter[int] = field(default_factory=Counter)
+    latencies_ms: list[float] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    @property
+    def per_second(self) -> float:
+        return len(self.latencies_ms) / self.seconds if self.seconds else 0.0
+
+    def quantile_ms(self, share: float) -> float:
+        """Return the latency that this share of the answers was not slower than."""
+        ordered = sorted(self.latencies_ms)
+        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+
+
+def request(
+    method: str, path: str, *, token: str | None = None, body: bytes = b"", headers: Sequence[tuple[str, str]] = ()
+) -> bytes:
+    """Return one HTTP/1.1 request as bytes."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: bench"]
+    if token:
+        lines.append(f"Cookie: session={token}")
+    if body:
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, run: "_Run") -> None:
+        self._run = run
+        self._received = b""
+        self._began = 0.0
+        self._whole: int | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+
+    def send_next(self) -> None:
+        wanted = next(self._run.requests, None)
+        if wanted is None or time.perf_counter() >= self._run.ends:
+            self._transport.close()
+            return
+        self._began = time.perf_counter()
+        self._transport.write(wanted)
+
+    def data_received(self, data: bytes) -> None:
+        self._received = self._received + data if self._received else data
+        if self._whole is None:
+            head = self._received.find(b"\r\n\r\n")
+            if head < 0:
+                return
+            lower = self._received[:head].lower()
+            at = lower.find(b"content-length:")
+            length = int(lower[at + 15 : at + 30].split(b"\r", 1)[0]) if at >= 0 else 0
+            self._whole = head + 4 + length
+            self._head = head + 4
+        if len(self._received) < self._whole:
+            return
+        measured = self._run.measured
+        measured.latencies_ms.append((time.perf_counter() - self._began) * 1000)
+        measured.statuses[int(self._received[9:12])] += 1
+        if self._run.keep_bodies:
+            measured.bodies.append(self._received[self._head :])
+        self._received, self._whole = b"", None
+        self.send_next()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._run.connection_done()
+
+
+class _Run:
+    def __init__(self, requests: Iterator[bytes], seconds_max: float, *, keep_bodies: bool) -> None:
+        self.requests = requests
+        self.keep_bodies = keep_bodies
+        self.seconds_max = seconds_max
+        self.ends = float("inf")
+        self.measured = Measured()
+        self._open = 0
+        self._done = asyncio.Event()
+
+    async def all(self, host: str, port: int, connections: int) -> Measured:
+        loop = asyncio.get_running_loop()
+        made = await asyncio.gather(
+            *(loop.create_connection(lambda: _Connection(self), host, port) for _ in range(connections))
+        )
+        self._open = connections
+        began = time.perf_counter()
+        self.ends = began + self.seconds_max
+        for _, connection in made:
+            connection.send_next()
+        await self._done.wait()
+        self.measured.seconds = time.perf_counter() - began
+        return self.measured
+
+    def connection_done(self) -> None:
+        self._open -= 1
+        if self._open <= 0:
+            self._done.set()
+
+
+def _child(pipe, host, port, connections, requests, repeat, seconds, keep_bodies):  # type: ignore[no-untyped-def]
+    def forever() -> Iterator[bytes]:
+        while True:
+            yield from requests
+
+    wanted = forever() if repeat else iter(requests)
+    pipe.send(uvloop.run(_Run(wanted, seconds, keep_bodies=keep_bodies).all(host, port, connections)))
+    pipe.close()
+
+
+def run(
+    port: int,
+    requests: Sequence[bytes],
+    *,
+    connections: int = 64,
+    seconds: float = 60.0,
+    repeat: bool = False,
+    keep_bodies: bool = False,
+    host: str = "127.0.0.1",
+) -> Measured:
+    """Send the requests (again and again with `repeat`) until they or the seconds are used up."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    child = context.Process(
+        target=_child, args=(theirs, host, port, connections, requests, repeat, seconds, keep_bodies)
+    )
+    child.start()
+    theirs.close()
+    try:
+        measured = ours.recv()
+    finally:
+        child.join()
+    assert isinstance(measured, Measured)
+    return measured

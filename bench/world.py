@@ -1,0 +1,213 @@
+"""A marketplace of the benchmark's own: started on free ports with fresh data, filled, asked, stopped."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from admitone.auth.tokens import SigningKeys, new_signing_key
+from admitone.kernel import clock
+from admitone.kernel.identity import Person
+from admitone.kernel.ids import new_id
+from admitone.kernel.settings import Settings
+from admitone.local.installation import found_running
+from admitone.local.server import free_port
+
+ALICE = UUID("00000000-0000-7000-8000-00000000a11c")
+
+_LIST_TICKETS = """
+INSERT INTO ticket (id, user_id, title, price_cents, currency, event_date, venue, words, shown)
+SELECT id, $1, title, price_cents, 'usd', instant() + make_interval(days => (n % 300)::integer), venue,
+    to_tsvector('simple', title || ' ' || venue), ''
+FROM (
+    SELECT n,
+        ('00000000-0000-7000-8000-' || lpad(to_hex($2::bigint + n), 12, '0'))::uuid AS id,
+        (ARRAY['Fado night', 'Rainbow Chasers', 'Midsummer Quartet', 'Harbour derby', 'The Winter Play'])[n % 5 + 1]
+            || ', seat ' || n AS title,
+        500 + (n * 7919) % 20000 AS price_cents,
+        (ARRAY['Lisbon', 'Old Vic', 'Harbour Arena', 'Town Hall'])[n % 4 + 1] AS venue
+    FROM generate_series(0, $3::bigint - 1) AS n
+) AS made
+"""
+_LIST_REPLICAS = """
+INSERT INTO ticket (id, version, title, price_cents, currency, seller_id, status)
+SELECT ('00000000-0000-7000-8000-' || lpad(to_hex($2::bigint + n), 12, '0'))::uuid, 0, 'Seat ' || n,
+    500 + (n * 7919) % 20000, 'usd', $1, 'available'
+FROM generate_series(0, $3::bigint - 1) AS n
+"""
+
+
+def ticket_id(number: int) -> UUID:
+    """Return the id of the filled ticket of that number."""
+    return UUID(f"00000000-0000-7000-8000-{number:012x}")
+
+
+class World:
+    """A running marketplace, its port, its databases and the key that signs its sessions."""
+
+    def __init__(self, settings: Settings, key: str, process: "subprocess.Popen[bytes]") -> None:
+        self.settings = settings
+        self.port = settings.port
+        self.process = process
+        self._keys = SigningKeys.from_pem(key)
+        self._next_ticket = 1 << 32
+
+    def token(self) -> str:
+        """Return the session of somebody new."""
+        return self.token_of(new_id())
+
+    def token_of(self, person_id: UUID) -> str:
+        now = clock.now()
+        expires_at = (now + timedelta(hours=4)).timestamp()
+        person = Person(id=person_id, email="bench@example.com", session_id=new_id(), expires_at=expires_at)
+        return self._keys.sign(person, now)
+
+    async def fill(self, tickets: int) -> list[UUID]:
+        """Put tickets on sale, in tickets' database and in orders' replica, as if their events had passed."""
+        first, self._next_ticket = self._next_ticket, self._next_ticket + tickets
+        await asyncio.gather(
+            self._run("tickets", _LIST_TICKETS, ALICE, first, tickets),
+            self._run("orders", _LIST_REPLICAS, ALICE, first, tickets),
+        )
+        for service in ("tickets", "orders"):
+            await self._run(service, "VACUUM ANALYZE ticket")
+        return [ticket_id(first + number) for number in range(tickets)]
+
+    async def _run(self, service: str, sql: str, *arguments: Any) -> None:
+        connection = await asyncpg.connect(self.settings.migrator_urls[service])
+        try:
+            await connection.execute(sql, *arguments, timeout=600)
+        finally:
+            await connection.close()
+
+    async def value(self, service: str, sql: str, *arguments: Any) -> Any:
+        """Return one value from a service's database."""
+        connection = await asyncpg.connect(self.settings.migrator_urls[service])
+        try:
+            return await connection.fetchval(sql, *arguments)
+        finally:
+            await connection.close()
+
+    async def settled(self, seconds: float = 120.0) -> float:
+        """Wait until every outbox is published and every order's lock has reached tickets; return how long it took."""
+        began = time.monotonic()
+        while True:
+            waiting = 0
+            for service in set(self.settings.migrator_urls) - {"sandbox"}:
+                waiting += await self.value(service, "SELECT count(*) FROM outbox WHERE stream_sequence IS NULL")
+            if waiting == 0 and await self._is_converged():
+                return time.monotonic() - began
+            if time.monotonic() - began > seconds:
+                raise TimeoutError(f"{waiting} events are still unpublished after {seconds} s")
+            await asyncio.sleep(0.05)
+
+    async def _is_converged(self) -> bool:
+        live = "SELECT count(*) FROM orders WHERE status IN ('created', 'awaiting:payment')"
+        locked = "SELECT count(*) FROM ticket WHERE status = 'reserved'"
+        held = await self.value("orders", live)
+        return bool(held == await self.value("tickets", locked) == await self.value("orders", locked))
+
+    def memory_mb(self) -> dict[str, float]:
+        """Return the resident memory of each process of ours, by what it runs, in MB."""
+        found: dict[str, float] = {}
+        for process, command in self._processes():
+            for line in Path(f"/proc/{process}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    name = "postgres" if "postgres" in command else "nats" if "nats" in command else command
+                    found[name] = found.get(name, 0.0) + int(line.split()[1]) / 1024
+        return found
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return the processor time each kind of process has used so far."""
+        ticks = os.sysconf("SC_CLK_TCK")
+        found: dict[str, float] = {}
+        for process, command in self._processes():
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            name = "postgres" if "postgres" in command else "nats" if "nats" in command else command
+            found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / ticks
+        return found
+
+    def _processes(self) -> Iterator[tuple[int, str]]:
+        """Yield (pid, what it runs) of the marketplace's process and all below it."""
+        parents: dict[int, int] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                except OSError:
+                    continue
+        wanted, found = {self.process.pid}, [self.process.pid]
+        while True:
+            more = [each for each, parent in parents.items() if parent in wanted and each not in wanted]
+            if not more:
+                break
+            wanted |= set(more)
+            found += more
+        for process in found:
+            try:
+                command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if process == self.process.pid:
+                yield process, "admitone"
+            elif "sandbox" in command:
+                yield process, "sandbox"
+            else:
+                yield process, command
+
+
+@contextmanager
+def running_world(*arguments: str, **environment: str) -> Iterator[World]:
+    """Start `admitone up` with fresh data and stop it at the end."""
+    data, key, port = Path(tempfile.mkdtemp(prefix="admitone-bench-")), new_signing_key(), free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "admitone", "up", *arguments],
+        env={
+            **os.environ,
+            "ADMITONE_DATA": str(data),
+            "ADMITONE_PORT": str(port),
+            "ADMITONE_SIGNING_KEY": key,
+            "ADMITONE_LOG_LEVEL": "WARNING",
+            **environment,
+        },
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until_ready(port, process)
+        settings = found_running(data)
+        assert settings is not None
+        yield World(settings, key, process)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def _wait_until_ready(port: int, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the marketplace ended while it started"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1):
+                return
+        except OSError:
+            time.sleep(0.02)
+    raise TimeoutError("the marketplace is not ready after 60 s")
+
+
+def tokens(world: World, count: int) -> Sequence[str]:
+    """Return the sessions of that many new people."""
+    return [world.token() for _ in range(count)]
