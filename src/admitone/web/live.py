@@ -113,6 +113,8 @@ class Hub:
         self._kept: deque[_Kept] = deque(maxlen=KEPT_MESSAGES)
         self._browsers: set[Browser] = set()
         self._held_until: OrderedDict[UUID, datetime] = OrderedDict()
+        self.is_listening = False
+        """Whether events are heard as they pass."""
 
     @property
     def last_id(self) -> str:
@@ -127,14 +129,12 @@ class Hub:
         browser = Browser(person)
         browser.tell(f"retry: {_RECONNECT_MILLISECONDS}\n\n".encode())
         missed = self._since(last_id)
-        if missed is None:
-            browser.tell(self._reset())
-        else:
-            for kept in missed:
-                if browser.hears(kept.audience):
-                    browser.tell(kept.text)
-        if not browser.is_closed:
-            self._browsers.add(browser)
+        texts = [kept.text for kept in missed if browser.hears(kept.audience)] if missed is not None else []
+        # Reading the page again is cheaper than catching up on too much, and never more than may wait unsent.
+        is_too_much = missed is None or sum(map(len, texts)) > UNSENT_BYTES_MAX // 2
+        for text in [self._reset()] if is_too_much else texts:
+            browser.tell(text)
+        self._browsers.add(browser)
         return browser
 
     def leave(self, browser: Browser) -> None:
@@ -247,11 +247,13 @@ async def follow_bus(service: Running) -> None:
     service.bus.on_reconnect(hub.lost_events)
     subscription = await service.bus.subscribe("events.>", received)
     hub.lost_events()  # what passed before this moment was not heard
+    hub.is_listening = True
     try:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             hub.heartbeat()
     finally:
+        hub.is_listening = False
         await subscription.unsubscribe()
 
 

@@ -1,0 +1,55 @@
+"""Reading form posts strictly."""
+
+from collections.abc import Sequence
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from admitone.kernel.refusals import FieldError, Invalid, Refusal, TooLarge, WrongMediaType
+from admitone.web.forms import Form, posted
+
+FORM = "application/x-www-form-urlencoded"
+
+
+def request(chunks: Sequence[bytes], media_type: str = FORM) -> Request:
+    messages: list[Message] = [{"type": "http.request", "body": each, "more_body": True} for each in chunks]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    return Request({"type": "http", "method": "POST", "headers": [(b"content-type", media_type.encode())]}, receive)
+
+
+async def test_fields_are_read_whatever_pieces_they_come_in() -> None:
+    assert await posted(request([b"title=Fado+", b"n%C3%A3o&price="])) == {"title": "Fado não", "price": ""}
+
+
+async def test_a_form_may_be_empty() -> None:
+    assert await posted(request([])) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "refusal"),
+    [
+        (b"a=1&a=2", FORM, Invalid),
+        (b"a=%ff", FORM, Invalid),
+        (b"a=\xff", FORM, Invalid),
+        (b"novalue", FORM, Invalid),
+        (b"&".join(b"a%d=1" % number for number in range(21)), FORM, Invalid),
+        (b"a=" + b"x" * 65_536, FORM, TooLarge),
+        (b'{"a":1}', "application/json", WrongMediaType),
+        (b"--x", "multipart/form-data; boundary=x", WrongMediaType),
+    ],
+)
+async def test_what_no_form_of_ours_sends_is_refused(body: bytes, media_type: str, refusal: type[Refusal]) -> None:
+    with pytest.raises(refusal):
+        await posted(request([body], media_type))
+
+
+def test_an_error_stands_beside_its_field() -> None:
+    form = Form(("title",), {"title": "x"}, [FieldError("Title is required", "title"), FieldError("Try again")])
+    assert form.error("title") == "Title is required"
+    assert form.error("price") == ""
+    assert form.value("title") == "x"

@@ -1,0 +1,195 @@
+"""The pages without a browser: what is sent, to whom, and what is refused."""
+
+import gzip
+import re
+
+import httpx
+import pytest
+
+from admitone.kernel import ids
+from admitone.kernel.runner import App
+from admitone.web import assets
+from tests.support import PASSWORD, eventually, sign_up, signed_in
+
+OWN_PAGES = ["/tickets/new", "/sell", "/orders", "/account", f"/orders/{ids.new_id()}", f"/tickets/{ids.new_id()}/edit"]
+
+
+async def list_ticket(seller: httpx.AsyncClient, **fields: str) -> str:
+    form = {"title": "Fado night", "price": "19.50", "key": ids.new_token(8), **fields}
+    answer = await seller.post("/tickets/new", data=form)
+    assert answer.status_code == 303, answer.text
+    return answer.headers["location"]
+
+
+@pytest.mark.parametrize("path", ["/", "/auth/signup", "/auth/signin", "/nothing/here", "/tickets/x"])
+async def test_every_page_forbids_what_it_does_not_need(app: App, path: str) -> None:
+    answer = await app.client().get(path)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert "stripe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert not re.search(r"<script(?![^>]+src=)|<style|\sstyle=|\son\w+=", answer.text)
+
+
+async def test_a_page_is_compressed_for_who_reads_that(app: App) -> None:
+    client = app.client()
+    plain = await client.get("/", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert "cookie" in plain.headers["vary"]
+    packed = await client.get("/", headers={"accept-encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.text == plain.text
+
+
+async def test_what_somebody_signed_in_saw_is_kept_by_no_browser(app: App) -> None:
+    assert (await signed_in(app, "alice").get("/sell")).headers["cache-control"] == "no-store"
+    assert (await app.client().get("/")).headers["cache-control"] == "private, no-cache"
+
+
+async def test_static_files_are_kept_for_a_year_under_what_they_contain(app: App) -> None:
+    client = app.client()
+    page = await client.get("/")
+    address = assets.address("style.css")
+    assert address in page.text
+    answer = await client.get(address, headers={"accept-encoding": "gzip"})
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["content-type"] == "text/css; charset=utf-8"
+    plain = await client.get(address, headers={"accept-encoding": "identity"})
+    assert plain.content == answer.content
+    assert (await client.get("/static/000000000000/style.css")).status_code == 404
+    assert (await client.get(f"/static/{assets.EDITION}/..%2fpages.py")).status_code == 404
+
+
+async def test_html_and_style_of_the_first_page_fit_in_50_kilobytes(app: App) -> None:
+    alice = signed_in(app, "alice")
+    for number in range(50):
+        await list_ticket(alice, title=f"Concert number {number}", venue="Grand Hall, Paris", seat=str(number))
+    html = (await app.client().get("/", headers={"accept-encoding": "identity"})).content
+    style = (await app.client().get(assets.address("style.css"))).content
+    assert html.count(b"<article") == 50
+    assert len(gzip.compress(html, 5)) + len(gzip.compress(style, 9)) < 50_000
+
+
+@pytest.mark.parametrize("path", OWN_PAGES)
+async def test_who_is_signed_out_signs_in_first_and_comes_back(app: App, path: str) -> None:
+    answer = await app.client().get(path)
+    assert answer.status_code == 303
+    assert httpx.URL(answer.headers["location"]).params["next"] == path
+
+
+async def test_a_form_sent_signed_out_leads_back_to_its_page_after_signing_in(app: App) -> None:
+    ticket = f"/tickets/{ids.new_id()}"
+    answer = await app.client().post(f"{ticket}/buy", data={"key": "k", "price": "1"})
+    assert httpx.URL(answer.headers["location"]).params["next"] == ticket
+
+
+@pytest.mark.parametrize("place", ["//evil.example", "https://evil.example", "/\\evil.example", "/\tx", "x", "/" * 600])
+async def test_signing_in_leads_nowhere_else(app: App, place: str) -> None:
+    answer = await app.client().post(
+        "/auth/signup",
+        data={"email": f"{ids.new_token(4)}@example.com", "password": PASSWORD, "next": place, "key": ids.new_token(8)},
+    )
+    assert answer.headers["location"] == "/"
+
+
+async def test_a_form_from_another_site_is_refused(app: App) -> None:
+    alice = signed_in(app, "alice")
+    form = {"title": "Fado night", "price": "19.50", "key": "k"}
+    for headers in (
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+    ):
+        answer = await alice.post("/tickets/new", data=form, headers=headers)
+        assert answer.status_code == 403
+    assert (await alice.get("/api/tickets/mine")).json()["tickets"] == []
+
+
+async def test_the_same_form_sent_twice_lists_one_ticket(app: App) -> None:
+    alice = signed_in(app, "alice")
+    first = await list_ticket(alice, key="the same")
+    assert await list_ticket(alice, key="the same") == first
+    assert len((await alice.get("/api/tickets/mine")).json()["tickets"]) == 1
+
+
+async def test_one_persons_session_never_serves_another(app: App) -> None:
+    alice, bob = app.client(), app.client()
+    await alice.post("/auth/signup", data={"email": "alice@example.com", "password": PASSWORD, "key": "a"})
+    await bob.post("/auth/signup", data={"email": "bob@example.com", "password": PASSWORD, "key": "b"})
+    nobody = app.client()
+    assert (await nobody.get("/orders")).status_code == 303
+    assert "alice@example.com" in (await alice.get("/account")).text
+    assert "bob@example.com" in (await bob.get("/account")).text
+    assert "Sign in" in (await nobody.get("/")).text
+
+
+async def test_a_new_ticket_is_on_the_list_of_who_looks_next(app: App) -> None:
+    alice, carol = signed_in(app, "alice"), app.client()
+    for number in range(5):
+        assert f"Night {number}" not in (await carol.get("/")).text
+        await list_ticket(alice, title=f"Night {number}")
+        assert f"Night {number}" in (await carol.get("/")).text
+
+
+async def test_what_people_type_is_shown_as_text(app: App) -> None:
+    alice = signed_in(app, "alice")
+    nasty = '<script>alert("1")</script>'
+    ticket = await list_ticket(alice, title=nasty, venue=nasty, note=nasty)
+    for path in ("/", ticket, f"{ticket}/edit", "/sell", f"/?q={nasty}"):
+        text = (await alice.get(path)).text
+        assert nasty not in text
+    assert "&lt;script&gt;" in (await alice.get(ticket)).text
+
+
+async def test_a_sort_or_cursor_nobody_offers_shows_the_first_page(app: App) -> None:
+    alice = signed_in(app, "alice")
+    await list_ticket(alice)
+    for query in ("sort=random", "cursor=x", "cursor=%00", "sort=price&cursor=9999"):
+        answer = await app.client().get(f"/?{query}")
+        assert answer.status_code == 200
+        assert "Fado night" in answer.text
+
+
+async def test_what_is_no_page_is_answered_as_a_page_and_below_api_as_the_api_answers(app: App) -> None:
+    page = await app.client().get("/nothing")
+    assert page.status_code == 404
+    assert "There is no such page" in page.text
+    api = await app.client().get("/api/nothing")
+    assert api.json() == {"errors": [{"message": "Not Found"}]}
+    assert (await app.client().get("/tickets/x/buy")).status_code == 404
+
+
+async def test_a_session_that_a_service_no_longer_takes_is_asked_to_sign_in_and_not_sent_in_circles(app: App) -> None:
+    alice = app.client()
+    await sign_up(alice, "alice@example.com")
+    # As if the web service had not heard yet what the others know.
+    person = await app.running["web"].identity.person(alice.cookies["session"])
+    assert person is not None
+    app.running["orders"].identity.revoke(person.session_id)
+    answer = await alice.get("/orders")
+    assert answer.status_code == 303
+    signing_in = await alice.get(answer.headers["location"])
+    assert signing_in.status_code == 200
+
+
+async def test_the_order_page_is_shown_while_payments_is_away(app: App) -> None:
+    alice, bob = signed_in(app, "alice"), signed_in(app, "bob")
+    ticket = await list_ticket(alice)
+
+    async def reserved() -> str | None:
+        answer = await bob.post(f"{ticket}/buy", data={"key": ids.new_token(8), "price": "19.50"})
+        return answer.headers["location"] if answer.status_code == 303 else None
+
+    order = await eventually(reserved, "the ticket can be reserved")
+    page = await bob.get(order)
+    assert page.status_code == 200
+    assert "Held for you" in page.text
+    sent = await bob.post(f"{order}/pay", data={"key": "the key", "token": "pm_card_visa"})
+    assert sent.status_code == 503
+    assert "The payment could not be sent" in sent.text
+    # Sent again, it is the same payment.
+    assert 'name="key" value="the key"' in sent.text
