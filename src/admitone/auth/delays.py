@@ -23,6 +23,9 @@ _NOWHERE: Final = ip_network("0.0.0.0/24")
 async def count_try(db: Database, guesses: Sequence[Guess]) -> None:
     """Count a try at each; raises TooManyTries, and counts nothing, when one of them has to wait."""
     free = {guess.about: guess.free for guess in guesses}
+    # A flood is refused here: it must not fill the connections with waiting for each other's locks.
+    for now, tries in await store.find_tries(db, list(free)):
+        tries.one_more(now, free[tries.about])
     async with db.transaction() as tx:
         before = await store.lock_tries(tx, list(free))
         await store.keep_tries(tx, [each.one_more(tx.now, free[each.about]) for each in before])

@@ -1,6 +1,7 @@
 """auth's SQL: one function per statement, named by what it is for."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -39,6 +40,9 @@ _END_OTHER_SESSIONS: Final = """
 UPDATE session SET ended_at = instant()
 WHERE account_id = $1 AND id <> $2 AND ended_at IS NULL AND expires_at > instant()
 RETURNING id, account_id, expires_at
+"""
+_FIND_TRIES: Final = """
+SELECT instant(), about, count, last_at, wait_until FROM tries WHERE about = ANY($1::bytea[])
 """
 # In one order for everybody, or two who try the same would wait for each other for ever.
 _LOCK_TRIES: Final = """
@@ -114,6 +118,11 @@ async def end_other_sessions(tx: Transaction, account_id: UUID, but_session_id: 
     """End every session of an account but one; return those that were still open."""
     rows = await tx.fetch(_END_OTHER_SESSIONS, account_id, but_session_id)
     return [msgspec.convert(dict(row), Session) for row in rows]
+
+
+async def find_tries(db: Statements, about: Sequence[bytes]) -> list[tuple[datetime, Tries]]:
+    """Return what was counted about each so far, with the instant at which that was true."""
+    return [(now, Tries(*tries)) for now, *tries in await db.fetch(_FIND_TRIES, about)]
 
 
 async def lock_tries(tx: Transaction, about: Sequence[bytes]) -> list[Tries]:

@@ -1,0 +1,150 @@
+"""What auth tells others, and that they act on it: a session that ended is refused everywhere within a second."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import httpx
+import msgspec
+import pytest_asyncio
+
+from admitone.auth.service import SERVICE
+from admitone.kernel.http import OK, Answer, Call, operation
+from admitone.kernel.runner import App
+from admitone.kernel.service import Service
+from tests.engines import Databases
+from tests.support import (
+    PASSWORD,
+    StartNats,
+    eventually,
+    id_of,
+    running_app,
+    set_token,
+    settings_for,
+    sign_in,
+    sign_up,
+    told_by,
+)
+
+
+class Greeting(msgspec.Struct):
+    email: str
+
+
+@operation("GET", "/api/greeting", answers=Greeting, signed_in=True)
+async def greet(call: Call[None]) -> Answer:
+    """Greet who is signed in."""
+    return Answer(OK, Greeting(call.person.email))
+
+
+# Named after the kernel, which has just the tables that every service has.
+GREETER = Service(name="kernel", operations=(greet,))
+
+
+@pytest_asyncio.fixture
+async def both(databases: Databases, start_nats: StartNats) -> AsyncIterator[App]:
+    async with running_app(databases, start_nats, SERVICE, GREETER) as app:
+        yield app
+
+
+async def test_g08_sign_up_tells_user_created(app: App, somebody: httpx.AsyncClient) -> None:
+    alice_id = await sign_up(somebody, "Alice@example.com")
+    assert await told_by(app, "auth") == [
+        {"type": "UserCreated", "id": str(alice_id), "email": "alice@example.com", "version": 0}
+    ]
+
+
+async def test_g08_a_change_tells_user_updated(app: App, alice: httpx.AsyncClient) -> None:
+    alice_id = await id_of(alice)
+    for version, change in enumerate(({"email": "alice@example.org"}, {"password": "another password"}), start=1):
+        await alice.put("/api/users/currentuser", json={"currentPassword": PASSWORD, **change})
+        assert (await told_by(app, "auth", "UserUpdated"))[-1] == {
+            "type": "UserUpdated",
+            "id": str(alice_id),
+            "email": "alice@example.org",
+            "version": version,
+        }
+
+
+async def test_g08_sign_out_tells_session_revoked(app: App, alice: httpx.AsyncClient) -> None:
+    alice_id = await id_of(alice)
+    person = await app.running["auth"].identity.person(alice.cookies["session"])
+    assert person is not None
+    await alice.post("/api/users/signout")
+    (told,) = await told_by(app, "auth", "SessionRevoked")
+    assert told == {
+        "type": "SessionRevoked",
+        "sessionId": str(person.session_id),
+        "userId": str(alice_id),
+        "expiresAt": datetime.fromtimestamp(person.expires_at, UTC).isoformat().replace("+00:00", "Z"),
+    }
+
+
+async def test_g08_what_is_refused_tells_nothing(app: App, alice: httpx.AsyncClient) -> None:
+    before = await told_by(app, "auth")
+    await alice.post("/api/users/signup", json={"email": "alice@example.com", "password": PASSWORD})
+    await alice.post("/api/users/signin", json={"email": "alice@example.com", "password": "wrong password"})
+    await alice.put("/api/users/currentuser", json={"currentPassword": "wrong", "email": "a@example.org"})
+    async with app.client() as bob:
+        await bob.post("/api/users/signout")
+    assert await told_by(app, "auth") == before
+
+
+async def refused_within(seconds: float, client: httpx.AsyncClient, path: str = "/api/greeting") -> None:
+    async def is_refused() -> bool:
+        answer = await client.get(path)
+        return answer.status_code == 401 or answer.json() == {"currentUser": None}
+
+    await eventually(is_refused, "the ended session is refused", seconds)
+
+
+async def test_s16_another_service_refuses_an_ended_session_within_a_second(both: App) -> None:
+    async with both.client() as alice, both.client() as thief:
+        await sign_up(alice, "alice@example.com")
+        # The first time the service may still be setting up what it listens with.
+        for seconds in (10, 1):
+            set_token(thief, alice.cookies["session"])
+            assert (await thief.get("/api/greeting")).json() == {"email": "alice@example.com"}
+            await alice.post("/api/users/signout")
+            await refused_within(seconds, thief)
+            await sign_in(alice, "alice@example.com")
+
+
+async def test_s16_a_new_password_ends_the_other_sessions_in_other_services_too(both: App) -> None:
+    async with both.client() as alice, both.client() as phone:
+        await sign_up(alice, "alice@example.com")
+        await sign_in(phone, "alice@example.com")
+        assert (await phone.get("/api/greeting")).status_code == 200
+        change = {"currentPassword": PASSWORD, "password": "another password"}
+        await alice.put("/api/users/currentuser", json=change)
+        await refused_within(10, phone)
+        assert (await alice.get("/api/greeting")).status_code == 200
+
+
+async def test_s16_another_replica_of_auth_needs_no_bus_to_refuse_an_ended_session(
+    databases: Databases, start_nats: StartNats
+) -> None:
+    settings = await settings_for(databases, start_nats, SERVICE)
+    elsewhere = msgspec.structs.replace(settings, nats_urls={"auth": "nats://127.0.0.1:1"})
+    async with (
+        App([SERVICE], elsewhere) as here,
+        App([SERVICE], elsewhere) as there,
+        here.client() as alice,
+        there.client() as thief,
+    ):
+        await sign_up(alice, "alice@example.com")
+        set_token(thief, alice.cookies["session"])
+        assert (await thief.get("/api/users/currentuser")).json()["currentUser"] is not None
+        await alice.post("/api/users/signout")
+        await refused_within(1, thief, "/api/users/currentuser")
+
+
+async def test_s16_an_expired_session_is_refused_in_other_services(both: App) -> None:
+    async with both.client() as alice:
+        await sign_up(alice, "alice@example.com")
+        assert (await alice.get("/api/greeting")).status_code == 200
+        person = await both.running["auth"].identity.person(alice.cookies["session"])
+        assert person is not None
+        expired = msgspec.structs.replace(person, expires_at=person.expires_at - 13 * 3600)
+        keys = both.running["auth"].own.keys
+        set_token(alice, keys.sign(expired, datetime.fromtimestamp(expired.expires_at - 60, UTC)))
+        assert (await alice.get("/api/greeting")).status_code == 401
