@@ -121,19 +121,17 @@ async def test_own_tickets_are_paged_like_the_shelf(databases: engines.Databases
         order = order_of(tickets[2])
         await hear(database, order, completed(order))
         seen: list[str] = []
-        cursor = None
-        while True:
-            found = json.loads(await store.tickets_of_seller(database, SELLER, OwnTicketsPage(3, cursor)))
+        cursors: list[str | None] = [None]
+        while len(cursors) == 1 or cursors[-1] is not None:
+            found = json.loads(await store.tickets_of_seller(database, SELLER, OwnTicketsPage(3, cursors[-1])))
             seen += [ticket["id"] for ticket in found["tickets"]]
-            cursor = found["cursor"]
-            if cursor is None:
-                break
+            cursors.append(found["cursor"])
         assert seen == [ticket["id"] for ticket in tickets[::-1]]
+        assert len(cursors) == 4
         shelf = await page(database, limit=3)
-        for stranger, foreign in ((new_id(), found["cursor"]), (SELLER, shelf["cursor"])):
-            if foreign is not None:
-                with pytest.raises(BadCursor):
-                    await store.tickets_of_seller(database, stranger, OwnTicketsPage(3, foreign))
+        for seller, foreign in ((new_id(), cursors[1]), (SELLER, shelf["cursor"])):
+            with pytest.raises(BadCursor):
+                await store.tickets_of_seller(database, seller, OwnTicketsPage(3, foreign))
 
 
 # Searching

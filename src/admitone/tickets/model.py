@@ -93,11 +93,12 @@ def _event_date(value: Any) -> datetime | None:
         return None
     try:
         moment: datetime = msgspec.convert(value, Annotated[datetime, msgspec.Meta(tz=True)])
-    except msgspec.ValidationError:
+        utc = moment.astimezone(UTC).replace(microsecond=0)
+    except (msgspec.ValidationError, OverflowError):
         raise ValueError from None
-    if moment.year not in _YEARS:
+    if utc.year not in _YEARS:
         raise ValueError(f"EventDate must be in the years {_YEARS.start} to {_YEARS.stop - 1}")
-    return moment.astimezone(UTC).replace(microsecond=0)
+    return utc
 
 
 def _text_rule(name: str, length_max: int) -> Rule:
