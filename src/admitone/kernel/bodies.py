@@ -3,6 +3,8 @@
 Every failed rule is reported, in the order of the struct's fields. What came in is never repeated in an answer.
 """
 
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,11 +19,9 @@ from admitone.kernel.text import clean_line
 
 BODY_BYTES_MAX: Final = 64 * 1024
 _DEPTH_MAX: Final = 20
+_NUMBER_CHARACTERS_MAX: Final = 40
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-# Numbers with a fraction are read as exact decimals: a float never sees a price.
-_JSON: Final = msgspec.json.Decoder(float_hook=Decimal)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Rule:
 @dataclass(frozen=True)
 class _Field:
     key: str
+    name: str
     is_required: bool
-    default: Any
     message: str
     read: Callable[[Any], Any]
 
@@ -53,8 +53,8 @@ def _fields(struct: type[msgspec.Struct]) -> tuple[_Field, ...]:
         fields.append(
             _Field(
                 key=field.encode_name,
+                name=field.name,
                 is_required=field.required,
-                default=field.default if field.default is not msgspec.NODEFAULT else None,
                 message=rule.message if rule else f"{field.encode_name} is missing or not valid",
                 read=rule.read if rule else _converter(field.type),
             )
@@ -72,16 +72,61 @@ def _converter(field_type: Any) -> Callable[[Any], Any]:
     return convert
 
 
+def _number(text: str) -> Decimal:
+    """Read a number with a fraction or an exponent as an exact decimal: a float never sees a price."""
+    if len(text) > _NUMBER_CHARACTERS_MAX or not math.isfinite(float(text)):
+        raise ValueError
+    return Decimal(text)
+
+
+def _refuse_constant(_name: str) -> None:
+    raise ValueError  # NaN and the infinities are Python's, not JSON's
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a key that stands twice: two readers might take two different ones."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
+
+
+class _TooDeep(Exception):
+    """The body is nested too deeply"""
+
+
+def _demand_plain(value: Any, levels: int) -> None:
+    """Refuse text that PostgreSQL cannot keep, NUL and halves of characters, at any depth."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError
+        value.encode()
+    elif isinstance(value, dict | list):
+        if levels == 0:
+            raise _TooDeep
+        if isinstance(value, dict):
+            for key in value:
+                _demand_plain(key, levels)
+            value = value.values()
+        for each in value:
+            _demand_plain(each, levels - 1)
+
+
+# Not msgspec, which lets a key stand twice. Source: RFC 8259, §4 and §6 on what readers disagree about.
+_JSON: Final = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant, object_pairs_hook=_object)
+
+
 def read_body(body: bytes, struct: type[T]) -> T:
     """Parse a JSON body; raises Invalid when it is no JSON object, InvalidFields for its fields."""
     try:
-        decoded = _JSON.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ArithmeticError, ValueError):
+        decoded = _JSON.decode(body.decode())
+        _demand_plain(decoded, _DEPTH_MAX)
+    except _TooDeep:
+        raise Invalid("The body is nested too deeply") from None
+    except (ValueError, RecursionError):
         raise Invalid("The body must be valid JSON") from None
     if not isinstance(decoded, dict):
         raise Invalid("The body must be a JSON object")
-    if _is_deeper(decoded, _DEPTH_MAX):
-        raise Invalid("The body is nested too deeply")
     return read_fields(decoded, struct)
 
 
@@ -101,31 +146,22 @@ def read_query(pairs: Iterable[tuple[str, str]], struct: type[T]) -> T:
 def read_fields(values: Mapping[str, Any], struct: type[T]) -> T:
     """Read each field by its rule; raises InvalidFields with one entry per failed rule."""
     errors: list[FieldError] = []
-    read: list[Any] = []
+    read: dict[str, Any] = {}
     fields = _fields(struct)
     for field in fields:
         if field.key not in values:
             if field.is_required:
                 errors.append(FieldError(field.message, field.key))
-            read.append(field.default)
             continue
         try:
-            read.append(field.read(values[field.key]))
+            read[field.name] = field.read(values[field.key])
         except (ValueError, ArithmeticError) as broken:
             errors.append(FieldError(str(broken) or field.message, field.key))
     known = {field.key for field in fields}
     errors += [FieldError("Unknown field") for key in values if key not in known]
     if errors:
         raise InvalidFields(errors)
-    return struct(**dict(zip(struct.__struct_fields__, read, strict=True)))
-
-
-def _is_deeper(value: Any, levels: int) -> bool:
-    if isinstance(value, dict):
-        return levels == 0 or any(_is_deeper(each, levels - 1) for each in value.values())
-    if isinstance(value, list):
-        return levels == 0 or any(_is_deeper(each, levels - 1) for each in value)
-    return False
+    return struct(**read)
 
 
 # Readers that more than one service uses.
@@ -150,9 +186,12 @@ def uuid(value: Any) -> UUID:
     if not isinstance(value, str) or len(value) != 36 or not value.isascii():
         raise ValueError
     try:
-        return UUID(value)
+        found = UUID(value)
     except ValueError:
         raise ValueError from None
+    if str(found) != value.lower():
+        raise ValueError  # Python reads more than the canonical form: braces, underscores, misplaced hyphens
+    return found
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[Any], int]:

@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
-from starlette.requests import Request, cookie_parser
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
@@ -58,6 +59,7 @@ _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE: Final = frozenset({b"same-origin", b"none"})
 _KEY_CHARACTERS_MAX: Final = 255
+_LENGTH_DIGITS_MAX: Final = 18
 
 # On every response that does not bring its own. Source: OWASP Secure Headers Project; RFC 6797; CSP level 3.
 _HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
@@ -212,7 +214,7 @@ def operation(
 async def read_raw(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
     """Return the request's body; raises TooLarge as soon as it is longer than allowed."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > bytes_max:
+    if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS_MAX or int(announced) > bytes_max):
         raise TooLarge
     received = bytearray()
     async for chunk in request.stream():
@@ -301,6 +303,7 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
+        scope["app"] = self  # tells Starlette's routes to raise what they refuse, so that it is answered here
         started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -316,6 +319,8 @@ class Edge:
             try:
                 self._check_origin(scope)
                 await self._router(scope, receive, send_with_headers)
+            except ClientDisconnect:
+                log.info("the client went away", extra={"path": scope["path"]})
             except Exception as error:
                 if started:
                     raise
@@ -325,6 +330,9 @@ class Edge:
         if isinstance(error, UNREACHABLE):
             log.warning("the database did not answer", extra={"path": scope["path"], "error": repr(error)})
             error = Unavailable()
+        if isinstance(error, HTTPException):  # Starlette's own routes know two reasons to refuse
+            allowed = (error.headers or {}).get("Allow", "")
+            error = refusals.MethodNotAllowed(tuple(allowed.split(", "))) if allowed else Missing()
         if isinstance(error, Refusal):
             await send_refusal(send, error)
             return
@@ -349,7 +357,8 @@ class Edge:
         origin = _first_bytes(headers, b"origin")
         if origin is None or origin in self._own_origins:
             return
-        if origin.partition(b"://")[2] != (_first_bytes(headers, b"host") or b""):
+        host = _first_bytes(headers, b"host")
+        if not host or origin.partition(b"://")[2] != host:
             raise Forbidden("The request came from another site")
 
 

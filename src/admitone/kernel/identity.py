@@ -112,7 +112,7 @@ class Identity:
                 session_id=UUID(claims["sid"]),
                 expires_at=float(claims["exp"]),
             )
-        except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError):
             return None
 
     async def _key(self, key_id: object) -> jwt.PyJWK | None:
@@ -129,6 +129,7 @@ class Identity:
         now = clock.monotonic_seconds()
         if self._keys and now - self._fetched_at < _REFETCH_SECONDS:
             return
+        self._fetched_at = now  # when it fails, too: unknown keys must not make everybody wait for auth again and again
         try:
             fetched = jwt.PyJWKSet.from_json((await self._fetch_keys()).decode())
         except Exception as error:  # noqa: BLE001 – whatever keeps the keys away, the answer is the same
@@ -136,7 +137,6 @@ class Identity:
             if not self._keys:
                 raise Unavailable from None
             return
-        self._fetched_at = now
         self._keys = {key.key_id: key for key in fetched.keys if key.key_id is not None}
 
     def revoke(self, session_id: UUID) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from admitone.kernel import ids
 
-_PATTERN: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]")
+_PATTERN: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[01]")
 _current: ContextVar[str | None] = ContextVar("traceparent", default=None)
 
 
