@@ -4,6 +4,7 @@ import click
 
 from admitone import __version__
 from admitone.commands.check import check
+from admitone.commands.demo import demo
 from admitone.commands.events import events
 from admitone.commands.letters import dead_letters
 from admitone.commands.migrate import migrate
@@ -26,7 +27,7 @@ def main() -> None:
     """
 
 
-for command in (up, serve, migrate, check, replay, dead_letters, events, sandbox):
+for command in (up, serve, migrate, demo, check, replay, dead_letters, events, sandbox):
     main.add_command(command)
 
 

@@ -534,7 +534,7 @@ async def _answers_hold(reading: Reading) -> Examined:
 
 def _broken_promises(reading: Reading, accounts: set[UUID]) -> Iterator[Violation]:
     """What clients were promised and cannot be found."""
-    paid = {(row["order_id"], row["user_id"]) for row in reading.payments.values() if row["state"] != "failed"}
+    paid = {(row["order_id"], row["user_id"]) for row in reading.payments.values()}
     for asked in reading.history:
         if asked.outcome != "answered":
             continue

@@ -1,23 +1,20 @@
-"""Every service of the marketplace, by name: the one place that knows them all."""
+"""Every service of the marketplace: the one place that knows them all."""
 
-import importlib
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Final
 
+from admitone.auth.service import SERVICE as AUTH
+from admitone.expiration.service import SERVICE as EXPIRATION
 from admitone.kernel.service import Service
-from admitone.kernel.settings import SERVICES as NAMES
+from admitone.orders.service import SERVICE as ORDERS
+from admitone.tickets.service import SERVICE as TICKETS
+from admitone.web.service import SERVICE as WEB
 
+PAYMENTS = [import_module("admitone.payments.service").SERVICE] if find_spec("admitone.payments.service") else []
 
-def _found() -> Iterator[Service]:
-    for name in NAMES:
-        try:
-            yield importlib.import_module(f"admitone.{name}.service").SERVICE
-        except ImportError as error:
-            logging.getLogger(__name__).warning("%s is not there yet: %s", name, error)
-
-
-SERVICES: Final[tuple[Service, ...]] = tuple(_found())
+SERVICES: Final[tuple[Service, ...]] = (AUTH, TICKETS, ORDERS, EXPIRATION, *PAYMENTS, WEB)
 
 
 def named(names: Iterable[str]) -> list[Service]:

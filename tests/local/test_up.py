@@ -100,7 +100,7 @@ def test_what_is_secret_is_its_owners_alone(folder: Path) -> None:
 
 def test_ctrl_c_in_the_middle_of_the_start_leaves_nothing_behind(folder: Path) -> None:
     with begun(folder / "data") as program:
-        wait_until(lambda: (folder / "data" / "nats.pid").exists(), "NATS is being started", 30)
+        wait_until((folder / "data" / "nats.pid").exists, "NATS is being started", 30)
         program.send_signal(signal.SIGINT)
         said, _ = program.communicate(timeout=30)
     assert program.returncode == 0, said
@@ -174,7 +174,7 @@ def test_a_port_that_is_taken_is_said_in_one_line_before_anything_starts(folder:
         refused = run("up", "--port", str(port), ADMITONE_DATA=str(folder / "data"))
     assert refused.returncode == 2
     assert one_line(refused.stderr)
-    assert f"port {port} is taken" in refused.stderr
+    assert f"Port {port} is taken" in refused.stderr
     assert not (folder / "data" / "postgres").exists()
 
 
@@ -193,7 +193,8 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(folder: Path) -> No
         ("ADMITONE_PORT", "70000", "ADMITONE_PORT must be between 1 and 65535"),
         ("ADMITONE_CURRENCY", "jpy", "ADMITONE_CURRENCY must be one of"),
         ("ADMITONE_SIGNING_KEY_FILE", "/nowhere", "ADMITONE_SIGNING_KEY_FILE cannot be read"),
-        ("ADMITONE_HOST", "203.0.113.7", "203.0.113.7"),
+        ("ADMITONE_HOST", "203.0.113.7", "Nothing can listen at 203.0.113.7"),
+        ("ADMITONE_HOST", "no.such.host.invalid", "Nothing can listen at no.such.host.invalid"),
     ],
 )
 def test_a_bad_setting_is_named_in_one_line(name: str, value: str, reason: str, folder: Path) -> None:

@@ -11,7 +11,7 @@ import click
 
 from admitone.kernel.database import UNREACHABLE
 from admitone.kernel.refusals import Unavailable
-from admitone.kernel.runner import Outdated, PortTaken
+from admitone.kernel.runner import CannotListen, Outdated
 from admitone.kernel.settings import SettingsError
 from admitone.local.errors import LocalError
 
@@ -32,10 +32,8 @@ def told_plainly(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (SettingsError, LocalError, Outdated) as error:
+        except (SettingsError, LocalError, Outdated, CannotListen) as error:
             raise CannotRun(str(error)) from error
-        except PortTaken as error:
-            raise CannotRun(f"{error}. Stop that one, or set ADMITONE_PORT to another port.") from error
         except (Unavailable, *UNREACHABLE) as error:
             raise CannotRun(f"The database cannot be reached: {str(error) or type(error).__name__}") from error
         except OSError as error:

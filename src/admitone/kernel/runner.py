@@ -243,14 +243,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-class PortTaken(Exception):
-    """The port is taken by another program"""
+class CannotListen(Exception):
+    """The public address is taken, or is not this machine's"""
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """Take the public port, before anything is started that might not be needed; raises PortTaken or OSError."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    public = socket.socket(family, socket.SOCK_STREAM)
+    """Take the public port, before anything is started that might not be needed; raises CannotListen."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        public = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CannotListen(f"Nothing can listen at {host}: {error.strerror}.") from error
     try:
         # A port whose last connections are still being forgotten is free; one that somebody listens on is not.
         public.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -258,8 +261,8 @@ def bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         public.close()
         if error.errno == errno.EADDRINUSE:
-            raise PortTaken(f"port {port} is taken by another program") from None
-        raise
+            raise CannotListen(f"Port {port} is taken by another program; ADMITONE_PORT chooses another.") from error
+        raise CannotListen(f"Nothing can listen at {host}, port {port}: {error.strerror}.") from error
     return public
 
 

@@ -42,7 +42,7 @@ def up(
 ) -> None:
     """Run everything until SIGINT or SIGTERM, then stop everything, the servers last.
 
-    `say` writes to the terminal. Raises LocalError, PortTaken, or OSError for an address that is not this machine's.
+    `say` writes to the terminal. Raises LocalError or CannotListen.
     """
     began = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
