@@ -1,0 +1,140 @@
+"""A whole marketplace for one test: every service in this process, real PostgreSQL, NATS and payments around it."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+
+from admitone.invariants import Sources, check
+from admitone.kernel.runner import App
+from admitone.kernel.service import Service
+from admitone.local.nats import Nats
+from admitone.local.postgres import Postgres
+from admitone.local.server import free_port
+from admitone.registry import named
+from tests import engines
+from tests.sandbox.running import API_KEY, WEBHOOK_SECRET, RunningSandbox, fresh_database, running_sandbox, served
+from tests.support import StartNats, bus_user, eventually, settings_for, signed_in
+
+Json = dict[str, Any]
+
+TRADE = ("auth", "tickets", "orders", "expiration")
+WITH_MONEY = (*TRADE, "payments")
+
+
+@dataclass
+class Market:
+    """What a test does in a marketplace, in the words of the trade."""
+
+    app: App
+    nats: Nats
+    services: Sequence[Service]
+    sandbox: RunningSandbox | None = None
+
+    def person(self, name: str) -> httpx.AsyncClient:
+        return signed_in(self.app, name)
+
+    def database(self, service: str) -> Any:
+        return self.app.running[service].database
+
+    async def lists(self, seller: httpx.AsyncClient, *, title: str = "Fado night", price: float | str = 19.99) -> Json:
+        """List a ticket and wait until it can be reserved."""
+        body = f'{{"title":"{title}","price":{price}}}'
+        answer = await seller.post("/api/tickets", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 201, answer.text
+        ticket: Json = answer.json()
+
+        async def known() -> object:
+            return await self.database("orders").fetchval("SELECT true FROM ticket WHERE id = $1", ticket["id"])
+
+        await eventually(known, "orders knows the ticket")
+        return ticket
+
+    async def reserves(self, buyer: httpx.AsyncClient, ticket: Json) -> Json:
+        answer = await buyer.post("/api/orders", json={"ticketId": ticket["id"]})
+        assert answer.status_code == 201, answer.text
+        order: Json = answer.json()
+        return order
+
+    async def ticket(self, ticket: Json) -> Json:
+        async with self.app.client() as anyone:
+            shown: Json = (await anyone.get(f"/api/tickets/{ticket['id']}")).json()
+            return shown
+
+    async def ticket_becomes(self, ticket: Json, status: str, seconds: float = 10.0) -> Json:
+        async def as_wanted() -> Json | None:
+            shown = await self.ticket(ticket)
+            return shown if shown["status"] == status else None
+
+        found: Json = await eventually(as_wanted, f"the ticket is {status}", seconds)
+        return found
+
+    async def order_becomes(self, buyer: httpx.AsyncClient, order: Json, status: str, seconds: float = 10.0) -> Json:
+        async def as_wanted() -> Json | None:
+            shown: Json = (await buyer.get(f"/api/orders/{order['id']}")).json()
+            return shown if shown["status"] == status else None
+
+        found: Json = await eventually(as_wanted, f"the order is {status}", seconds)
+        return found
+
+    async def locked(self, buyer: httpx.AsyncClient, ticket: Json) -> Json:
+        """Reserve a ticket and wait until the lock is everywhere; return the order."""
+        order = await self.reserves(buyer, ticket)
+
+        async def confirmed() -> object:
+            return await self.database("orders").fetchval(
+                "SELECT true FROM ticket WHERE id = $1 AND order_id = $2", ticket["id"], order["id"]
+            )
+
+        await eventually(confirmed, "the lock is confirmed")
+        return order
+
+    async def all_told(self) -> None:
+        """Wait until every outbox is published and nothing waits on the bus."""
+
+        async def quiet() -> bool:
+            for service in self.services:
+                if await self.database(service.name).fetchval(
+                    "SELECT count(*) FROM outbox WHERE stream_sequence IS NULL"
+                ):
+                    return False
+            return True
+
+        await eventually(quiet, "everything is told", 30)
+
+    async def is_sound(self) -> None:
+        """Assert every invariant of the design over this marketplace."""
+        findings = await check(Sources.of(self.app.running["orders"].settings, self.services))
+        assert [f"{each.id} {each.samples()}" for each in findings if not each.holds] == []
+
+
+@asynccontextmanager
+async def marketplace(
+    postgres: Postgres,
+    databases: engines.Databases,
+    start_nats: StartNats,
+    *names: str,
+    **chosen: Any,
+) -> AsyncIterator[Market]:
+    """Run these services (the trade without money when none is named), with the sandbox when payments is one."""
+    services = named(names or TRADE)
+    nats = start_nats(*(bus_user(each) for each in services))
+    if "payments" not in names:
+        settings = await settings_for(databases, start_nats, *services, nats=nats, **chosen)
+        async with App(services, settings) as app:
+            yield Market(app, nats, services)
+        return
+    port = free_port()
+    webhooks = f"http://127.0.0.1:{port}/api/payments/webhook"
+    async with fresh_database(postgres) as url, running_sandbox(url, webhook_url=webhooks) as sandbox:
+        settings = await settings_for(
+            databases, start_nats, *services, nats=nats, port=port, stripe_url=sandbox.url,
+            stripe_secret_key=API_KEY, stripe_webhook_secret=WEBHOOK_SECRET, **chosen,
+        )  # fmt: skip
+        async with App(services, settings) as app:
+            config = uvicorn.Config(app, port=port, lifespan="off", log_config=None)
+            async with served(lambda: uvicorn.Server(config)):
+                yield Market(app, nats, services, sandbox)

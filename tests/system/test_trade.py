@@ -1,0 +1,348 @@
+"""The reference's defects as scenarios, where no money is involved: several services, real PostgreSQL and NATS."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any
+
+import httpx
+import pytest
+from msgspec.structs import replace
+
+from admitone.events import OrderCreated, TicketUpdated
+from admitone.kernel.bus import Bus
+from admitone.kernel.event import event_types, wrap
+from admitone.kernel.ids import new_id
+from admitone.kernel.settings import Settings
+from admitone.local.postgres import Postgres
+from tests import engines
+from tests.support import StartNats, eventually, messages_of, sign_up, told_by
+from tests.system.support import Market, marketplace
+from tests.whole import running_up
+
+World = tuple[Postgres, engines.Databases, StartNats]
+
+
+@pytest.fixture
+def world(postgres: Postgres, databases: engines.Databases, start_nats: StartNats) -> World:
+    return postgres, databases, start_nats
+
+
+async def _market(
+    stack: AsyncExitStack, world: World, *services: str, **chosen: Any
+) -> tuple[Market, tuple[httpx.AsyncClient, httpx.AsyncClient, httpx.AsyncClient]]:
+    """A marketplace with Alice, Bob and Carol in it, for as long as the stack is open."""
+    market = await stack.enter_async_context(marketplace(*world, *services, **chosen))
+    alice, bob, carol = [await stack.enter_async_context(market.person(name)) for name in ("alice", "bob", "carol")]
+    return market, (alice, bob, carol)
+
+
+async def test_s01_everything_works_while_the_bus_is_down_and_arrives_once_afterwards(world: World) -> None:
+    async with marketplace(*world) as market, market.person("alice") as alice, market.person("bob") as bob:
+        before = await market.lists(alice)
+        market.nats.stop()
+        listed = (await alice.post("/api/tickets", json={"title": "While it was down", "price": 5})).json()
+        order = await market.reserves(bob, before)
+        other = await bob.get(f"/api/orders/{order['id']}")
+        assert other.json()["status"] == "created"
+        assert (await market.ticket(before))["status"] == "available"  # tickets has not heard of it yet
+        market.nats.start()  # from this thread, to which the child is tied
+        await market.ticket_becomes(before, "reserved", 20)
+
+        async def replicated() -> object:
+            return await market.database("orders").fetchval("SELECT true FROM ticket WHERE id = $1", listed["id"])
+
+        await eventually(replicated, "orders hears of the ticket", 20)
+        versions = [
+            (each["type"], each["version"])
+            for each in await told_by(market.app, "tickets")
+            if each["id"] == before["id"]
+        ]
+        assert versions == [("TicketCreated", 0), ("TicketUpdated", 1)]
+
+
+async def test_s02_an_event_whose_service_was_killed_before_publishing_arrives(folder: Any) -> None:
+    with running_up(folder, "--processes") as up, up.person("alice") as alice, up.person("bob") as bob:
+        ticket = alice.post("/api/tickets", json={"title": "Fado night", "price": 19.99}).json()
+        engines.wait_until(
+            lambda: bob.post("/api/orders", json={"ticketId": str(new_id())}).status_code == 404, "orders answers"
+        )
+        nats = up.pid("nats")
+        os.kill(nats, signal.SIGSTOP)  # the bus acknowledges nothing from here on
+        try:
+            answers = []
+            engines.wait_until(
+                lambda: (
+                    answers.append(bob.post("/api/orders", json={"ticketId": ticket["id"]}))
+                    or answers[-1].status_code == 201
+                ),
+                "the ticket is reserved",
+            )
+            os.kill(up.pid("processes/orders"), signal.SIGKILL)
+        finally:
+            os.kill(nats, signal.SIGCONT)
+        engines.wait_until(
+            lambda: bob.get(f"/api/tickets/{ticket['id']}").json()["status"] == "reserved", "the lock arrives", 30
+        )
+        assert bob.get(f"/api/tickets/{ticket['id']}").json()["orderId"] == answers[-1].json()["id"]
+
+
+async def test_s03_the_whole_history_delivered_again_changes_nothing(world: World) -> None:
+    async with marketplace(*world) as market, market.person("alice") as alice, market.person("bob") as bob:
+        tickets = [await market.lists(alice, price=number + 1) for number in range(5)]
+        for ticket in tickets[:3]:
+            await market.locked(bob, ticket)
+        cancelled = await market.locked(bob, tickets[3])
+        await bob.delete(f"/api/orders/{cancelled['id']}")
+        await market.ticket_becomes(tickets[3], "available")
+        await market.all_told()
+
+        async def state() -> list[Any]:
+            queries = {
+                "tickets": "SELECT id, version, status, order_id FROM ticket ORDER BY id",
+                "orders": "SELECT id, version, status, order_id FROM ticket ORDER BY id",
+                "expiration": "SELECT order_id FROM deadline ORDER BY order_id",
+            }
+            return [[tuple(row) for row in await market.database(name).fetch(sql)] for name, sql in queries.items()]
+
+        before = await state()
+        bus = Bus("admin")
+        bus.start(market.nats.url("admin"))
+        await bus.ready()
+        for producer in ("tickets", "orders", "auth"):
+            rows = await market.database(producer).fetch("SELECT * FROM outbox ORDER BY position")
+            for copy in range(4):
+                for row in rows:
+                    message = wrap(
+                        row["id"], producer, row["type"], row["aggregate"], row["recorded_at"], row["data"], None
+                    )
+                    subject = f"events.{event_types()[row['type']].producer}.{row['type']}"
+                    await bus._client.publish(subject, message, headers={"Nats-Msg-Id": f"{row['id']} again {copy}"})
+        marker = await market.lists(alice, title="After the storm")
+        await market.locked(bob, marker)
+        await bus.close()
+        after = await state()
+        assert [
+            [row for row in rows if marker["id"] not in map(str, row)][: len(old)]
+            for rows, old in zip(after, before, strict=True)
+        ] == before
+
+
+@pytest.mark.parametrize("buyers", [200])
+async def test_s05_n_concurrent_orders_for_one_ticket_make_one_lock(world: World, buyers: int) -> None:
+    async with marketplace(*world) as market, market.person("alice") as alice:
+        ticket = await market.lists(alice)
+        people = [market.person(f"buyer-{number}") for number in range(buyers)]
+        answers = await asyncio.gather(*(each.post("/api/orders", json={"ticketId": ticket["id"]}) for each in people))
+        assert sorted(each.status_code for each in answers) == [201] + [400] * (buyers - 1)
+        assert all(
+            messages_of(each) == [("Ticket is already reserved", None)] for each in answers if each.status_code == 400
+        )
+        winner = next(each.json() for each in answers if each.status_code == 201)
+        shown = await market.ticket_becomes(ticket, "reserved")
+        assert (shown["orderId"], shown["version"]) == (winner["id"], 1)
+
+
+async def test_s06_an_old_deadline_leaves_the_next_buyers_lock_alone(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        market, (alice, bob, carol) = await _market(stack, world, order_window_seconds=2)
+        ticket = await market.lists(alice)
+        bobs = await market.locked(bob, ticket)
+        assert (await bob.delete(f"/api/orders/{bobs['id']}")).status_code == 204
+        market.app.running["orders"].settings = _with_window(market, 900)
+        carols = await market.reserves(carol, ticket)
+
+        async def carol_has_it() -> bool:
+            return (await market.ticket(ticket)).get("orderId") == carols["id"]
+
+        await eventually(carol_has_it, "the ticket is Carol's")
+
+        async def bobs_deadline_has_passed() -> object:
+            return await market.database("orders").fetchval(
+                "SELECT expires_at < instant() - interval '500 ms' FROM orders WHERE id = $1", bobs["id"]
+            )
+
+        await eventually(bobs_deadline_has_passed, "Bob's deadline passes")
+        await market.all_told()
+        assert await carol_has_it()
+        assert (await carol.get(f"/api/orders/{carols['id']}")).json()["status"] == "created"
+
+
+def _with_window(market: Market, seconds: int) -> Settings:
+    return replace(market.app.running["orders"].settings, order_window_seconds=seconds)
+
+
+async def test_g18_an_unpaid_order_expires_and_frees_its_ticket(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        market, (alice, bob, _) = await _market(stack, world, order_window_seconds=1)
+        ticket = await market.lists(alice)
+        order = await market.locked(bob, ticket)
+        expired = await market.order_becomes(bob, order, "cancelled")
+        assert expired["cancelReason"] == "expired"
+        await market.ticket_becomes(ticket, "available")
+        lateness = await market.database("orders").fetchval(
+            "SELECT extract(epoch FROM recorded_at) FROM outbox WHERE type = 'OrderCancelled'"
+        ) - await market.database("orders").fetchval("SELECT extract(epoch FROM expires_at) FROM orders")
+        print(f"\nexpired {float(lateness) * 1000:.0f} ms after the deadline")
+        assert lateness >= 0
+
+
+@pytest.mark.parametrize("round_number", range(10))
+async def test_s13_an_edit_racing_an_order_never_changes_a_locked_price(world: World, round_number: int) -> None:
+    async with marketplace(*world) as market, market.person("alice") as alice, market.person("bob") as bob:
+        for number in range(10):
+            ticket = await market.lists(alice, price=10)
+
+            async def edit(ticket: dict[str, Any] = ticket) -> int:
+                await asyncio.sleep(random.random() / 100)
+                return (
+                    await alice.put(f"/api/tickets/{ticket['id']}", json={"title": "Dearer", "price": 20})
+                ).status_code
+
+            edited, order = await asyncio.gather(edit(), market.reserves(bob, ticket))
+            assert edited in {200, 400}
+
+            async def settled(ticket: dict[str, Any] = ticket, order: dict[str, Any] = order) -> dict[str, Any] | None:
+                shown = await market.ticket(ticket)
+                mine = (await bob.get(f"/api/orders/{order['id']}")).json()
+                is_locked = shown.get("orderId") == order["id"] and mine["status"] == "created"
+                return {"ticket": shown, "order": mine} if is_locked or mine["status"] == "cancelled" else None
+
+            found = await eventually(settled, f"round {round_number}.{number} settles")
+            if found["order"]["status"] == "cancelled":
+                assert found["order"]["cancelReason"] == "ticket_changed"
+            else:
+                assert found["ticket"]["price"] == found["order"]["ticket"]["price"]
+
+
+async def test_s14_without_expiration_a_new_buyer_is_not_blocked_and_orders_end(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        market, (alice, bob, carol) = await _market(stack, world, "auth", "tickets", "orders", order_window_seconds=1)
+        ticket, other = await market.lists(alice), await market.lists(alice)
+        bobs = await market.locked(bob, ticket)
+        forgotten = await market.locked(bob, other)
+
+        async def carol_tries() -> Any:
+            answer = await carol.post("/api/orders", json={"ticketId": ticket["id"]})
+            return answer.json() if answer.status_code == 201 else None
+
+        carols = await eventually(carol_tries, "Carol gets the ticket once Bob's time is up")
+        assert (await bob.get(f"/api/orders/{bobs['id']}")).json()["status"] == "cancelled"
+
+        async def locked_for_carol() -> bool:
+            return (await market.ticket(ticket)).get("orderId") == carols["id"]
+
+        await eventually(locked_for_carol, "the lock moves to Carol")
+        await market.order_becomes(bob, forgotten, "cancelled", 20)
+        await market.ticket_becomes(other, "available")
+
+
+async def test_s14_timers_wiped_while_expiration_is_dead_do_no_harm(folder: Any) -> None:
+    with ExitStack() as stack:
+        up = stack.enter_context(running_up(folder, "--processes", ADMITONE_ORDER_WINDOW_SECONDS="2"))
+        alice, bob = stack.enter_context(up.person("alice")), stack.enter_context(up.person("bob"))
+        ticket = alice.post("/api/tickets", json={"title": "Fado night", "price": 19.99}).json()
+        answers: list[Any] = []
+        engines.wait_until(
+            lambda: (
+                answers.append(bob.post("/api/orders", json={"ticketId": ticket["id"]}))
+                or answers[-1].status_code == 201
+            ),
+            "the ticket is reserved",
+        )
+        os.kill(up.pid("processes/expiration"), signal.SIGSTOP)  # alive for its supervisor, dead for everybody
+        expiration = up.pid("processes/expiration")
+        try:
+            engines.wait_until(
+                lambda: bob.get(f"/api/orders/{answers[-1].json()['id']}").json()["status"] == "cancelled",
+                "the order ends without its alarm", 30,
+            )  # fmt: skip
+            engines.wait_until(
+                lambda: bob.get(f"/api/tickets/{ticket['id']}").json()["status"] == "available",
+                "the ticket is free",
+            )
+        finally:
+            os.kill(expiration, signal.SIGKILL)
+
+
+async def test_s15_a_poison_message_stops_nothing_and_can_be_driven_again(world: World) -> None:
+    async with marketplace(*world) as market, market.person("alice") as alice, market.person("bob") as bob:
+        bus = Bus("admin")
+        bus.start(market.nats.url("admin"))
+        await bus.ready()
+        await bus._client.publish("events.orders.OrderCreated", b'{"id": "no envelope"}')
+        await bus.close()
+        ticket = await market.lists(alice)
+        await market.locked(bob, ticket)
+
+        async def letters() -> list[Any]:
+            rows: list[Any] = await market.database("tickets").fetch(
+                "SELECT * FROM dead_letter WHERE given_up_at IS NOT NULL"
+            )
+            return rows
+
+        [letter] = await eventually(letters, "the message is a dead letter")
+        assert letter["error"]
+        assert letter["message"] == b'{"id": "no envelope"}'
+
+
+async def test_s16_a_signed_out_session_is_refused_by_every_service_within_a_second(world: World) -> None:
+    async with marketplace(*world) as market, market.app.client() as bob:
+        await sign_up(bob, "bob@example.com")
+        token = bob.cookies["session"]
+        assert (await bob.get("/api/orders")).status_code == 200
+        await bob.post("/api/users/signout", json={})
+        began = time.monotonic()
+        async with market.app.client() as thief:
+            thief.cookies.set("session", token)
+
+            async def refused_everywhere() -> bool:
+                statuses = {(await thief.get(path)).status_code for path in ("/api/orders", "/api/tickets/mine")}
+                return statuses == {401}
+
+            await eventually(refused_everywhere, "the session is refused")
+            print(f"\nrefused everywhere after {(time.monotonic() - began) * 1000:.0f} ms")
+            assert (await thief.get("/api/users/currentuser")).json() == {"currentUser": None}
+
+
+async def test_s17_200_tickets_updated_twice_converge_to_price_and_version(world: World) -> None:
+    async with marketplace(*world) as market, market.person("alice") as alice:
+        at_once = asyncio.Semaphore(20)
+
+        async def one(number: int) -> str:
+            async with at_once:
+                return await listed_and_edited_twice(number)
+
+        async def listed_and_edited_twice(number: int) -> str:
+            ticket = (await alice.post("/api/tickets", json={"title": "Fado night", "price": 10})).json()
+            for price in (20 + number, 30 + number):
+                answer = await alice.put(f"/api/tickets/{ticket['id']}", json={"title": "Fado night", "price": price})
+                assert answer.status_code == 200
+            return str(ticket["id"])
+
+        ids = await asyncio.gather(*(one(number) for number in range(200)))
+        began = time.monotonic()
+
+        async def converged() -> bool:
+            rows = await market.database("orders").fetch("SELECT id, version, price_cents FROM ticket")
+            found = {str(row["id"]): (row["version"], row["price_cents"]) for row in rows}
+            return found == {each: (2, (30 + number) * 100) for number, each in enumerate(ids)}
+
+        await eventually(converged, "the replicas are at the final price", 30)
+        print(f"\n200 × (create, update, update): converged {(time.monotonic() - began) * 1000:.0f} ms after the last")
+
+
+async def test_g08_every_event_of_the_trade_says_what_its_contract_says(world: World) -> None:
+    async with marketplace(*world) as market, market.person("alice") as alice, market.person("bob") as bob:
+        ticket = await market.lists(alice, price=12.34)
+        order = await market.locked(bob, ticket)
+        [created] = [each for each in await told_by(market.app, "orders") if each["type"] == "OrderCreated"]
+        parsed = event_types()["OrderCreated"]
+        assert json.loads(json.dumps(created))["ticket"]["priceCents"] == 1234
+        assert parsed is OrderCreated
+        locked = [each for each in await told_by(market.app, "tickets") if each["type"] == TicketUpdated.__name__][-1]
+        assert (locked["orderId"], locked["status"], locked["priceCents"]) == (order["id"], "reserved", 1234)
