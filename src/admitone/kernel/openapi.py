@@ -24,6 +24,7 @@ def document(operations: Sequence[Operation], settings: Settings) -> dict[str, A
     """Return the OpenAPI 3.1 document of these operations."""
     structs = {each for op in operations for each in (op.body, op.query, op.answers, Errors) if each is not None}
     (*_,), components = msgspec.json.schema_components(sorted(structs, key=str), ref_template=_SCHEMA_PATH)
+    _show_decimals_as_numbers(components)
     for op in operations:
         if op.body is not None:
             components[op.body.__name__]["additionalProperties"] = False
@@ -45,6 +46,18 @@ def document(operations: Sequence[Operation], settings: Settings) -> dict[str, A
             "securitySchemes": {"session": {"type": "apiKey", "in": "cookie", "name": "session"}},
         },
     }
+
+
+def _show_decimals_as_numbers(schema: Any) -> None:
+    """Say that exact decimals are JSON numbers, as `http.py` writes and `bodies.py` reads them; msgspec says text."""
+    if isinstance(schema, dict):
+        if schema.get("format") == "decimal":
+            schema["type"] = "number"
+        for each in schema.values():
+            _show_decimals_as_numbers(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            _show_decimals_as_numbers(each)
 
 
 def _operation(op: Operation) -> dict[str, Any]:
