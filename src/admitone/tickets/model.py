@@ -55,6 +55,8 @@ class BadCursor(Invalid):
     field = "cursor"
 
 
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
 # How each thing a seller says is read.
 
 
@@ -92,7 +94,7 @@ def _event_date(value: Any) -> datetime | None:
     if value is None:
         return None
     try:
-        moment: datetime = msgspec.convert(value, Annotated[datetime, msgspec.Meta(tz=True)])
+        moment: datetime = msgspec.convert(value, _Moment)
         utc = moment.astimezone(UTC).replace(microsecond=0)
     except (msgspec.ValidationError, OverflowError):
         raise ValueError from None
@@ -122,13 +124,13 @@ class TicketListing(msgspec.Struct, frozen=True, rename="camel"):
         Decimal,
         msgspec.Meta(
             description="From 0.50 to 999999.99, with at most two decimals.",
-            extra_json_schema={"type": "number", "format": "decimal", "minimum": 0.5, "maximum": 999999.99},
+            extra_json_schema={"minimum": 0.5, "maximum": 999999.99},
         ),
         Rule("Price must be greater than 0", _price),
     ]
     event_date: Annotated[
-        datetime | None,
-        msgspec.Meta(description="With its zone."),
+        _Moment | None,
+        msgspec.Meta(description="With its zone, to the second, in the years 2000 to 2199."),
         Rule("EventDate must be a time such as 2027-05-01T19:30:00Z", _event_date),
     ] = None
     venue: Annotated[_Venue | None, _text_rule("Venue", VENUE_MAX)] = None
@@ -161,14 +163,14 @@ class ShownTicket(msgspec.Struct, rename="camel", omit_defaults=True):
 
     id: UUID
     title: str
-    price: Annotated[Decimal, msgspec.Meta(extra_json_schema={"type": "number", "format": "decimal"})]
+    price: Decimal
     currency: str
     user_id: UUID
     version: int
     status: TicketStatus
-    created_at: datetime
+    created_at: _Moment
     order_id: UUID | None = None
-    event_date: datetime | None = None
+    event_date: _Moment | None = None
     venue: str | None = None
     section: str | None = None
     row: str | None = None
