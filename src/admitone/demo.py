@@ -20,6 +20,8 @@ from admitone.kernel import clock
 
 PEOPLE: Final = ("alice", "bob", "carol", "dora", "emil", "farah", "goran", "hana", "ines", "jonas", "kofi", "lena")
 TICKETS: Final = 300
+# What people ask for: mostly whole amounts, some a cent or a half less.
+_ODD_CENTS: Final = (Decimal(0), Decimal(0), Decimal("0.01"), Decimal("0.50"))
 _SOLD_EVERY: Final = 9
 _DECLINED_EVERY: Final = 45
 _RESERVED_EVERY: Final = 13
@@ -102,9 +104,7 @@ def listings(now: datetime) -> Iterator[dict[str, Any]]:
     monday = (now - timedelta(days=now.weekday())).replace(hour=0, minute=0, second=0, microsecond=0)
     for number, show in zip(range(TICKETS), itertools.cycle(SHOWS), strict=False):
         date = monday + timedelta(days=14 + dice.randrange(120), hours=show.hour, minutes=dice.choice((0, 30)))
-        price = Decimal(round(show.worth * dice.uniform(0.7, 1.5) * 20)) / 20 - dice.choice(
-            (Decimal(0), Decimal("0.01"))
-        )
+        price = round(show.worth * dice.uniform(0.7, 1.5)) - dice.choice(_ODD_CENTS)
         listing: dict[str, Any] = {
             "title": show.title,
             "price": price,

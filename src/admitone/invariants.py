@@ -661,7 +661,7 @@ _AFTER_THE_END: Final = {
         JOIN outbox AS later ON later.aggregate = ending.aggregate AND later.version > ending.version
         WHERE ending.type IN ('OrderCompleted', 'OrderCancelled')
         UNION
-        SELECT id FROM outbox AS ending JOIN orders AS kept (id, version, status) ON kept.id = ending.aggregate
+        SELECT kept.id FROM outbox AS ending JOIN orders AS kept ON kept.id = ending.aggregate
         WHERE (type = 'OrderCompleted' AND status <> 'complete') OR (type = 'OrderCancelled' AND status <> 'cancelled')
     """,
     "tickets": """
