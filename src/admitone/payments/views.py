@@ -1,0 +1,83 @@
+"""What people send to pay, and what they see of their payments."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+
+from admitone.kernel import bodies
+from admitone.kernel.bodies import Rule
+from admitone.kernel.money import decimal_of
+from admitone.payments.model import Payment
+
+Status = Literal["pending", "requires_action", "authorized", "captured", "voided", "failed", "refunded"]
+
+
+class NewPayment(msgspec.Struct, rename="camel"):
+    """What a buyer sends to pay: the order, and what Stripe calls the card."""
+
+    order_id: Annotated[UUID, Rule("OrderId must be provided", bodies.uuid)]
+    token: Annotated[str, Rule("Token must be provided", bodies.line(200, 1))]
+
+
+class PaymentsOf(msgspec.Struct, rename="camel"):
+    """Whose payments to list."""
+
+    order_id: Annotated[UUID, Rule("OrderId must be provided", bodies.uuid)]
+
+
+class ActionView(msgspec.Struct, rename="camel", omit_defaults=True):
+    """How the buyer confirms a payment: on the page at `url`, or by Stripe's script with the client secret."""
+
+    client_secret: str
+    url: str | None = None
+
+
+class PaymentView(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One attempt to pay, as the buyer sees it.
+
+    `pending` means that Stripe has not answered yet: the payment settles by itself and must not be repeated.
+    """
+
+    id: UUID
+    order_id: UUID
+    status: Status
+    amount: Decimal
+    currency: str
+    attempt: int
+    created_at: str
+    stripe_id: str | None = None
+    action: ActionView | None = None
+    reason: str | None = None
+
+
+class PaymentsView(msgspec.Struct, rename="camel"):
+    """Every attempt to pay an order, newest first, and how many more there may be."""
+
+    payments: list[PaymentView]
+    attempts_left: int
+
+
+def json_time(moment: datetime) -> str:
+    """Return a time as the API writes it: ISO 8601, UTC, milliseconds."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def view(payment: Payment, status: Status | None = None) -> PaymentView:
+    """Return a payment as its buyer sees it, or as `status` where that is to be shown instead of its own state."""
+    status = status or ("pending" if payment.state == "created" else payment.state)
+    is_asked = status == "requires_action" and payment.client_secret is not None
+    return PaymentView(
+        id=payment.id,
+        order_id=payment.order_id,
+        status=status,
+        amount=decimal_of(payment.amount_cents),
+        currency=payment.currency,
+        attempt=payment.attempt,
+        created_at=json_time(payment.created_at),
+        stripe_id=payment.stripe_id,
+        action=ActionView(str(payment.client_secret), payment.action_url) if is_asked else None,
+        reason=payment.reason,
+    )
