@@ -134,6 +134,9 @@ async def _similar(visit: Visit, ticket: Ticket) -> tuple[str, list[Ticket]]:
 
 async def order(visit: Visit) -> Response:
     """Show an order as it is now."""
+    if visit.asked("payment_intent"):
+        # Back from the bank, with more in the address than anybody should keep.
+        return go(address(visit.path, back="bank"))
     return await _order_page(visit)
 
 
@@ -145,6 +148,8 @@ async def _order_page(visit: Visit, *, unreachable_with: str = "") -> Response:
     state = _state(found, payments)
     if unreachable_with and state == "hold":
         state = "unreachable"
+    if state == "confirm" and visit.asked("back"):
+        state = "checking"  # the buyer has answered the bank, and the bank has yet to answer us
     ended = _ending(found) if state == "ended" else None
     ticket = await _ticket_of(visit, found)
     stripe_key = visit.web.settings.stripe_publishable_key

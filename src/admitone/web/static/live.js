@@ -3,7 +3,7 @@
 import { announce, fetchMain, main, refresh } from "./page.js";
 
 const OFFLINE_AFTER_MS = 4000;
-const ASK_AGAIN_MS = 4000;
+const ASK_AGAIN_MS = 2000;
 const WORDS = { available: "Admit one", reserved: "Being bought", sold: "Sold" };
 
 let stream = null;
