@@ -1,0 +1,34 @@
+"""Sessions and tries that nobody needs any more are forgotten; the others stay."""
+
+from admitone.auth.service import SERVICE
+from admitone.kernel.runner import App
+from tests.engines import Databases
+from tests.support import StartNats, eventually, settings_for, sign_in, sign_up
+
+
+async def test_old_sessions_and_tries_are_forgotten(databases: Databases, start_nats: StartNats) -> None:
+    settings = await settings_for(databases, start_nats, SERVICE)
+    async with App([SERVICE], settings) as app, app.client() as alice, app.client() as phone:
+        await sign_up(alice, "alice@example.com")
+        await sign_in(phone, "alice@example.com")
+        for number in range(2):
+            wrong = {"email": f"nobody{number}@example.com", "password": "not the password"}
+            await alice.post("/api/users/signin", json=wrong)
+        db = app.running["auth"].database
+        await db.execute(
+            "UPDATE session SET started_at = started_at - interval '32 days', "
+            "expires_at = started_at - interval '31 days' "
+            "WHERE id = (SELECT id FROM session ORDER BY id LIMIT 1)"
+        )
+        await db.execute(
+            "UPDATE tries SET last_at = instant() - interval '25 hours', wait_until = instant() - interval '25 hours' "
+            "WHERE about = (SELECT about FROM tries ORDER BY about LIMIT 1)"
+        )
+    async with App([SERVICE], settings) as app:
+        db = app.running["auth"].database
+
+        async def is_forgotten() -> bool:
+            counts = "SELECT (SELECT count(*) FROM session), (SELECT count(*) FROM tries)"
+            return tuple(await db.fetchrow(counts) or ()) == (1, 2)
+
+        await eventually(is_forgotten, "one session and two counts are left")
