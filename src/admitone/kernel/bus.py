@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 OUTBOX_RETENTION_SECONDS: Final = 7 * 24 * 3600
 # A stream outlives the outbox, so that a sequence below the stream's first one always means "lost", never "aged".
-_STREAM_RETENTION_SECONDS: Final = OUTBOX_RETENTION_SECONDS + 24 * 3600
+STREAM_RETENTION_SECONDS: Final = OUTBOX_RETENTION_SECONDS + 24 * 3600
 _DUPLICATE_WINDOW_SECONDS: Final = 120
 _MESSAGE_BYTES_MAX: Final = 64 * 1024
 _ACK_WAIT_SECONDS: Final = 30
@@ -100,6 +100,7 @@ class Bus:
         self._acks_inbox: str | None = None
         self._acks: dict[str, asyncio.Future[Acknowledgement]] = {}
         self._published = 0
+        self._last_error = ""
 
     def start(self, url: str) -> None:
         """Connect in the background: a service starts, and serves, while the bus is away."""
@@ -152,9 +153,13 @@ class Bus:
         self._on_reconnect.append(wake)
 
     async def _error(self, error: Exception) -> None:
-        log.warning("bus reports an error", extra={"service": self.service, "error": repr(error)})
+        # While the bus is away the same error comes several times a second: once is enough to know.
+        level = logging.DEBUG if repr(error) == self._last_error else logging.WARNING
+        self._last_error = repr(error)
+        log.log(level, "bus reports an error", extra={"service": self.service, "error": repr(error)})
 
     async def _reconnected(self) -> None:
+        self._last_error = ""
         log.info("bus is back", extra={"service": self.service})
         for wake in self._on_reconnect:
             wake()
@@ -181,7 +186,7 @@ class Bus:
                     "retention": "limits",
                     "storage": "file",
                     "discard": "old",
-                    "max_age": _STREAM_RETENTION_SECONDS * _SECOND,
+                    "max_age": STREAM_RETENTION_SECONDS * _SECOND,
                     "max_msg_size": _MESSAGE_BYTES_MAX,
                     "duplicate_window": _DUPLICATE_WINDOW_SECONDS * _SECOND,
                     "num_replicas": self._replicas,

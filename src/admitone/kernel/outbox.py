@@ -25,8 +25,6 @@ _ACKNOWLEDGED_WITHIN_SECONDS: Final = 5.0
 _STANDBY_SECONDS: Final = 1.0
 _LOOK_ANYWAY_SECONDS: Final = 0.25
 _COMPARE_EVERY_SECONDS: Final = 5.0
-_PRUNE_EVERY_SECONDS: Final = 60.0
-_PRUNE_ROWS_MAX: Final = 5000
 _CHANNEL: Final = "outbox"
 
 # In insert order, and every row that is not published: never "the ones above the last id", because sequences commit
@@ -50,13 +48,6 @@ UPDATE outbox SET stream_sequence = NULL, copies = copies + 1
 WHERE aggregate = $1 AND (version > $2 OR version IS NULL) AND stream_sequence IS NOT NULL
 """
 _FORGET_ALL: Final = "UPDATE outbox SET stream_sequence = NULL, copies = copies + 1 WHERE stream_sequence IS NOT NULL"
-_PRUNE: Final = """
-DELETE FROM outbox WHERE position IN (
-    SELECT position FROM outbox
-    WHERE recorded_at < instant() - make_interval(secs => $1) AND stream_sequence IS NOT NULL
-    ORDER BY recorded_at LIMIT $2
-)
-"""
 
 
 class _StandBy(Exception):
@@ -144,16 +135,13 @@ class Relay:
 
     async def _relay(self, connection: "asyncpg.Connection[Any]") -> None:
         loop = asyncio.get_running_loop()
-        next_compare = next_prune = loop.time()
+        next_compare = loop.time()
         while True:
             self._wake.clear()
             if self._compare.is_set() or loop.time() >= next_compare:
                 self._compare.clear()
                 await self._compare_with_stream(connection)
                 next_compare = loop.time() + self._compare_every_seconds
-            if loop.time() >= next_prune:
-                await connection.execute(_PRUNE, float(buses.OUTBOX_RETENTION_SECONDS), _PRUNE_ROWS_MAX)
-                next_prune = loop.time() + _PRUNE_EVERY_SECONDS
             if await self._publish_batch(connection) == 0:
                 try:
                     # Not wait_for: before Python 3.12 it may swallow a cancellation that comes with the wake-up.

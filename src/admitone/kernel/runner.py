@@ -24,6 +24,7 @@ from admitone.kernel.http import Answer, Edge, api_routes, plain_route
 from admitone.kernel.identity import FetchKeys, Identity
 from admitone.kernel.inbox import Inbox
 from admitone.kernel.outbox import Relay
+from admitone.kernel.pruning import keep_pruned
 from admitone.kernel.refusals import Unavailable
 from admitone.kernel.service import Running, Service
 from admitone.kernel.settings import Settings
@@ -66,8 +67,9 @@ async def running(
         background: list[Callable[[], Awaitable[None]]] = [_job(job, current) for job in service.jobs]
         relay: Relay | None = None
         if database is not None:
-            revocations = database
-            background.append(lambda: current.identity.follow_revocations(revocations))
+            own = database
+            background.append(lambda: current.identity.follow_revocations(own))
+            background.append(lambda: keep_pruned(own))
             inbox = Inbox(service.name, database, bus, service.all_heard)
             background += [_listen(inbox, producer) for producer in inbox.producers]
             if service.tells:

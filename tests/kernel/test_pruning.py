@@ -1,0 +1,36 @@
+"""Old rows go by themselves, and only those."""
+
+from admitone.kernel.database import Database
+from admitone.kernel.ids import new_id
+from admitone.kernel.pruning import prune
+from tests import engines
+
+
+async def test_only_what_is_past_its_time_is_forgotten(databases: engines.Databases) -> None:
+    fresh = await databases.fresh("orders")
+    database = await Database.connect(fresh.url, application="orders")
+    try:
+        outbox = (
+            "INSERT INTO outbox (id, type, aggregate, data, recorded_at, stream_sequence) "
+            "VALUES ($1, 'OrderCreated', $1, $2, instant() - make_interval(days => $3), $4)"
+        )
+        await database.execute(outbox, new_id(), "old and published", 8, 1)
+        await database.execute(outbox, new_id(), "old and unpublished", 8, None)
+        await database.execute(outbox, new_id(), "young", 6, 2)
+        for days in (8, 10):
+            await database.execute(
+                "INSERT INTO inbox (id, received_at) VALUES ($1, instant() - make_interval(days => $2))", new_id(), days
+            )
+            await database.execute(
+                "INSERT INTO answer (person, key, request_hash, status, body, given_at) "
+                "VALUES ($1, 'k', '', 201, '', instant() - make_interval(days => $2))",
+                new_id(),
+                days - 4,
+            )
+        assert await prune(database) == 2
+        kept = {row["data"] for row in await database.fetch("SELECT data FROM outbox")}
+        assert kept == {"old and unpublished", "young"}
+        assert await database.fetchval("SELECT count(*) FROM inbox") == 1
+        assert await database.fetchval("SELECT count(*) FROM answer") == 2
+    finally:
+        await database.close()
