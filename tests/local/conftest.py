@@ -15,6 +15,8 @@ import pytest
 from admitone.local.server import command_line
 from tests.engines import wait_until
 
+collect_ignore = [] if sys.platform == "linux" else ["test_linux.py"]
+
 ROOT = Path(__file__).parents[2]
 
 

