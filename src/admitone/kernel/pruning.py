@@ -18,19 +18,25 @@ _DAY: Final = 24 * 3600
 _RULES: Final = (
     # An event that is not published yet stays, however old.
     (
-        "DELETE FROM outbox WHERE position IN (SELECT position FROM outbox WHERE stream_sequence IS NOT NULL "
-        "AND recorded_at < instant() - make_interval(secs => $1) ORDER BY recorded_at LIMIT $2)",
+        (
+            "DELETE FROM outbox WHERE position IN (SELECT position FROM outbox WHERE stream_sequence IS NOT NULL "
+            "AND recorded_at < instant() - make_interval(secs => $1) ORDER BY recorded_at LIMIT $2)"
+        ),
         OUTBOX_RETENTION_SECONDS,
     ),
     # Ids are kept longer than any stream could deliver their event.
     (
-        "DELETE FROM inbox WHERE id IN (SELECT id FROM inbox "
-        "WHERE received_at < instant() - make_interval(secs => $1) ORDER BY received_at LIMIT $2)",
+        (
+            "DELETE FROM inbox WHERE id IN (SELECT id FROM inbox "
+            "WHERE received_at < instant() - make_interval(secs => $1) ORDER BY received_at LIMIT $2)"
+        ),
         STREAM_RETENTION_SECONDS + _DAY,
     ),
     (
-        "DELETE FROM answer WHERE (person, key) IN (SELECT person, key FROM answer "
-        "WHERE given_at < instant() - make_interval(secs => $1) ORDER BY given_at LIMIT $2)",
+        (
+            "DELETE FROM answer WHERE (person, key) IN (SELECT person, key FROM answer "
+            "WHERE given_at < instant() - make_interval(secs => $1) ORDER BY given_at LIMIT $2)"
+        ),
         OUTBOX_RETENTION_SECONDS,
     ),
 )
