@@ -192,7 +192,7 @@ class Database(Statements):
         try:
             yield connection
         except asyncpg.InterfaceError as error:
-            # asyncpg says so both of a connection that is gone and of an argument that does not fit: a bug.
+            # asyncpg says so both of a connection that is gone and of an argument too many: a bug.
             if _is_gone(connection):
                 raise Unavailable from error
             raise
