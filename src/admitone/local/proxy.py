@@ -32,6 +32,8 @@ _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"forwa
 _CONNECT_SECONDS: Final = 2.0
 # Longer than any service may take; streams of live changes send a line more often than this.
 _ANSWER_SECONDS: Final = 60.0
+# A probe that waits longer than this is given up by whoever probes.
+_PROBE_SECONDS: Final = 2.0
 
 
 def service_for(path: str) -> str:
@@ -86,10 +88,10 @@ class Proxy:
 
     async def _is_ready(self, url: httpx.URL) -> bool:
         try:
-            request = httpx.Request("GET", url.join("/health/ready"), extensions={"timeout": self._timeouts})
-            response = await self._transport.handle_async_request(request)
-            await response.aread()
-        except httpx.TransportError:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                response = await self._transport.handle_async_request(httpx.Request("GET", url.join("/health/ready")))
+                await response.aread()
+        except (httpx.TransportError, TimeoutError):
             return False
         return response.status_code == http.OK
 
