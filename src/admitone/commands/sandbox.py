@@ -29,8 +29,8 @@ async def _serve(ready_file: Path | None) -> None:
     app = create_app(
         _told("ADMITONE_SANDBOX_DATABASE_URL"),
         api_key=_told("ADMITONE_SANDBOX_KEY"),
-        webhook_url=os.environ.get("ADMITONE_SANDBOX_WEBHOOK_URL", ""),
-        webhook_secret=os.environ.get("ADMITONE_SANDBOX_WEBHOOK_SECRET", ""),
+        webhook_url=_told("ADMITONE_SANDBOX_WEBHOOK_URL", ""),
+        webhook_secret=_told("ADMITONE_SANDBOX_WEBHOOK_SECRET", ""),
     )
     serving = server(app, int(_told("ADMITONE_PORT")))
     task = asyncio.create_task(serving.serve())
@@ -41,8 +41,11 @@ async def _serve(ready_file: Path | None) -> None:
     await task
 
 
-def _told(name: str) -> str:
-    try:
-        return os.environ[name]
-    except KeyError:
-        raise CannotRun(f"{name} is not set") from None
+def _told(name: str, default: str | None = None) -> str:
+    """Return a variable's value, which like any setting may be given as a file; raises CannotRun when it is missing."""
+    if path := os.environ.get(f"{name}_FILE"):
+        return Path(path).read_text().strip()
+    value = os.environ.get(name, default)
+    if value is None:
+        raise CannotRun(f"{name} is not set")
+    return value

@@ -1,0 +1,30 @@
+"""Objects that only an operator knows, validated against schemas of ours: every field we use, and no other."""
+
+import copy
+import json
+
+import jsonschema_rs
+import pytest
+
+from tests.deploy.manifests import OVERLAYS, ROOT, manifests
+
+SCHEMAS = ROOT / "tests" / "deploy" / "schemas"
+
+
+def schema_of(kind: dict[str, object]) -> jsonschema_rs.Draft202012Validator:
+    group = str(kind["apiVersion"]).partition("/")[0]
+    return jsonschema_rs.Draft202012Validator(json.loads((SCHEMAS / f"{group}.{kind['kind']}.json").read_text()))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_custom_object_fits_its_schema(overlay: str) -> None:
+    custom = [each for each in manifests(overlay).objects if "cnpg.io" in each["apiVersion"]]
+    assert bool(custom) == (overlay == "production")
+    for each in custom:
+        schema_of(each).validate(each)
+
+
+def test_a_misspelt_field_is_noticed() -> None:
+    cluster = copy.deepcopy(manifests("production").of("Cluster")[0])
+    cluster["spec"]["bootstrap"]["initdb"]["onwer"] = cluster["spec"]["bootstrap"]["initdb"].pop("owner")
+    assert not schema_of(cluster).is_valid(cluster)
