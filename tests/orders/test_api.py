@@ -55,6 +55,21 @@ async def test_o01_an_unknown_ticket_is_not_found(app: App) -> None:
         assert messages_of(answer) == [("Not Found", None)]
 
 
+async def test_a_ticket_that_orders_has_not_heard_of_yet_is_waited_for(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        ticket = listed()
+        asked = asyncio.create_task(bob.post("/api/orders", json={"ticketId": str(ticket.id)}))
+        await bob.get("/api/orders")  # the request above is under way by now
+        await hear(app.running["orders"].database, ticket)
+        assert (await asked).status_code == 201
+
+
+async def test_a_ticket_id_of_long_ago_is_not_waited_for(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        long_ago = "01890000-0000-7000-8000-000000000000"
+        assert (await bob.post("/api/orders", json={"ticketId": long_ago})).status_code == 404
+
+
 async def test_o02_a_ticket_with_an_active_order_is_refused(app: App) -> None:
     async with signed_in(app, "bob") as bob, signed_in(app, "carol") as carol:
         ticket = {"ticketId": str(await a_ticket(app))}

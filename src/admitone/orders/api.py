@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 from admitone.kernel import answers
+from admitone.kernel.arrival import once_here
 from admitone.kernel.gather import Gatherer
 from admitone.kernel.http import CREATED, NO_CONTENT, OK, Answer, Call, operation
 from admitone.kernel.refusals import KeyReused
@@ -72,7 +73,9 @@ async def reserve_ticket(call: Call[NewOrder]) -> Answer:
         request_hash=answers.request_hash("reserve_ticket", call.body) if key else None,
     )
     gathered = cast("Reserving", call.service.own)
-    reserved = await gathered(reservation)
+    reserved = await once_here(
+        lambda: gathered(reservation), reservation.ticket_id, is_missing=lambda each: each.outcome == "no such ticket"
+    )
     if reserved.outcome == "reserved" and key is not None:
         # The same request may have won while this one was deciding: then asking again recalls its answer.
         reserved = await gathered(reservation)

@@ -5,6 +5,7 @@ import logging
 from typing import Final
 
 from admitone.kernel import clock
+from admitone.kernel.arrival import once_here
 from admitone.kernel.http import ACCEPTED, CREATED, OK, Answer, Call, operation, read_raw
 from admitone.kernel.refusals import Invalid
 from admitone.kernel.trace import current_traceparent
@@ -71,7 +72,9 @@ async def _begin(call: Call[NewPayment], ask: Ask) -> Begun:
     """Begin a payment, or find the same one; where another is being given up, wait for that first."""
     deadline = clock.monotonic_seconds() + _FOLLOW_SECONDS
     while True:
-        begun = await own(call.service).begin(ask)
+        begun = await once_here(
+            lambda: own(call.service).begin(ask), ask.order_id, is_missing=lambda each: each.refusal is NoSuchOrder
+        )
         if begun.refusal is not None:
             raise begun.refusal
         if begun.kind != "other":
@@ -123,7 +126,9 @@ def _answer(payment: Payment) -> Answer:
 async def list_payments(call: Call[None]) -> Answer:
     """List every attempt to pay one of the caller's orders, newest first."""
     asked: PaymentsOf = call.query
-    order = await store.order(call.db, asked.order_id)
+    order = await once_here(
+        lambda: store.order(call.db, asked.order_id), asked.order_id, is_missing=lambda each: each is None
+    )
     if order is None:
         raise NoSuchOrder
     if order.user_id != call.person.id:

@@ -1,0 +1,269 @@
+"""The reference's defects as scenarios, where money is involved: every service and a provider that speaks real HTTP."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from admitone.local.postgres import Postgres
+from tests import engines
+from tests.support import StartNats, eventually, told_by
+from tests.system.support import WITH_MONEY, Market, marketplace
+
+
+@pytest_asyncio.fixture
+async def market(postgres: Postgres, databases: engines.Databases, start_nats: StartNats) -> AsyncIterator[Market]:
+    async with marketplace(postgres, databases, start_nats, *WITH_MONEY) as running:
+        yield running
+
+
+async def pay(buyer: httpx.AsyncClient, order: dict[str, Any], card: str = "tok_visa") -> httpx.Response:
+    return await buyer.post("/api/payments", json={"orderId": order["id"], "token": card})
+
+
+async def charged(market: Market, order: dict[str, Any]) -> list[int]:
+    """What the provider has taken for an order and kept, in cents."""
+    assert market.sandbox is not None
+    intents = await market.sandbox.client.v1.payment_intents.list_async({"limit": 100})
+    mine = [each for each in intents.data if each.metadata["order_id"] == order["id"]]
+    return [each.amount_received for each in mine if each.amount_received]
+
+
+async def open_holds(market: Market, order: dict[str, Any]) -> list[str]:
+    """Authorisations of an order that are neither taken nor given back."""
+    assert market.sandbox is not None
+    intents = await market.sandbox.client.v1.payment_intents.list_async({"limit": 100})
+    mine = [each for each in intents.data if each.metadata["order_id"] == order["id"]]
+    return [each.id for each in mine if each.status not in {"succeeded", "canceled", "requires_payment_method"}]
+
+
+async def no_hold_is_left(market: Market, order: dict[str, Any]) -> None:
+    async def none_left() -> bool:
+        return not await open_holds(market, order)
+
+    await eventually(none_left, "every hold is given back", 20)
+
+
+async def test_p04_a_purchase_from_listing_to_sold(market: Market) -> None:
+    async with market.person("alice") as alice, market.person("bob") as bob:
+        ticket = await market.lists(alice, price=19.99)
+        order = await market.reserves(bob, ticket)
+        answer = await pay(bob, order)
+        assert answer.status_code == 201, answer.text
+        await market.order_becomes(bob, order, "complete")
+        sold = await market.ticket_becomes(ticket, "sold")
+        assert sold["orderId"] == order["id"]
+        assert await charged(market, order) == [1999]
+        await market.is_sound()
+
+
+async def test_s07_a_complete_order_cannot_be_cancelled_and_the_ticket_stays_sold(market: Market) -> None:
+    async with market.person("alice") as alice, market.person("bob") as bob:
+        ticket = await market.lists(alice)
+        order = await market.reserves(bob, ticket)
+        await pay(bob, order)
+        await market.ticket_becomes(ticket, "sold")
+        assert (await bob.delete(f"/api/orders/{order['id']}")).status_code == 400
+        assert (await market.ticket(ticket))["status"] == "sold"
+        await market.is_sound()
+
+
+async def test_s01_a_payment_while_the_bus_is_down_completes_when_it_is_back(market: Market) -> None:
+    async with market.person("alice") as alice, market.person("bob") as bob:
+        ticket = await market.lists(alice)
+        order = await market.locked(bob, ticket)
+
+        await _known_to_payments(market, order)
+        os.kill(market.nats.pid, signal.SIGKILL)
+        assert (await pay(bob, order)).status_code == 201
+        assert (await bob.get(f"/api/orders/{order['id']}")).json()["status"] == "created"
+        watching = asyncio.create_task(market.nats.watch())
+        await market.order_becomes(bob, order, "complete", 20)
+        await market.ticket_becomes(ticket, "sold", 20)
+        assert await charged(market, order) == [1999]
+        assert len(await told_by(market.app, "payments", "PaymentCreated")) == 1
+        watching.cancel()
+        await market.is_sound()
+
+
+async def _known_to_payments(market: Market, order: dict[str, Any]) -> None:
+    async with market.person("nobody") as stranger:
+
+        async def known() -> bool:
+            return (await stranger.get(f"/api/payments?orderId={order['id']}")).status_code == 403
+
+        await eventually(known, "payments knows the order")
+
+
+@pytest.mark.parametrize("first", ["payment", "expiry"])
+async def test_s09_payment_and_expiry_in_both_sequences(
+    postgres: Postgres, databases: engines.Databases, start_nats: StartNats, first: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        market = await stack.enter_async_context(
+            marketplace(postgres, databases, start_nats, *WITH_MONEY, order_window_seconds=2)
+        )
+        alice, bob = [await stack.enter_async_context(market.person(name)) for name in ("alice", "bob")]
+        ticket = await market.lists(alice)
+        order = await market.locked(bob, ticket)
+        await _known_to_payments(market, order)
+        if first == "expiry":
+            # The bank takes longer than the hold lasts.
+            assert market.sandbox is not None
+            await market.sandbox.wants(requests=[{"operations": ["create_intent"], "delay_ms": 2600}])
+        await pay(bob, order)
+
+        async def settled() -> dict[str, Any] | None:
+            shown: dict[str, Any] = (await bob.get(f"/api/orders/{order['id']}")).json()
+            return shown if shown["status"] in {"complete", "cancelled"} else None
+
+        found = await eventually(settled, "the order settles", 20)
+        assert found["status"] == ("complete" if first == "payment" else "cancelled")
+        await no_hold_is_left(market, order)
+        assert await charged(market, order) == ([1999] if first == "payment" else [])
+        await market.is_sound()
+
+
+async def test_s10_two_identical_payments_are_one_charge_and_one_answer(market: Market) -> None:
+    async with market.person("alice") as alice, market.person("bob") as bob:
+        ticket = await market.lists(alice)
+        order = await market.locked(bob, ticket)
+        await _known_to_payments(market, order)
+        answers = list(await asyncio.gather(*(pay(bob, order) for _ in range(5))))
+        answers.append(await pay(bob, order))
+        await market.order_becomes(bob, order, "complete")
+        answers.append(await pay(bob, order))
+        assert {each.status_code for each in answers} == {201}
+        assert len({each.json()["id"] for each in answers}) == 1
+        assert await charged(market, order) == [1999]
+        assert await market.database("payments").fetchval("SELECT count(*) FROM payment") == 1
+        await market.is_sound()
+
+
+async def test_s12_a_refused_card_leaves_the_order_payable_until_the_attempts_are_used_up(market: Market) -> None:
+    async with market.person("alice") as alice, market.person("bob") as bob:
+        ticket = await market.lists(alice)
+        order = await market.locked(bob, ticket)
+        await _known_to_payments(market, order)
+        refused = await pay(bob, order, "tok_chargeDeclined")
+        assert refused.status_code == 402
+        assert "declined" in refused.json()["errors"][0]["message"].lower()
+        assert (await bob.get(f"/api/orders/{order['id']}")).json()["status"] == "created"
+        assert (await pay(bob, order, "tok_chargeDeclined")).status_code == 402
+        assert (await pay(bob, order, "tok_chargeDeclined")).status_code == 402
+        cancelled = await market.order_becomes(bob, order, "cancelled")
+        assert cancelled["cancelReason"] == "payment_failed"
+        await market.ticket_becomes(ticket, "available")
+        assert await charged(market, order) == []
+        await market.is_sound()
+
+
+async def test_s12_a_second_card_may_succeed(market: Market) -> None:
+    async with market.person("alice") as alice, market.person("bob") as bob:
+        ticket = await market.lists(alice)
+        order = await market.locked(bob, ticket)
+        await _known_to_payments(market, order)
+        assert (await pay(bob, order, "tok_chargeDeclined")).status_code == 402
+        assert (await pay(bob, order)).status_code == 201
+        await market.ticket_becomes(ticket, "sold")
+        assert await charged(market, order) == [1999]
+
+
+async def test_a_payment_that_races_a_cancellation_is_never_charged_and_cancelled(market: Market) -> None:
+    async with market.person("alice") as alice, market.person("bob") as bob:
+        outcomes = []
+        for _ in range(10):
+            ticket = await market.lists(alice)
+            order = await market.locked(bob, ticket)
+            await _known_to_payments(market, order)
+            await asyncio.gather(pay(bob, order), bob.delete(f"/api/orders/{order['id']}"))
+
+            async def settled(order: dict[str, Any] = order) -> str | None:
+                status = (await bob.get(f"/api/orders/{order['id']}")).json()["status"]
+                return str(status) if status in {"complete", "cancelled"} else None
+
+            status = await eventually(settled, "the order settles", 20)
+            await no_hold_is_left(market, order)
+            assert await charged(market, order) == ([1999] if status == "complete" else [])
+            outcomes.append(status)
+        print(f"\n{outcomes.count('complete')} paid, {outcomes.count('cancelled')} cancelled")
+        await market.is_sound()
+
+
+async def test_s18_many_people_trade_at_once_and_the_books_are_right(market: Market) -> None:
+    async with AsyncExitStack() as stack:
+        alice = await stack.enter_async_context(market.person("alice"))
+        buyers = [await stack.enter_async_context(market.person(f"buyer-{number}")) for number in range(12)]
+        tickets = [await market.lists(alice, price=f"{number + 1}.25") for number in range(8)]
+
+        async def shops(buyer: httpx.AsyncClient, number: int) -> None:
+            for turn in range(4):
+                ticket = tickets[(number * 3 + turn) % len(tickets)]
+                answer = await buyer.post("/api/orders", json={"ticketId": ticket["id"]})
+                if answer.status_code != 201:
+                    continue
+                order = answer.json()
+                await _known_to_payments(market, order)
+                card = ("tok_visa", "tok_chargeDeclined", "tok_visa")[(number + turn) % 3]
+                if (number + turn) % 4 == 0:
+                    await buyer.delete(f"/api/orders/{order['id']}")
+                else:
+                    await pay(buyer, order, card)
+
+        await asyncio.gather(*(shops(buyer, number) for number, buyer in enumerate(buyers)))
+        await market.is_sound()
+        sold = [each for each in tickets if (await market.ticket(each))["status"] == "sold"]
+        assert sold
+        owners = await market.database("orders").fetch(
+            "SELECT ticket_id, count(*) AS owners FROM orders WHERE status = 'complete' GROUP BY ticket_id"
+        )
+        assert {row["owners"] for row in owners} == {1}
+
+
+async def test_s11_every_price_from_050_to_10000_is_charged_exactly(market: Market) -> None:
+    """All 9,951 prices go from JSON to what payments will charge; every 50th is then really charged."""
+    async with market.person("alice") as alice, market.person("bob") as bob:
+        at_once = asyncio.Semaphore(8)
+
+        async def reserved(cents: int) -> tuple[str, int]:
+            price = f"{cents // 100}.{cents % 100:02d}"
+            body = f'{{"title":"Seat {cents}","price":{price}}}'
+            async with at_once:
+                listed = await alice.post("/api/tickets", content=body, headers={"content-type": "application/json"})
+                assert f'"price":{price},' in listed.text
+                ordered = await bob.post("/api/orders", json={"ticketId": listed.json()["id"]})
+                assert f'"price":{price},' in ordered.text
+                return ordered.json()["id"], cents
+
+        wanted = dict(await asyncio.gather(*(reserved(cents) for cents in range(50, 10_001))))
+        assert len(wanted) == 9_951
+
+        async def all_heard() -> bool:
+            return bool(await market.database("payments").fetchval('SELECT count(*) FROM "order"') == len(wanted))
+
+        await eventually(all_heard, "payments has heard of every order", 120)
+        rows = await market.database("payments").fetch('SELECT id, amount_cents FROM "order"')
+        assert {str(row["id"]): row["amount_cents"] for row in rows} == wanted
+
+        async def charged_exactly(order_id: str, cents: int) -> None:
+            async with at_once:
+                assert (await pay(bob, {"id": order_id})).status_code == 201
+            await market.order_becomes(bob, {"id": order_id}, "complete", 60)
+
+        sample = list(wanted.items())[::50]
+        await asyncio.gather(*(charged_exactly(*each) for each in sample))
+        captured = await market.database("payments").fetch(
+            "SELECT order_id, amount_cents, stripe_id FROM payment WHERE state = 'captured'"
+        )
+        assert {str(row["order_id"]): row["amount_cents"] for row in captured} == dict(sample)
+        assert market.sandbox is not None
+        intents = market.sandbox.client.v1.payment_intents
+        for row in captured:
+            intent = await intents.retrieve_async(row["stripe_id"])
+            assert (intent.amount_received, intent.currency) == (row["amount_cents"], "usd")
