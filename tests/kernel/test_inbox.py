@@ -232,7 +232,7 @@ async def test_s15_messages_that_are_no_events_are_dead_letters_at_once(world: W
     assert [letter.id for letter in found] == [f"alpha:{sequence}" for sequence in range(1, len(bad) + 1)]
     with pytest.raises(Undecodable):
         await letters.retry(world.beta, inbox, found[0])
-    assert await letters.drop(world.beta, found[0].id)
+    assert await letters.drop(world.beta, found[0])
     assert await dead_letters(world) == found[1:]
 
 

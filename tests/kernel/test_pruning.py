@@ -17,7 +17,7 @@ async def test_only_what_is_past_its_time_is_forgotten(databases: engines.Databa
         await database.execute(outbox, new_id(), "old and published", 8, 1)
         await database.execute(outbox, new_id(), "old and unpublished", 8, None)
         await database.execute(outbox, new_id(), "young", 6, 2)
-        for days in (8, 10):
+        for days in (15, 17):
             await database.execute(
                 "INSERT INTO inbox (id, received_at) VALUES ($1, instant() - make_interval(days => $2))", new_id(), days
             )
@@ -25,7 +25,7 @@ async def test_only_what_is_past_its_time_is_forgotten(databases: engines.Databa
                 "INSERT INTO answer (person, key, request_hash, status, body, given_at) "
                 "VALUES ($1, 'k', '', 201, '', instant() - make_interval(days => $2))",
                 new_id(),
-                days - 2,
+                days - 9,
             )
         assert await prune(database) == 3
         kept = {row["data"] for row in await database.fetch("SELECT data FROM outbox")}

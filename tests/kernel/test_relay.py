@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from admitone.kernel.bus import RepublishRequest
@@ -253,22 +252,6 @@ async def test_a_transaction_rolled_back_tells_nothing(world: World) -> None:
 
     await eventually(world.published_count(1), "the next note is out")
     assert [text for _, text in await world.stream()] == ["after"]
-
-
-async def test_rows_older_than_seven_days_are_forgotten_once_published(world: World) -> None:
-    await world.tell(*numbered(2))
-    superuser = await asyncpg.connect(world.alpha_fresh.superuser_url)
-    await superuser.execute("UPDATE outbox SET recorded_at = now() - interval '8 days', stream_sequence = NULL")
-    await superuser.close()
-
-    await world.relay()
-    await eventually(world.published_count(2), "even old rows are published before they are forgotten")
-    await world.end_leading_session()  # a new leader begins by forgetting what is old
-
-    async def outbox_is_empty() -> bool:
-        return await world.alpha.fetchval("SELECT count(*) FROM outbox") == 0
-
-    await eventually(outbox_is_empty, "the old rows are gone")
 
 
 async def test_the_stream_outlives_the_outbox_and_keeps_each_message_small(world: World) -> None:

@@ -24,13 +24,14 @@ _RULES: Final = (
         ),
         OUTBOX_RETENTION_SECONDS,
     ),
-    # Ids are kept longer than any stream could deliver their event.
+    # Ids are kept longer than any stream could deliver their event: it may be published again on its last day in the
+    # outbox, and then the stream keeps that copy for its own time.
     (
         (
             "DELETE FROM inbox WHERE id IN (SELECT id FROM inbox "
             "WHERE received_at < instant() - make_interval(secs => $1) ORDER BY received_at LIMIT $2)"
         ),
-        STREAM_RETENTION_SECONDS + _DAY,
+        OUTBOX_RETENTION_SECONDS + STREAM_RETENTION_SECONDS + _DAY,
     ),
     (
         (
