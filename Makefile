@@ -36,6 +36,10 @@ fix: $(INSTALLED) ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+.PHONY: pictures
+pictures: $(INSTALLED) browser ## Take the README's pictures anew, from a marketplace started for it
+	$(BIN)/python -m tools.pictures
+
 .PHONY: lock
 lock: .venv/lock/bin/uv ## Choose the newest versions that pyproject.toml allows, for every platform
 	$< pip compile --quiet --universal --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links \

@@ -216,6 +216,19 @@ async def test_a_clock_that_is_ten_minutes_wrong_counts_down_right(visitors: Vis
         await expect(bob.page.locator("[data-time-left]")).to_have_text(re.compile(r"^14:5[0-8]$"))
 
 
+async def test_the_time_left_is_announced_at_five_two_and_one_minutes_and_not_in_between(visitors: Visitors) -> None:
+    alice, bob = await visitors.people("alice", "bob")
+    order = await bob.reserve(await alice.list_ticket("Fado night"))
+    await bob.page.clock.install()
+    await bob.go(f"/orders/{order}")
+    announcements = bob.page.locator("#announcements")
+    await bob.page.clock.run_for("09:00")
+    await expect(announcements).to_have_text("")
+    for wait, text in (("01:01", "5 minutes"), ("03:00", "2 minutes"), ("01:00", "1 minute")):
+        await bob.page.clock.run_for(wait)
+        await expect(announcements).to_have_text(f"{text} left to pay")
+
+
 async def test_loading_the_page_again_never_starts_the_countdown_again(visitors: Visitors) -> None:
     alice, bob = await visitors.people("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night"))

@@ -23,7 +23,7 @@ async def test_carol_searches_sorts_and_clears_the_search(visitors: Visitors) ->
     await carol.page.get_by_role("button", name="Search").click()
     titles = carol.page.locator(".ticket-title")
     await expect(titles).to_have_text([f"{word} for 20", f"{word} for 10", f"{word} for 30"])
-    await carol.page.get_by_role("link", name="Lowest price").click()
+    await carol.page.get_by_role("link", name="Cheapest").click()
     await expect(titles).to_have_text([f"{word} for 10", f"{word} for 20", f"{word} for 30"])
     await carol.page.get_by_role("link", name="Clear search").click()
     await expect(carol.page.get_by_label("Search tickets")).to_have_value("")
@@ -77,6 +77,17 @@ async def test_a_second_browser_sees_a_lock_within_a_second_and_nothing_jumps(
 
     await bob.client.delete(f"/api/orders/{order}")
     await expect(carol.page.locator(f'[data-ticket="{ticket}"] .ticket-word')).to_have_text("Admit one")
+    assert await carol.shifts() == []
+
+
+async def test_times_are_shown_in_the_readers_zone_and_nothing_moves(visitors: Visitors) -> None:
+    alice = await visitors.person("alice")
+    carol = await visitors.somebody(timezone_id="Asia/Tokyo")
+    word = f"time{ids.new_token(4)}"
+    for number in range(6):
+        await alice.list_ticket(f"{word} {number}", eventDate="2027-07-01T20:30:00Z", venue="Harbour Hall")
+    await carol.go(f"/?q={word}")
+    await expect(carol.page.locator(".ticket time").first).to_have_text("Fri, 2 Jul 2027, 05:30 GMT+9")
     assert await carol.shifts() == []
 
 

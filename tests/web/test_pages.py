@@ -11,7 +11,8 @@ from admitone.kernel.runner import App
 from admitone.web import assets
 from tests.support import PASSWORD, eventually, sign_up, signed_in
 
-OWN_PAGES = ["/tickets/new", "/sell", "/orders", "/account", f"/orders/{ids.new_id()}", f"/tickets/{ids.new_id()}/edit"]
+SOME_ID = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
+OWN_PAGES = ["/tickets/new", "/sell", "/orders", "/account", f"/orders/{SOME_ID}", f"/tickets/{SOME_ID}/edit"]
 
 
 async def list_ticket(seller: httpx.AsyncClient, **fields: str) -> str:
@@ -82,7 +83,7 @@ async def test_who_is_signed_out_signs_in_first_and_comes_back(app: App, path: s
 
 
 async def test_a_form_sent_signed_out_leads_back_to_its_page_after_signing_in(app: App) -> None:
-    ticket = f"/tickets/{ids.new_id()}"
+    ticket = f"/tickets/{SOME_ID}"
     answer = await app.client().post(f"{ticket}/buy", data={"key": "k", "price": "1"})
     assert httpx.URL(answer.headers["location"]).params["next"] == ticket
 

@@ -18,6 +18,7 @@ from admitone.kernel.trace import current_traceparent
 TicketStatus = Literal["available", "reserved", "sold"]
 OrderStatus = Literal["created", "awaiting:payment", "complete", "cancelled"]
 
+_CODE_CHARACTERS_MAX: Final = 3
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
 T = TypeVar("T")
@@ -44,9 +45,13 @@ class Ticket(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def place(self) -> str:
-        """Where one sits, in words: `Section A, row 3, seat 12`."""
-        named = (("section", self.section), ("row", self.row), ("seat", self.seat))
-        text = ", ".join(f"{name} {value}" for name, value in named if value)
+        """Where one sits, in words: `Section E4, row 3, seat 12`, or `Balcony, row F` where the section has a name."""
+        section = (
+            f"Section {self.section}" if self.section and len(self.section) <= _CODE_CHARACTERS_MAX else self.section
+        )
+        row = f"row {self.row}" if self.row else None
+        seat = f"seat {self.seat}" if self.seat else None
+        text = ", ".join(part for part in (section, row, seat) if part)
         return text[:1].upper() + text[1:]
 
 

@@ -19,12 +19,15 @@ function sendOnce(form) {
     form.dataset.sent = "yes";
     event.submitter?.setAttribute("aria-disabled", "true");
   });
-  // Coming back by the browser's history finds the form as it was left.
-  window.addEventListener("pageshow", () => {
+}
+
+// Coming back by the browser's history finds the forms as they were left: they can be sent again.
+window.addEventListener("pageshow", () => {
+  for (const form of document.querySelectorAll("form[data-sent]")) {
     delete form.dataset.sent;
     for (const button of form.querySelectorAll("[aria-disabled]")) button.removeAttribute("aria-disabled");
-  });
-}
+  }
+});
 
 /** Return an amount as typed in exact hundredths, or null: money is never a float, not even here. */
 function cents(typed) {

@@ -1,6 +1,6 @@
 // Follows the marketplace: one stream of small messages, from the moment the page was made.
 
-import { announce, fetchMain, main, refresh } from "./page.js";
+import { announce, main, refresh } from "./page.js";
 
 const OFFLINE_AFTER_MS = 4000;
 const ASK_AGAIN_MS = 2000;
@@ -10,7 +10,7 @@ let stream = null;
 let lastId = document.body.dataset.liveSince;
 let offlineTimer = 0;
 let retryMs = 1000;
-let fresh = new Set();
+const fresh = new Set();
 
 export function follow(enliven) {
   const update = () => refresh(enliven, showsTheSame);
@@ -158,5 +158,3 @@ function showNews(page) {
   link.textContent = fresh.size === 1 ? "1 new ticket: show it" : `${fresh.size} new tickets: show them`;
   news.replaceChildren(link);
 }
-
-export { fetchMain };

@@ -11,8 +11,8 @@ export function announce(text) {
 
 export const main = () => document.getElementById("main");
 
-/** Fetch this address again and return its `main`, or null when the answer is no page to put here. */
-export async function fetchMain() {
+/** Fetch this address again and return its `main` and title, or null when the answer is no page to put here. */
+async function fetchMain() {
   const response = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
   if (response.redirected || !response.ok) {
     // Signed out meanwhile, or gone: the browser shall show it as a page of its own.
