@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 from uuid import UUID
 
+import asyncpg
 import httpx
 import msgspec
+import pytest
 import pytest_asyncio
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -22,7 +24,7 @@ from admitone.kernel.bodies import Rule
 from admitone.kernel.http import CREATED, OK, Answer, Call, operation
 from admitone.kernel.ids import new_id
 from admitone.kernel.refusals import Conflict
-from admitone.kernel.runner import App
+from admitone.kernel.runner import App, Outdated
 from admitone.kernel.service import Running, Service
 from admitone.kernel.settings import Settings
 from tests import engines
@@ -414,3 +416,21 @@ def test_the_openapi_document_is_whole() -> None:
     assert schemas["NewNote"]["additionalProperties"] is False
     [limit] = encoded["paths"]["/api/notes"]["get"]["parameters"]
     assert limit["schema"]["maximum"] == 100
+
+
+async def test_one_outdated_database_ends_the_start_of_all_at_once(
+    databases: engines.Databases, start_nats: StartNats
+) -> None:
+    """The other service's database is away: alone, it would be waited for."""
+    settings = await settings_for(databases, start_nats, ALPHA, AUTH)
+    urls = {**settings.database_urls, "auth": "postgresql://auth:x@127.0.0.1:9/auth"}
+    outdated = await databases.fresh("alpha")
+    owner = await asyncpg.connect(outdated.migrator_url)
+    await owner.execute("DELETE FROM applied_migration WHERE name = 'kernel/0002_outbox.sql'")
+    await owner.close()
+    app = App([ALPHA, AUTH], msgspec.structs.replace(settings, database_urls={**urls, "alpha": outdated.url}))
+    before = asyncio.all_tasks()
+    with pytest.raises(Outdated, match="alpha: the database lacks kernel/0002_outbox"):
+        async with app:
+            pass
+    assert asyncio.all_tasks() == before

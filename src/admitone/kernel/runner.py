@@ -154,13 +154,7 @@ class App:
         await self._stack.__aenter__()
         try:
             keys = await self._stack.enter_async_context(self._fetch_keys())
-            started = await asyncio.gather(
-                *(
-                    self._stack.enter_async_context(running(each, self._settings, keys, self._client_of))
-                    for each in self._services
-                )
-            )
-            for current, relay in started:
+            for current, relay in await self._start(keys):
                 self.running[current.name] = current
                 self._relays += [relay] if relay is not None else []
             self._edge = Edge(self._routes(), self._settings)
@@ -168,6 +162,20 @@ class App:
             await self._stack.aclose()
             raise
         return self
+
+    async def _start(self, keys: FetchKeys) -> list[tuple[Running, Relay | None]]:
+        """Start every service at once; when one of them cannot, none goes on trying."""
+        starting = [
+            asyncio.ensure_future(self._stack.enter_async_context(running(each, self._settings, keys, self._client_of)))
+            for each in self._services
+        ]
+        try:
+            return await asyncio.gather(*starting)
+        except BaseException:
+            for each in starting:
+                each.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            raise
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
