@@ -135,7 +135,7 @@ async def _ask_about_unknown(gateway: Gateway, payment: Payment, order: Order, n
     Should the first request take effect even later, the webhook and the next comparison find what it holds.
     """
     age = now - payment.created_at
-    if payment.wanted is None and order.is_payable(now) and age < _KEY_HOLDS:
+    if payment.state == "created" and payment.wanted is None and order.is_payable(now) and age < _KEY_HOLDS:
         finding = await gateway.authorise(payment, url)
         if not isinstance(finding, Unknown):
             return finding

@@ -1,8 +1,9 @@
 """payments, on one screen: what it serves, hears, tells and does by itself."""
 
 from admitone import events
+from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
-from admitone.payments import api, handlers, jobs, own
+from admitone.payments import api, handlers, jobs, own, store
 
 SERVICE = Service(
     name="payments",
@@ -22,4 +23,10 @@ SERVICE = Service(
     ),
     jobs=(jobs.settle_payments, jobs.work_off_webhooks, jobs.reconcile_payments),
     opens=own.opened,
+    gauges=(
+        Gauge(
+            "admitone_payment_unsettled_seconds", "Age of the oldest open business at Stripe", store.seconds_unsettled
+        ),
+        Gauge("admitone_webhooks_waiting", "Messages of Stripe's not worked off yet", store.webhooks_waiting),
+    ),
 )

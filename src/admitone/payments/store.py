@@ -248,3 +248,16 @@ async def reconciled_until(db: Statements) -> tuple[datetime, datetime]:
 
 async def note_reconciled(db: Statements, until: datetime) -> None:
     await db.execute("UPDATE installation SET reconciled_until = greatest(reconciled_until, $1)", until)
+
+
+async def seconds_unsettled(db: Statements) -> float:
+    """Return for how long the oldest open business at Stripe has been open: something wanted, or an unknown outcome."""
+    seconds = await db.fetchval(
+        "SELECT extract(epoch FROM instant() - min(created_at)) FROM payment WHERE due_at IS NOT NULL"
+    )
+    return float(seconds or 0)
+
+
+async def webhooks_waiting(db: Statements) -> float:
+    """Return how many of Stripe's messages are not worked off yet."""
+    return float(await db.fetchval("SELECT count(*) FROM webhook WHERE processed_at IS NULL"))

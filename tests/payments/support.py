@@ -1,0 +1,193 @@
+"""What the tests of payments share: the service over real HTTP, with a sandbox on the other side, and orders to pay."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import httpx
+import uvicorn
+
+from admitone.auth.service import SERVICE as AUTH
+from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, OrderedTicket, PaymentRejected
+from admitone.kernel import clock, ids
+from admitone.kernel.event import Event, unwrap, wrap
+from admitone.kernel.inbox import Inbox, MissingEvents
+from admitone.kernel.runner import App
+from admitone.kernel.service import Running
+from admitone.local.nats import Nats
+from admitone.local.postgres import Postgres
+from admitone.local.server import LOOPBACK, free_port
+from admitone.payments import store
+from admitone.payments.model import Payment
+from admitone.payments.service import SERVICE
+from tests.engines import Databases
+from tests.sandbox.running import (
+    API_KEY,
+    WEBHOOK_SECRET,
+    RunningSandbox,
+    fresh_database,
+    running_sandbox,
+    served,
+)
+from tests.support import eventually, settings_for, signed_in, told_by
+
+VISA = "tok_visa"
+
+
+@dataclass
+class World:
+    """Payments and its provider, both serving; tests play the other services."""
+
+    app: App
+    sandbox: RunningSandbox
+    url: str
+    bob_id: UUID = field(default_factory=ids.new_id)
+    _clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    @property
+    def service(self) -> Running:
+        return self.app.running["payments"]
+
+    def sign_in(self, name: str, person_id: UUID | None = None) -> httpx.AsyncClient:
+        client = signed_in(self.app, name, person_id)
+        self._clients.append(client)
+        return client
+
+    @property
+    def bob(self) -> httpx.AsyncClient:
+        """The buyer."""
+        return self.sign_in("bob", self.bob_id)
+
+    async def hear(self, *events: Event) -> list[MissingEvents]:
+        """Take events in as if they came from the bus together."""
+        inbox = Inbox("payments", self.service.database, self.service.bus, SERVICE.all_heard)
+        async with self.service.database.transaction() as tx:
+            missing = await inbox.take_in(tx, [unwrap(on_the_bus(event)) for event in events])
+        return list(missing.values())
+
+    async def order(self, price_cents: int = 1999, seconds: float = 900, **changes: Any) -> OrderCreated:
+        """An order of bob's that may be paid."""
+        order = ordered(self.bob_id, price_cents, seconds, **changes)
+        await self.hear(order)
+        return order
+
+    async def pay(
+        self, order: OrderCreated, token: str = VISA, client: httpx.AsyncClient | None = None, key: str = ""
+    ) -> httpx.Response:
+        headers = {"idempotency-key": key} if key else {}
+        body = {"orderId": str(order.id), "token": token}
+        return await (client or self.bob).post("/api/payments", json=body, headers=headers)
+
+    async def payments(self, order: OrderCreated) -> list[Payment]:
+        return await store.payments_of(self.service.database, [order.id])
+
+    async def payment(self, order: OrderCreated) -> Payment:
+        """The only payment of an order."""
+        [payment] = await self.payments(order)
+        return payment
+
+    async def state(self, order: OrderCreated, *wanted: str) -> Payment:
+        """The latest payment of an order, once it is in one of these states with nothing left to do."""
+
+        async def settled() -> Payment | None:
+            payments = await self.payments(order)
+            is_there = payments and payments[-1].state in wanted and payments[-1].wanted is None
+            return payments[-1] if is_there else None
+
+        found: Payment = await eventually(settled, f"the payment is {' or '.join(wanted)}")
+        return found
+
+    async def intents(self, order: OrderCreated | None = None) -> list[Any]:
+        """What the provider holds, newest first."""
+        found = (await self.sandbox.client.v1.payment_intents.list_async({"limit": 100})).data
+        return [each for each in found if order is None or each.to_dict()["metadata"].get("order_id") == str(order.id)]
+
+    async def intent(self, order: OrderCreated) -> Any:
+        [intent] = await self.intents(order)
+        return intent
+
+    async def told(self, order: OrderCreated | None = None) -> list[str]:
+        """The types of what was told about an order, oldest first."""
+        told = await told_by(self.app, "payments")
+        return [each["type"] for each in told if order is None or each["orderId"] == str(order.id)]
+
+    async def close(self) -> None:
+        for client in self._clients:
+            await client.aclose()
+
+
+def ordered(buyer: UUID, price_cents: int = 1999, seconds: float = 900, **changes: Any) -> OrderCreated:
+    fields: dict[str, Any] = {
+        "id": ids.new_id(),
+        "version": 0,
+        "status": "created",
+        "user_id": buyer,
+        "expires_at": clock.now() + timedelta(seconds=seconds),
+        "ticket": OrderedTicket(id=ids.new_id(), version=0, price_cents=price_cents, currency="usd"),
+    }
+    return OrderCreated(**{**fields, **changes})
+
+
+def awaiting(order: OrderCreated, payment_id: UUID) -> OrderAwaitingPayment:
+    return OrderAwaitingPayment(
+        id=order.id, version=1, user_id=order.user_id, ticket_id=order.ticket.id, payment_id=payment_id
+    )
+
+
+def cancelled(order: OrderCreated, version: int = 1, reason: Any = "cancelled_by_buyer") -> OrderCancelled:
+    return OrderCancelled(id=order.id, version=version, user_id=order.user_id, ticket_id=order.ticket.id, reason=reason)
+
+
+def rejected(order: OrderCreated, payment_id: UUID) -> PaymentRejected:
+    return PaymentRejected(order_id=order.id, payment_id=payment_id)
+
+
+def on_the_bus(event: Event) -> bytes:
+    return wrap(ids.new_id(), event.producer, type(event).__name__, event.aggregate, clock.now(), event.encode(), None)
+
+
+@asynccontextmanager
+async def running_world(
+    postgres: Postgres,
+    databases: Databases,
+    start_nats: Callable[..., Nats],
+    *,
+    webhooks: bool = True,
+    sandbox_port: int | None = None,
+    **settings: Any,
+) -> AsyncIterator[World]:
+    """Payments and auth on a real port, a sandbox on another; without `webhooks` the provider tells nothing."""
+    async with AsyncExitStack() as stack:
+        port = free_port()
+        url = f"http://{LOOPBACK}:{port}"
+        database_url = await stack.enter_async_context(fresh_database(postgres))
+        sandbox = await stack.enter_async_context(
+            running_sandbox(
+                database_url,
+                webhook_url=f"{url}/api/payments/webhook" if webhooks else "",
+                port=sandbox_port,
+                retry_delays_seconds=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
+            )
+        )
+        chosen = {
+            "stripe_url": sandbox.url,
+            "stripe_secret_key": API_KEY,
+            "stripe_webhook_secret": WEBHOOK_SECRET,
+            "port": port,
+            **settings,
+        }
+        app = await stack.enter_async_context(
+            App((AUTH, SERVICE), await settings_for(databases, start_nats, AUTH, SERVICE, **chosen))
+        )
+        config = uvicorn.Config(
+            app, host=LOOPBACK, port=port, lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        )
+        await stack.enter_async_context(served(lambda: uvicorn.Server(config)))
+        world = World(app, sandbox, url)
+        try:
+            yield world
+        finally:
+            await world.close()

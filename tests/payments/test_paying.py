@@ -1,0 +1,323 @@
+"""Paying an order over HTTP: what buyers send, what they are answered, what the provider holds afterwards."""
+
+import asyncio
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from admitone.kernel import ids
+from tests.payments.support import World, awaiting, cancelled, ordered, running_world
+from tests.support import messages_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
+
+
+async def test_p01_an_unknown_order_cannot_be_paid(world: World) -> None:
+    answer = await world.pay(ordered(world.bob_id))
+    assert answer.status_code == 404
+    assert messages_of(answer) == [("Not Found", None)]
+
+
+async def test_p02_somebody_elses_order_cannot_be_paid(world: World) -> None:
+    order = await world.order()
+    answer = await world.pay(order, client=world.sign_in("carol"))
+    assert answer.status_code == 403
+    assert not await world.payments(order)
+
+
+async def test_p03_a_cancelled_order_cannot_be_paid(world: World) -> None:
+    order = await world.order()
+    await world.hear(cancelled(order))
+    answer = await world.pay(order)
+    assert answer.status_code == 400
+    assert messages_of(answer) == [("This order is cancelled; nothing is charged", None)]
+    assert not await world.intents()
+
+
+async def test_an_expired_order_cannot_be_paid(world: World) -> None:
+    order = await world.order(seconds=-1)
+    answer = await world.pay(order)
+    assert answer.status_code == 400
+    assert messages_of(answer) == [("The time to pay this order is over; nothing is charged", None)]
+
+
+@pytest.mark.parametrize("token", ["tok_visa", "pm_card_mastercard"])
+async def test_p04_a_valid_payment_holds_exactly_the_price_and_links_both_sides(world: World, token: str) -> None:
+    order = await world.order(1999)
+    answer = await world.pay(order, token)
+    assert answer.status_code == 201, answer.text
+    payment, intent = await world.payment(order), await world.intent(order)
+    assert json.loads(answer.content, parse_float=Decimal) == {
+        "id": str(payment.id),
+        "orderId": str(order.id),
+        "stripeId": intent.id,
+        "status": "authorized",
+        "amount": Decimal("19.99"),
+        "currency": "usd",
+        "attempt": 1,
+        "createdAt": answer.json()["createdAt"],
+    }
+    assert (intent.amount, intent.currency, intent.status) == (1999, "usd", "requires_capture")
+    assert intent.metadata["payment_id"] == str(payment.id)
+    assert await world.told() == ["PaymentAuthorized"]
+
+
+async def test_p04_an_awaited_payment_is_taken(world: World) -> None:
+    order = await world.order(1999)
+    payment_id = (await world.pay(order)).json()["id"]
+    payment = await world.payment(order)
+    assert str(payment.id) == payment_id
+    await world.hear(awaiting(order, payment.id))
+    await world.state(order, "captured")
+    intent = await world.intent(order)
+    assert (intent.status, intent.amount_received) == ("succeeded", 1999)
+    assert await world.told() == ["PaymentAuthorized", "PaymentCreated"]
+
+
+@pytest.mark.parametrize(
+    ("body", "errors"),
+    [
+        ({}, [("OrderId must be provided", "orderId"), ("Token must be provided", "token")]),
+        ({"token": "tok_visa"}, [("OrderId must be provided", "orderId")]),
+        ({"orderId": "1", "token": "tok_visa"}, [("OrderId must be provided", "orderId")]),
+        ({"orderId": {"$gt": ""}, "token": "tok_visa"}, [("OrderId must be provided", "orderId")]),
+        ({"orderId": str(ids.new_id()), "token": ""}, [("Token must be provided", "token")]),
+        ({"orderId": str(ids.new_id()), "token": ["tok_visa"]}, [("Token must be provided", "token")]),
+        ({"orderId": str(ids.new_id()), "token": "tok_visa", "amount": 1}, [("Unknown field", None)]),
+    ],
+)
+async def test_g06_every_missing_field_is_named(
+    world: World, body: dict[str, object], errors: list[tuple[str, str | None]]
+) -> None:
+    answer = await world.bob.post("/api/payments", json=body)
+    assert answer.status_code == 400
+    assert messages_of(answer) == errors
+
+
+async def test_g05_nobody_pays_signed_out(world: World) -> None:
+    async with world.app.client() as nobody:
+        for answer in (
+            await nobody.post("/api/payments", json={}),
+            await nobody.get("/api/payments", params={"orderId": str(ids.new_id())}),
+        ):
+            assert answer.status_code == 401
+            assert messages_of(answer) == [("Not authorized", None)]
+
+
+@pytest.mark.parametrize("key", ["", "a-key"])
+async def test_s10_the_same_payment_twice_in_turn_is_one_charge(world: World, key: str) -> None:
+    order = await world.order()
+    first = await world.pay(order, key=key)
+    again = await world.pay(order, key=key)
+    assert first.status_code == again.status_code == 201
+    assert first.json() == again.json()
+    await world.hear(awaiting(order, (await world.payment(order)).id))
+    await world.state(order, "captured")
+    late = await world.pay(order, key=key)
+    assert (late.status_code, late.json()) == (201, first.json())
+    assert len(await world.intents(order)) == 1
+
+
+@pytest.mark.parametrize("keys", [("", ""), ("a-key", "a-key"), ("one", "other")])
+async def test_s10_the_same_payment_many_times_at_once_is_one_charge(world: World, keys: tuple[str, str]) -> None:
+    order = await world.order()
+    bob = world.bob
+    answers = await asyncio.gather(*(world.pay(order, client=bob, key=keys[number % 2]) for number in range(10)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(await world.intents()) == len(await world.payments(order)) == 1
+    assert await world.told() == ["PaymentAuthorized"]
+
+
+async def test_s10_many_orders_at_once_get_a_charge_each(world: World) -> None:
+    orders = [ordered(world.bob_id, 1000 + number) for number in range(30)]
+    await world.hear(*orders)
+    bob = world.bob
+    answers = await asyncio.gather(*(world.pay(order, client=bob) for order in [*orders, *orders]))
+    assert {answer.status_code for answer in answers} == {201}
+    assert sorted(intent.amount for intent in await world.intents()) == [1000 + number for number in range(30)]
+
+
+async def test_a_key_used_for_something_else_is_refused(world: World) -> None:
+    first, second = await world.order(), await world.order()
+    assert (await world.pay(first, key="a-key")).status_code == 201
+    assert (await world.pay(second, key="a-key")).status_code == 422
+    assert (await world.pay(first, "tok_mastercard", key="a-key")).status_code == 422
+    assert not await world.payments(second)
+
+
+async def test_keys_of_different_people_have_nothing_to_do_with_each_other(world: World) -> None:
+    carol_id = ids.new_id()
+    hers = ordered(carol_id)
+    await world.hear(hers)
+    mine = await world.order()
+    assert (await world.pay(mine, key="a-key")).status_code == 201
+    assert (await world.pay(hers, client=world.sign_in("carol", carol_id), key="a-key")).status_code == 201
+
+
+async def test_an_order_being_paid_is_not_paid_with_another_card(world: World) -> None:
+    order = await world.order()
+    assert (await world.pay(order, "tok_visa")).status_code == 201
+    answer = await world.pay(order, "tok_mastercard")
+    assert answer.status_code == 409
+    assert messages_of(answer) == [("This order is being paid already; do not pay again", None)]
+    assert len(await world.intents()) == 1
+
+
+async def test_s11_prices_are_held_and_taken_exactly(world: World) -> None:
+    prices = [*range(50, 10_001, 97), 99, 100, 101, 999, 1001, 1999, 4035, 5799, 9999, 10_000]
+    orders = [ordered(world.bob_id, price) for price in prices]
+    for start in range(0, len(orders), 100):
+        await world.hear(*orders[start : start + 100])
+    bob, places = world.bob, asyncio.Semaphore(16)
+
+    async def buy(order: Any) -> None:
+        async with places:
+            answer = await world.pay(order, client=bob)
+            assert answer.status_code == 201, answer.text
+            shown = json.loads(answer.content, parse_float=Decimal)["amount"]
+            assert Decimal(shown) * 100 == order.ticket.price_cents
+            [payment] = await world.payments(order)
+            await world.hear(awaiting(order, payment.id))
+            await world.state(order, "captured")
+
+    await asyncio.gather(*(buy(order) for order in orders))
+    taken = [
+        each.amount_received
+        async for each in (await world.sandbox.client.v1.payment_intents.list_async({"limit": 100})).auto_paging_iter()
+    ]
+    assert sorted(taken) == sorted(prices)
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        ("tok_chargeDeclined", "Your card was declined."),
+        ("pm_card_visa_chargeDeclinedInsufficientFunds", "Your card has insufficient funds."),
+        ("pm_card_chargeDeclinedExpiredCard", "Your card has expired."),
+    ],
+)
+async def test_s12_a_refused_card_is_told_why_and_the_order_stays_payable(
+    world: World, token: str, reason: str
+) -> None:
+    order = await world.order()
+    answer = await world.pay(order, token)
+    assert answer.status_code == 402
+    assert messages_of(answer) == [(reason, None)]
+    assert await world.told() == []
+    await world.state(order, "failed")
+    assert [intent.status for intent in await world.intents()] == ["canceled"]
+    assert (await world.pay(order, "tok_visa")).status_code == 201
+    assert await world.told() == ["PaymentAuthorized"]
+
+
+async def test_s12_when_the_attempts_are_used_up_the_payment_has_failed(world: World) -> None:
+    order = await world.order()
+    for left in (2, 1, 0):
+        assert (await world.pay(order, "tok_chargeDeclined")).status_code == 402
+        listed = (await world.bob.get("/api/payments", params={"orderId": str(order.id)})).json()
+        assert listed["attemptsLeft"] == left
+    assert await world.told() == ["PaymentFailed"]
+    answer = await world.pay(order, "tok_visa")
+    assert answer.status_code == 400
+    assert await world.told() == ["PaymentFailed"]
+    await world.hear(cancelled(order, reason="payment_failed"))
+    assert (await world.pay(order, "tok_visa")).status_code == 400
+    assert [payment.state for payment in await world.payments(order)] == ["failed"] * 3
+
+
+async def test_s12_a_refusal_repeated_under_its_key_is_no_new_attempt(world: World) -> None:
+    order = await world.order()
+    answers = [await world.pay(order, "tok_chargeDeclined", key="a-key") for _ in range(4)]
+    assert {answer.status_code for answer in answers} == {402}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(await world.payments(order)) == 1
+
+
+async def test_s12_one_attempt_may_be_all_there_is(postgres: Any, databases: Any, start_nats: Any) -> None:
+    async with running_world(postgres, databases, start_nats, payment_attempts=1) as world:
+        order = await world.order()
+        assert (await world.pay(order, "tok_chargeDeclined")).status_code == 402
+        assert await world.told() == ["PaymentFailed"]
+
+
+async def test_a_token_that_names_no_card_is_refused_as_such(world: World) -> None:
+    order = await world.order()
+    for token in ("tok_nobody", "pm_nobody", "ctoken_nobody", "anything"):
+        answer = await world.pay(await world.order(), token)
+        assert answer.status_code == 400, token
+        assert messages_of(answer) == [("Token is not valid", "token")]
+    assert (await world.pay(order, "tok_visa")).status_code == 201
+
+
+async def test_a_confirmation_token_of_the_payment_element_pays(world: World) -> None:
+    order = await world.order()
+    token = await world.sandbox.client.v1.test_helpers.confirmation_tokens.create_async(
+        {"payment_method": "pm_card_visa", "return_url": "https://tickets.example/"}
+    )
+    assert (await world.pay(order, token.id)).status_code == 201
+
+
+async def test_a_buyer_sees_every_attempt_and_nobody_else_does(world: World) -> None:
+    order = await world.order()
+    await world.pay(order, "tok_chargeDeclined")
+    await world.pay(order, "tok_visa")
+    answer = await world.bob.get("/api/payments", params={"orderId": str(order.id)})
+    assert answer.status_code == 200
+    shown = answer.json()
+    assert [each["status"] for each in shown["payments"]] == ["authorized", "failed"]
+    assert shown["payments"][1]["reason"] == "Your card was declined."
+    assert shown["attemptsLeft"] == 2
+    stranger = world.sign_in("carol")
+    assert (await stranger.get("/api/payments", params={"orderId": str(order.id)})).status_code == 403
+    assert (await stranger.get("/api/payments", params={"orderId": str(ids.new_id())})).status_code == 404
+    assert (await stranger.get("/api/payments")).status_code == 400
+    assert (await stranger.get("/api/payments", params={"orderId": "1"})).status_code == 400
+
+
+async def test_a_card_that_asks_back_is_confirmed_at_the_bank(world: World) -> None:
+    order = await world.order()
+    answer = await world.pay(order, "pm_card_authenticationRequired")
+    assert answer.status_code == 201
+    shown = answer.json()
+    assert shown["status"] == "requires_action"
+    intent = await world.intent(order)
+    assert shown["action"]["clientSecret"] == intent.client_secret
+    assert shown["action"]["url"].startswith(world.sandbox.url)
+    assert await world.told() == []
+    back = await world.sandbox.authenticates(intent)
+    assert back.headers["location"].startswith(f"{world.url}/orders/{order.id}?")
+    await world.state(order, "authorized")
+    assert await world.told() == ["PaymentAuthorized"]
+    listed = (await world.bob.get("/api/payments", params={"orderId": str(order.id)})).json()
+    assert listed["payments"][0]["status"] == "authorized"
+    assert "action" not in listed["payments"][0]
+
+
+async def test_a_card_refused_at_the_bank_leaves_the_order_payable(world: World) -> None:
+    order = await world.order()
+    await world.pay(order, "pm_card_authenticationRequired")
+    await world.sandbox.authenticates(await world.intent(order), "fail")
+    failed = await world.state(order, "failed")
+    assert failed.reason_code == "payment_intent_authentication_failure"
+    assert (await world.pay(order, "tok_visa")).status_code == 201
+
+
+async def test_a_buyer_may_take_another_card_instead_of_confirming(world: World) -> None:
+    order = await world.order()
+    assert (await world.pay(order, "pm_card_authenticationRequired")).json()["status"] == "requires_action"
+    answer = await world.pay(order, "tok_visa")
+    assert (answer.status_code, answer.json()["status"]) == (201, "authorized")
+    assert [payment.state for payment in await world.payments(order)] == ["voided", "authorized"]
+    assert [intent.status for intent in await world.intents()] == ["requires_capture", "canceled"]
+    assert await world.told() == ["PaymentVoided", "PaymentAuthorized"]
+
+
+async def test_the_same_card_that_asks_back_is_asked_once(world: World) -> None:
+    order = await world.order()
+    first = await world.pay(order, "pm_card_authenticationRequired")
+    again = await world.pay(order, "pm_card_authenticationRequired")
+    assert first.json() == again.json()
+    assert len(await world.intents()) == 1
