@@ -342,9 +342,9 @@ def told(market: Market) -> list[Asked]:
     alice, bob, traded = market.traded.alice, market.traded.bob, market.traded
     history = []
     for each in (traded.sold, traded.held, traded.cancelled):
-        ids = {"ticket": UUID(each["ticket"]), "order": UUID(each["order"])}
-        history.append(Asked(did="list", outcome="answered", person=alice, ticket=ids["ticket"]))
-        history.append(Asked(did="order", outcome="answered", person=bob, price_cents=1999, **ids))
+        ticket, order = UUID(each["ticket"]), UUID(each["order"])
+        history.append(Asked(did="list", outcome="answered", person=alice, ticket=ticket))
+        history.append(Asked(did="order", outcome="answered", person=bob, ticket=ticket, order=order, price_cents=1999))
     for did, each in (("pay", traded.sold), ("cancel", traded.cancelled)):
         history.append(Asked(did=did, outcome="answered", person=bob, order=UUID(each["order"])))  # type: ignore[arg-type]
     return [Asked(did="sign up", outcome="answered", person=bob), *history]

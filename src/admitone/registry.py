@@ -1,20 +1,17 @@
 """Every service of the marketplace: the one place that knows them all."""
 
 from collections.abc import Iterable
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Final
 
 from admitone.auth.service import SERVICE as AUTH
 from admitone.expiration.service import SERVICE as EXPIRATION
 from admitone.kernel.service import Service
 from admitone.orders.service import SERVICE as ORDERS
+from admitone.payments.service import SERVICE as PAYMENTS
 from admitone.tickets.service import SERVICE as TICKETS
 from admitone.web.service import SERVICE as WEB
 
-PAYMENTS = [import_module("admitone.payments.service").SERVICE] if find_spec("admitone.payments.service") else []
-
-SERVICES: Final[tuple[Service, ...]] = (AUTH, TICKETS, ORDERS, EXPIRATION, *PAYMENTS, WEB)
+SERVICES: Final[tuple[Service, ...]] = (AUTH, TICKETS, ORDERS, EXPIRATION, PAYMENTS, WEB)
 
 
 def named(names: Iterable[str]) -> list[Service]:

@@ -145,7 +145,7 @@ async def _drop(letter_id: str | None, service: str | None) -> None:
     for each in _services(service):
         async with opened(database_url(settings_in_force(), each.name)) as database:
             for letter in await _found(database, letter_id):
-                count += await letters.drop(database, letter.id)
+                count += await letters.drop(database, letter)
                 click.echo(f"{each.name}  {letter.id}  dropped")
     if letter_id is not None:
         _demand(count, letter_id)

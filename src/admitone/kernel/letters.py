@@ -1,6 +1,7 @@
 """Dead letters: events that a service could not handle, kept with the reason until people decide about them."""
 
 from datetime import datetime
+from uuid import UUID
 
 import msgspec
 
@@ -19,6 +20,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
     error: str
     first_failed_at: datetime
     last_failed_at: datetime
+
+    @property
+    def is_event(self) -> bool:
+        """Whether it has an event's id; what is no event goes by its place in the stream."""
+        return ":" not in self.id
 
 
 _COLUMNS = "id, subject, message, attempts, error, first_failed_at, last_failed_at"
@@ -40,9 +46,17 @@ async def find(database: Database, letter_id: str) -> DeadLetter | None:
     return None if row is None else msgspec.convert(dict(row), DeadLetter)
 
 
-async def drop(database: Database, letter_id: str) -> bool:
-    """Forget a dead letter for good; False when there is none of that id."""
-    return affected(await database.execute("DELETE FROM dead_letter WHERE id = $1", letter_id)) == 1
+async def drop(database: Database, letter: DeadLetter) -> bool:
+    """Forget a dead letter for good; False when somebody else decided about it meanwhile.
+
+    Its event counts as taken in from then on, so that publishing it again does not bring it back.
+    """
+    async with database.transaction() as tx:
+        if affected(await tx.execute("DELETE FROM dead_letter WHERE id = $1", letter.id)) == 0:
+            return False
+        if letter.is_event:
+            await tx.execute("INSERT INTO inbox (id) VALUES ($1) ON CONFLICT DO NOTHING", UUID(letter.id))
+    return True
 
 
 async def retry(database: Database, inbox: Inbox, letter: DeadLetter) -> None:

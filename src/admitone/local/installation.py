@@ -104,9 +104,16 @@ class Installation:
             "ADMITONE_SANDBOX_DATABASE_URL": settings.migrator_urls.get(SANDBOX) or settings.database_url(SANDBOX),
             "ADMITONE_SANDBOX_KEY": settings.stripe_secret_key,
             "ADMITONE_SANDBOX_WEBHOOK_SECRET": settings.stripe_webhook_secret,
-            "ADMITONE_SANDBOX_WEBHOOK_URL": f"http://{LOOPBACK}:{settings.port}/api/payments/webhook",
+            "ADMITONE_SANDBOX_WEBHOOK_URL": f"http://{_reached(settings.host)}:{settings.port}/api/payments/webhook",
         }
         return program
+
+
+def _reached(host: str) -> str:
+    """Return where a program on this machine reaches what listens on `host`."""
+    if host in {"0.0.0.0", "::", "localhost"}:  # noqa: S104 – the operator's choice, not ours
+        return LOOPBACK
+    return f"[{host}]" if ":" in host else host
 
 
 class _Running(msgspec.Struct):
