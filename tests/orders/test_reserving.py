@@ -116,6 +116,36 @@ async def test_the_price_is_exact_in_answer_and_event(databases: engines.Databas
         assert round(msgspec.json.decode(reserved.body, type=OrderView).ticket.price * 100) == price_cents
 
 
+async def test_s11_every_price_from_050_to_10000_is_held_and_told_exactly(databases: engines.Databases) -> None:
+    async with orders_database(databases) as database:
+        prices = range(50, 10_001)
+        tickets = {listed(price_cents=cents).id: cents for cents in prices}
+        alice, bob = new_id(), new_id()
+        await database.execute(
+            "INSERT INTO ticket (id, version, title, price_cents, currency, seller_id, status) "
+            "SELECT id, 0, 'Seat', price_cents, 'usd', $3, 'available' "
+            "FROM unnest($1::uuid[], $2::int[]) AS made (id, price_cents)",
+            list(tickets),
+            list(tickets.values()),
+            alice,
+        )
+        asks = [Reservation(each, bob, None) for each in tickets]
+        made = [
+            one
+            for at in range(0, len(asks), 500)
+            for one in await reserve_tickets(database, asks[at : at + 500], 900, 201)
+        ]
+        assert len(made) == len(prices) == 9_951
+        for reserved, cents in zip(made, tickets.values(), strict=True):
+            assert reserved.body is not None
+            assert f'"price":{cents // 100}.{cents % 100:02d},' in reserved.body
+        events = await told(database)
+        assert all(
+            isinstance(each, OrderCreated) and each.ticket.price_cents == tickets[each.ticket.id] for each in events
+        )
+        assert len(events) == len(prices)
+
+
 async def test_an_order_keeps_its_price_when_the_ticket_changes_later(databases: engines.Databases) -> None:
     async with orders_database(databases) as database:
         ticket, carol = listed(price_cents=1000), new_id()
