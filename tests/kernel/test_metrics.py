@@ -74,11 +74,9 @@ async def test_the_marketplace_s_own_numbers_are_shown(databases: Databases, sta
 
         async def is_quiet() -> Samples | None:
             samples = await samples_of(app)
-            told = all(
-                value(samples, "admitone_outbox_unpublished", service=each) == 0 for each in ("tickets", "orders")
-            )
+            waiting = [value(samples, "admitone_outbox_unpublished", service=each) for each in ("tickets", "orders")]
             key = ("admitone_consumer_unacknowledged", frozenset({("service", "tickets"), ("producer", "orders")}))
-            return samples if not any(unpublished) and samples.get(key) == 0 else None
+            return samples if not any(waiting) and samples.get(key) == 0 else None
 
         samples = await eventually(is_quiet, "every event is published and taken")
     assert value(samples, "admitone_orders", service="orders", status="created") == 1

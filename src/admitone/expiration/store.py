@@ -38,3 +38,8 @@ async def seconds_to_next(db: Database) -> float | None:
     """Return how long it is until the next alarm, by the database's clock; None while there is none."""
     seconds = await db.fetchval("SELECT extract(epoch FROM min(next_ring_at) - clock_timestamp()) FROM deadline")
     return None if seconds is None else float(seconds)
+
+
+async def seconds_overdue(db: Database) -> float:
+    """Return how late the next alarm is by now; 0 while none is due."""
+    return max(0.0, -(await seconds_to_next(db) or 0.0))

@@ -5,12 +5,13 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
 
-from admitone.kernel import ids
+from admitone.kernel import clock, ids
 from admitone.kernel.event import Event
 from admitone.kernel.refusals import Unavailable
 from admitone.kernel.trace import current_traceparent
@@ -26,6 +27,8 @@ _BUDGETS_MS: Final = {
     "idle_in_transaction_session_timeout": "5000",
 }
 _POOL_WAIT_SECONDS: Final = 1.0
+# Taking a free connection is much quicker than this.
+_A_WAIT_SECONDS: Final = 0.001
 
 # Two transactions stood in each other's way: the same work alone, or a moment later, goes through.
 CONTENDED: Final = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError, asyncpg.SerializationError)
@@ -139,12 +142,22 @@ async def _keep_session_state(_connection: Any) -> None:
     """Skip asyncpg's reset on release: nothing here leaves state on a connection, and it costs a round trip."""
 
 
+@dataclass
+class Waits:
+    """How often, and how long altogether, somebody waited for a connection, and how often none came free in time."""
+
+    count: int = 0
+    seconds: float = 0.0
+    refused: int = 0
+
+
 class Database(Statements):
     """A pool of connections to one service's database."""
 
     def __init__(self, pool: "asyncpg.Pool[Row]", url: str) -> None:
         self._pool = pool
         self.url = url
+        self.waits = Waits()
         self._on_told: Callable[[], None] | None = None
         self._alarms: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
@@ -185,10 +198,16 @@ class Database(Statements):
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         """Lend a pooled connection; raises Unavailable when none is free within a second."""
+        began = clock.monotonic_seconds()
         try:
             connection = await self._pool.acquire(timeout=_POOL_WAIT_SECONDS)
         except (OSError, asyncpg.InterfaceError, *UNREACHABLE) as error:
+            self.waits.refused += 1
             raise Unavailable from error
+        waited = clock.monotonic_seconds() - began
+        if waited > _A_WAIT_SECONDS:
+            self.waits.count += 1
+            self.waits.seconds += waited
         try:
             yield connection
         except asyncpg.InterfaceError as error:

@@ -75,6 +75,11 @@ class Relay:
         """Whether this relay reaches its database; without the bus it still waits there for better times."""
         return self._alive
 
+    @property
+    def is_leading(self) -> bool:
+        """Whether this replica's relay is the one that publishes."""
+        return self._leads
+
     def nudge(self) -> None:
         """Say that there is something to publish; called after commits, so it is cheap and never fails.
 

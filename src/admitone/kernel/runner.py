@@ -23,6 +23,7 @@ from admitone.kernel.database import Database, connect_patiently
 from admitone.kernel.http import Answer, Edge, api_routes, plain_route
 from admitone.kernel.identity import FetchKeys, Identity
 from admitone.kernel.inbox import Inbox
+from admitone.kernel.metrics import Measured, Metrics, Requests, Watched
 from admitone.kernel.outbox import Relay
 from admitone.kernel.pruning import keep_pruned
 from admitone.kernel.refusals import Unavailable
@@ -145,10 +146,11 @@ class App:
         self._services = services
         self._settings = settings
         self._stack = AsyncExitStack()
-        self._edge: Edge | None = None
+        self._edge: ASGIApp | None = None
+        self._requests: Requests | None = None
         self._is_stopping = False
         self.running: dict[str, Running] = {}
-        self._relays: list[Relay] = []
+        self._relays: dict[str, Relay] = {}
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
@@ -156,8 +158,12 @@ class App:
             keys = await self._stack.enter_async_context(self._fetch_keys())
             for current, relay in await self._start(keys):
                 self.running[current.name] = current
-                self._relays += [relay] if relay is not None else []
-            self._edge = Edge(self._routes(), self._settings)
+                self._relays |= {current.name: relay} if relay is not None else {}
+            routes = self._routes()
+            self._edge = Edge(routes, self._settings)
+            if self._settings.metrics_port:
+                self._requests = Requests(routes)
+                self._edge = Measured(self._edge, self._requests)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -232,12 +238,22 @@ class App:
                 routes += service.pages(self.running[service.name])
         return routes
 
+    def metrics(self) -> Metrics:
+        """Return what can be seen of this process from outside; only with a metrics port are requests counted."""
+        return Metrics(self._requests or Requests(()), [self._watched(each) for each in self._services])
+
+    def _watched(self, service: Service) -> Watched:
+        current, relay = self.running[service.name], self._relays.get(service.name)
+        producers = sorted({heard.producer for heard in service.all_heard}) if service.has_database else ()
+        is_leading = (lambda: relay.is_leading) if relay is not None else None
+        return Watched(service.name, current.bus, current.maybe_database, producers, service.gauges, is_leading)
+
     async def _live(self, _request: Request) -> Answer:
         return Answer(http.OK, {"status": "live"})
 
     async def _ready(self, _request: Request) -> Answer:
         """Ready: each service's database answers and its relay lives. The bus or Stripe being away is no reason."""
-        if self._is_stopping or not all(relay.is_alive for relay in self._relays):
+        if self._is_stopping or not all(relay.is_alive for relay in self._relays.values()):
             raise Unavailable
         for current in self.running.values():
             if current.maybe_database is not None and await missing_migrations(current.name, current.database):
@@ -290,8 +306,25 @@ async def serve(
     """
     public = public or bound(settings.host, settings.port)
     cancel_on_signals()
-    async with App(services, settings) as app:
+    async with App(services, settings) as app, _metrics_served(app, settings):
         await listen(app, public, settings, stop=stop, on_ready=on_ready, on_stopping=app.stopping)
+
+
+@asynccontextmanager
+async def _metrics_served(app: App, settings: Settings) -> AsyncIterator[None]:
+    """Serve metrics on their own port until the very end, where one is chosen: people never reach it."""
+    if not settings.metrics_port:
+        yield
+        return
+    port = bound(settings.host, settings.metrics_port)
+    config = uvicorn.Config(app.metrics(), access_log=False, log_config=None, lifespan="off", ws="none")
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[port]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
 
 
 def cancel_on_signals() -> None:

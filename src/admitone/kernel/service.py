@@ -16,6 +16,7 @@ from admitone.kernel.event import Event
 from admitone.kernel.http import Operation
 from admitone.kernel.identity import Identity, session_revoked
 from admitone.kernel.inbox import Handler
+from admitone.kernel.metrics import Gauge
 from admitone.kernel.settings import Settings
 
 
@@ -56,7 +57,8 @@ class Service:
     """A service's declaration.
 
     `pages` makes routes that are not operations of the API; `jobs` run until the service stops and are started again
-    when they fail; `opens` is entered before anything else runs.
+    when they fail; `opens` is entered before anything else runs; `gauges` are read from the database when
+    somebody asks for metrics.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Service:
     jobs: Sequence[Job] = ()
     pages: Callable[[Running], Sequence[BaseRoute]] | None = None
     opens: Callable[[Running], AbstractAsyncContextManager[Any]] = _opens_nothing
+    gauges: Sequence[Gauge] = ()
     has_database: bool = True
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stripe_webhook_secret: str = ""
     stripe_url: str = ""
     log_level: str = "INFO"
+    metrics_port: int = 0
     trust_proxy: bool = False
 
     @property
@@ -86,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             stripe_webhook_secret=read.text("STRIPE_WEBHOOK_SECRET", ""),
             stripe_url=read.text("ADMITONE_STRIPE_URL", ""),
             log_level=read.text("ADMITONE_LOG_LEVEL", "INFO").upper(),
+            metrics_port=read.number("ADMITONE_METRICS_PORT", 0, 0, 65535),
             trust_proxy=read.text("ADMITONE_TRUST_PROXY", "") == "1",
         )
         if settings.currency not in CURRENCIES:

@@ -1,8 +1,9 @@
 """orders, on one screen: what it serves, hears, tells and does by itself."""
 
 from admitone import events
+from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
-from admitone.orders import api, handlers, jobs
+from admitone.orders import api, handlers, jobs, store
 
 SERVICE = Service(
     name="orders",
@@ -25,4 +26,8 @@ SERVICE = Service(
     ),
     jobs=(jobs.end_overdue_orders,),
     opens=api.reserving,
+    gauges=(
+        Gauge("admitone_orders", "Orders by status", store.count_by_status, label="status", every_seconds=60),
+        Gauge("admitone_lock_overdue_seconds", "How late the oldest overdue lock is", store.seconds_overdue),
+    ),
 )

@@ -249,3 +249,18 @@ class TicketReplica(msgspec.Struct, frozen=True):
 async def ticket(db: Statements, ticket_id: UUID) -> TicketReplica | None:
     row = await db.fetchrow("SELECT version, order_id FROM ticket WHERE id = $1", ticket_id)
     return None if row is None else TicketReplica(row["version"], row["order_id"])
+
+
+async def count_by_status(db: Statements) -> dict[str, float]:
+    """Return how many orders have each status: `created` ones hold a ticket, `complete` ones sold it."""
+    rows = await db.fetch("SELECT status, count(*) AS orders FROM orders GROUP BY status")
+    return {row["status"]: float(row["orders"]) for row in rows}
+
+
+async def seconds_overdue(db: Statements) -> float:
+    """Return for how long the oldest deadline has passed without its ticket being free again; 0 when none has."""
+    seconds = await db.fetchval(
+        "SELECT extract(epoch FROM instant() - min(expires_at)) FROM orders "
+        "WHERE status = 'created' AND expires_at < instant()"
+    )
+    return float(seconds or 0)
