@@ -58,24 +58,23 @@ class Sandbox:
         """Answer one request of the API, or suffer the fault that was wanted for it."""
         try:
             self._check_api_key(request)
+            # Read first: a request that is held up takes effect even when its sender has given up.
+            encoded = request.url.query if offer.method == "GET" else await _form(request)
             fault = self._faults.for_request(offer.name)
             if fault is not None and fault.when == "before":
                 await _suffer(fault)
-            reply = await self._reply(offer, request, fault)
+            reply = await self._reply(offer, request, encoded, fault)
             if fault is not None and fault.when == "after":
                 await _suffer(fault)
         except Problem as problem:
             reply = Reply(problem.status, problem.body, new_id("req"))
         return _json(reply)
 
-    async def _reply(self, offer: Offer, request: Request, fault: RequestFault | None) -> Reply:
-        object_id = request.path_params.get("id", "")
+    async def _reply(self, offer: Offer, request: Request, encoded: str, fault: RequestFault | None) -> Reply:
         base_url = f"http://{request.headers.get('host', '')}"
+        asked = self._provider.read(offer, encoded, request.path_params.get("id", ""), base_url)
         if offer.method == "GET":
-            asked = self._provider.read(offer, request.url.query, object_id, base_url)
             return await self._provider.look(offer, asked)
-        encoded = await _form(request)
-        asked = self._provider.read(offer, encoded, object_id, base_url)
         spoils = fault is not None and fault.when == "after" and fault.answer == "internal_error"
         key = request.headers.get("idempotency-key")
         return await self._provider.change(offer, asked, request.url.path, encoded, key, spoils=spoils)
