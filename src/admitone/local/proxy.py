@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from typing import Final, Self, cast
+from typing import Any, Final, Self, cast
 
 import httpx
 from starlette.requests import Request
@@ -49,7 +49,7 @@ class Proxy:
 
     def __init__(self, urls: Mapping[str, str], operations: Sequence[Operation], settings: Settings) -> None:
         self._urls = {service: httpx.URL(url) for service, url in urls.items()}
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
         timeouts = {"connect": _CONNECT_SECONDS, "pool": _CONNECT_SECONDS}
         self._timeouts = {**timeouts, "read": _ANSWER_SECONDS, "write": _ANSWER_SECONDS}
         # The transport alone: no cookies kept, no redirects followed, no body unpacked.
@@ -74,15 +74,15 @@ class Proxy:
         await self._edge(scope, receive, send)
 
     def stopping(self) -> None:
-        """Answer "not ready" from now on."""
-        self._is_stopping = True
+        """Answer "not ready" from now on, and end the streams that would never end by themselves."""
+        self._stopping.set()
 
     async def _live(self, _request: Request) -> Answer:
         return Answer(http.OK, {"status": "live"})
 
     async def _ready(self, _request: Request) -> Answer:
         """Ready: every service is."""
-        if self._is_stopping or not all(await asyncio.gather(*map(self._is_ready, self._urls.values()))):
+        if self._stopping.is_set() or not all(await asyncio.gather(*map(self._is_ready, self._urls.values()))):
             raise Unavailable
         return Answer(http.OK, {"status": "ready"})
 
@@ -108,7 +108,11 @@ class Proxy:
         try:
             response = await self._transport.handle_async_request(request)
             try:
-                await _until_either(_stream(response, send), _gone(receive))
+                is_endless = response.headers.get("content-type", "").startswith("text/event-stream")
+                endings = [_gone(receive), *([self._stopping.wait()] if is_endless else [])]
+                is_whole = await _until_any(_stream(response, send), endings)
+                if not is_whole and self._stopping.is_set():
+                    await send({"type": "http.response.body", "body": b""})
             finally:
                 await response.aclose()
         except httpx.TransportError as error:
@@ -158,9 +162,9 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def _until_either(working: Coroutine[None, None, None], ending: Coroutine[None, None, None]) -> None:
-    """Do the one until it is done or the other is; raise what the first raises."""
-    tasks = [asyncio.create_task(working), asyncio.create_task(ending)]
+async def _until_any(working: Coroutine[None, None, None], endings: Sequence[Coroutine[Any, Any, object]]) -> bool:
+    """Do the one until it is done, which is then true, or one of the others is; raise what the first raises."""
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in (working, *endings)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -169,3 +173,4 @@ async def _until_either(working: Coroutine[None, None, None], ending: Coroutine[
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     if isinstance(outcomes[0], Exception):
         raise outcomes[0]
+    return outcomes[0] is None
