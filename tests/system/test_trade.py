@@ -138,6 +138,28 @@ async def test_s03_the_whole_history_delivered_again_changes_nothing(world: Worl
         ] == before
 
 
+async def test_o11_o13_o17_what_orders_hears_is_acknowledged(world: World) -> None:
+    async with AsyncExitStack() as stack:
+        market, (alice, bob, _) = await _market(stack, world, order_window_seconds=1)
+        ticket = await market.lists(alice)  # TicketCreated
+        await alice.put(f"/api/tickets/{ticket['id']}", json={"title": "Cheaper", "price": 9})  # TicketUpdated
+        order = await market.reserves(bob, ticket)
+        await market.order_becomes(bob, order, "cancelled")  # OrderExpired
+        bus = Bus("admin")
+        bus.start(market.nats.url("admin"))
+        await bus.ready()
+
+        async def all_acknowledged() -> bool:
+            for producer in ("tickets", "expiration"):
+                consumer = await bus.request(f"$JS.API.CONSUMER.INFO.{producer}.orders", {})
+                if consumer["num_ack_pending"] or consumer["num_pending"] or not consumer["ack_floor"]["stream_seq"]:
+                    return False
+            return True
+
+        await eventually(all_acknowledged, "nothing is left to acknowledge")
+        await bus.close()
+
+
 @pytest.mark.parametrize("buyers", [200])
 async def test_s05_n_concurrent_orders_for_one_ticket_make_one_lock(world: World, buyers: int) -> None:
     async with marketplace(*world) as market, market.person("alice") as alice:
