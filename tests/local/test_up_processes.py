@@ -130,9 +130,14 @@ def test_an_unknown_path_under_the_api_is_answered_with_the_error_body(up: Up) -
     assert answer.json() == {"errors": [{"message": "Not Found"}]}
 
 
-def test_ctrl_c_stops_every_process(folder: Path) -> None:
-    with running_up(folder / "data", "--processes") as up:
+def test_ctrl_c_stops_every_process_although_somebody_reads_live_changes(folder: Path) -> None:
+    with running_up(folder / "data", "--processes") as up, httpx.stream("GET", f"{up.url}/live", timeout=30) as live:
         pids = up.pids()
         assert len(pids) >= len(SERVICES) + 3
+        lines = live.iter_lines()
+        next(lines)
+        began = time.monotonic()
         assert up.stop() == 0
+        assert time.monotonic() - began < 15, "nobody waits for a reader of live changes"
+        list(lines)  # the stream ends; it does not break
     assert not any(map(command_line, pids))
