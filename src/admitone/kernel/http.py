@@ -230,6 +230,7 @@ class _Endpoint:
     def __init__(self, service: "Running", declared: Operation) -> None:
         self._service = service
         self._operation = declared
+        self.says = f"{service.name} {declared.method} {declared.path}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answer = await self._answer(Request(scope, receive))
@@ -315,7 +316,7 @@ class Edge:
             await send(message)
 
         headers = scope["headers"]
-        with following(_first(headers, b"traceparent")):
+        with following(_first(headers, b"traceparent"), lambda: _done(scope)):
             try:
                 self._check_origin(scope)
                 await self._router(scope, receive, send_with_headers)
@@ -369,6 +370,12 @@ def _first_bytes(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> bytes
 def _first(headers: Sequence[tuple[bytes, bytes]], wanted: bytes) -> str | None:
     found = _first_bytes(headers, wanted)
     return None if found is None else found.decode("latin-1")
+
+
+def _done(scope: Scope) -> str:
+    """Name what a request did, for its trace: a route, never a path, or there would be as many names as tickets."""
+    endpoint = scope.get("endpoint")
+    return endpoint.says if isinstance(endpoint, _Endpoint) else str(scope["method"])
 
 
 async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:

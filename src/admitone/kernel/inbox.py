@@ -214,7 +214,7 @@ class Inbox:
             if envelope.id not in fresh:
                 continue
             fresh.discard(envelope.id)  # the same event may stand twice in one batch
-            with following(envelope.traceparent or None):
+            with following(envelope.traceparent or None, f"{self._service} hears {envelope.type}"):
                 try:
                     await self._hears[type(event)](tx, event)
                 except MissingEvents as gap:

@@ -29,6 +29,7 @@ from admitone.kernel.pruning import keep_pruned
 from admitone.kernel.refusals import Unavailable
 from admitone.kernel.service import Running, Service
 from admitone.kernel.settings import Settings
+from admitone.kernel.tracing import exported
 
 log = logging.getLogger(__name__)
 
@@ -306,8 +307,10 @@ async def serve(
     """
     public = public or bound(settings.host, settings.port)
     cancel_on_signals()
-    async with App(services, settings) as app, _metrics_served(app, settings):
-        await listen(app, public, settings, stop=stop, on_ready=on_ready, on_stopping=app.stopping)
+    name = services[0].name if len(services) == 1 else "admitone"
+    with exported(name, settings.otlp_endpoint):
+        async with App(services, settings) as app, _metrics_served(app, settings):
+            await listen(app, public, settings, stop=stop, on_ready=on_ready, on_stopping=app.stopping)
 
 
 @asynccontextmanager

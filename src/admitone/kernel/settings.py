@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stripe_url: str = ""
     log_level: str = "INFO"
     metrics_port: int = 0
+    otlp_endpoint: str = ""
     trust_proxy: bool = False
 
     @property
@@ -88,6 +89,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             stripe_url=read.text("ADMITONE_STRIPE_URL", ""),
             log_level=read.text("ADMITONE_LOG_LEVEL", "INFO").upper(),
             metrics_port=read.number("ADMITONE_METRICS_PORT", 0, 0, 65535),
+            otlp_endpoint=read.text("ADMITONE_OTLP_ENDPOINT", read.text("OTEL_EXPORTER_OTLP_ENDPOINT", "")),
             trust_proxy=read.text("ADMITONE_TRUST_PROXY", "") == "1",
         )
         if settings.currency not in CURRENCIES:

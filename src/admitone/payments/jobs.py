@@ -28,7 +28,7 @@ from admitone.payments.store import Webhook
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS: Final = 1.0
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 64
 
 # How long a request to Stripe may still be on its way after we gave up on it.
 _ON_ITS_WAY: Final = timedelta(seconds=60)
@@ -99,7 +99,7 @@ async def _until_more(alarm: asyncio.Event, under_way: set[asyncio.Task[None]]) 
 
 
 async def _settle(service: Running, payment: Payment, order: Order, now: datetime) -> None:
-    with following(payment.traceparent):
+    with following(payment.traceparent, "payments looks after a payment"):
         try:
             finding = await _ask(own(service).stripe, payment, order, now, return_url(service, order.id))
             after = await own(service).learn(Learnt(payment.id, finding))

@@ -169,7 +169,7 @@ async def learn_within(tx: Transaction, learnt: Sequence[Learnt], attempts_max: 
         after, told = before.learn(
             each.finding, orders[before.order_id], tx.now, is_last=attempts_left(attempts, attempts_max) <= 1
         )
-        with following(after.traceparent):
+        with following(after.traceparent, "payments learns of a payment"):
             for event in told:
                 tx.publish(event)
         if after != before:
