@@ -125,7 +125,7 @@ class Visitors:
         client = await self._stack.enter_async_context(httpx.AsyncClient(base_url=self.market.origin, timeout=20))
         await context.add_init_script(_WATCH)
         page = await context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         visitor = Visitor(self.market, context, page, client)
         self._all.append(visitor)
         self._watch(visitor)

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
+from tests.browser.conftest import running_marketplace
 from tests.browser.people import Visitor, Visitors, failing_provider
 
 # A browser belongs to the event loop it was started in.
@@ -298,6 +299,30 @@ async def a_cancelled_order(visitors: Visitors) -> Visitor:
 
 
 @state
+async def an_order_refused_too_often(visitors: Visitors) -> Visitor:
+    bob = await an_order_to_pay(visitors)
+    heading = bob.page.get_by_role("heading", name="The payment did not go through")
+    for _ in range(visitors.market.settings.payment_attempts):
+        await bob.page.get_by_role("button", name="A card that is declined").click()
+        await expect(heading).to_be_visible()
+    await expect(bob.page.get_by_role("button", name="Try to reserve again")).to_be_visible()
+    return bob
+
+
+@state
+async def a_ticket_whose_price_changed(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.people("alice", "bob")
+    bob.is_cut_off = True
+    await bob.page.route("**/live?*", lambda route: route.abort())
+    ticket = await alice.list_ticket("Fado night", **FULL)
+    await bob.go(f"/tickets/{ticket}")
+    await alice.client.put(f"/api/tickets/{ticket}", json={"title": "Fado night", "price": 25})
+    await bob.page.get_by_role("button", name="Buy for").click()
+    await expect(bob.page.get_by_role("heading", name="The price changed since you looked")).to_be_visible()
+    return bob
+
+
+@state
 async def a_page_that_is_not_there(visitors: Visitors) -> Visitor:
     carol = await visitors.somebody()
     await carol.go("/nothing/here")
@@ -330,3 +355,13 @@ async def test_axe_finds_nothing_when_the_time_ran_out(hasty_visitors: Visitors)
     bob = await an_order_to_pay(hasty_visitors)
     await expect(bob.page.get_by_role("heading", name="Time ran out")).to_be_visible()
     await check(bob)
+
+
+async def test_axe_finds_nothing_where_nothing_is_on_sale(chromium: Browser) -> None:
+    with running_marketplace() as empty:
+        async with Visitors(chromium, empty) as everyone:
+            carol = await everyone.somebody()
+            await carol.go("/")
+            await expect(carol.page.get_by_role("heading", name="Nothing is on sale right now")).to_be_visible()
+            await check(carol)
+            assert everyone.problems() == []
