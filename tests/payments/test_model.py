@@ -74,7 +74,10 @@ STEPS: Final = st.sampled_from([*FINDINGS, "capture", "give up", "cancel order",
 def step(payment: Payment, order: Order, what: Finding | str, now: datetime) -> tuple[Payment, Order, list[str]]:
     match what:
         case "capture":
-            return payment.to_capture(now), msgspec.structs.replace(order, status="awaiting:payment"), []
+            awaited = msgspec.structs.replace(order, status="awaiting:payment")
+            # What `store.await_payment` does in one statement.
+            is_held = payment.state == "authorized" and payment.wanted is None
+            return payment.wanting("capture", now) if is_held else payment, awaited, []
         case "give up":
             return payment.to_give_up(now), order, []
         case "cancel order":
@@ -136,13 +139,13 @@ def test_once_given_up_nothing_is_left_at_stripe(steps: list[Finding | str], at_
             at_stripe = "nothing"
         if payment.wanted == "refund" and at_stripe == "taken":
             at_stripe = "given back"
-        finding: Finding = {
+        findings: dict[str, Finding] = {
             "held": Authorized("pi_1"),
             "taken": Taken("pi_1"),
             "given back": GivenBack("pi_1"),
             "nothing": Released("pi_1"),
-        }[at_stripe]
-        payment, order, _ = step(payment, order, finding, now)
+        }
+        payment, order, _ = step(payment, order, findings[at_stripe], now)
     assert payment.wanted is None
     assert payment.state in {"voided", "failed", "refunded"}
     assert at_stripe in {"nothing", "given back"}

@@ -6,8 +6,9 @@ from uuid import UUID
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, PaymentFailed, PaymentRejected
 from admitone.kernel.database import Transaction
 from admitone.kernel.inbox import MissingEvents
+from admitone.kernel.trace import current_traceparent
 from admitone.payments import paying, store
-from admitone.payments.model import OrderStatus
+from admitone.payments.paying import SETTLING
 
 log = logging.getLogger(__name__)
 
@@ -18,20 +19,28 @@ async def order_created(tx: Transaction, event: OrderCreated) -> None:
 
 async def order_awaiting_payment(tx: Transaction, event: OrderAwaitingPayment) -> None:
     """The order can no longer expire or be cancelled: take the money that is held for it."""
-    if not await _advance(tx, event.id, event.version, "awaiting:payment"):
+    is_advanced, is_wanted = await store.await_payment(tx, event, current_traceparent())
+    if is_wanted:
+        tx.wake(SETTLING)
         return
-    found = [each for each in await store.payments_of(tx, [event.id]) if each.id == event.payment_id]
-    if not found:
+    if not is_advanced:
+        await _note_other_version(tx, event.id, event.version)
+        return
+    payment = await store.payment(tx, event.payment_id)
+    if payment is None:
         # This database lost the payment; nothing will be taken for it, so the order must not wait for it.
         log.error("orders await a payment nobody knows", extra={"order": event.id, "payment": event.payment_id})
         tx.publish(PaymentFailed(id=event.payment_id, order_id=event.id, reason="The payment was not completed"))
-    await paying.want(tx, found, "capture")
+    else:
+        log.info("a payment that is awaited is not held", extra={"payment": payment.id, "state": payment.state})
 
 
 async def order_cancelled(tx: Transaction, event: OrderCancelled) -> None:
     """Give back whatever is held or taken for an order that is over."""
-    if await _advance(tx, event.id, event.version, "cancelled"):
-        await paying.want(tx, await store.payments_of(tx, [event.id]), "give up")
+    if await store.advance_order(tx, event.id, event.version, "cancelled"):
+        await paying.give_up(tx, await store.payments_of(tx, [event.id]))
+    else:
+        await _note_other_version(tx, event.id, event.version)
 
 
 async def payment_rejected(tx: Transaction, event: PaymentRejected) -> None:
@@ -41,19 +50,13 @@ async def payment_rejected(tx: Transaction, event: PaymentRejected) -> None:
     if payment is None:
         log.error("orders reject a payment nobody knows", extra={"order": event.order_id, "payment": event.payment_id})
         return
-    await paying.want(tx, [payment], "give up")
+    await paying.give_up(tx, [payment])
 
 
-async def _advance(tx: Transaction, order_id: UUID, version: int, status: OrderStatus) -> bool:
-    """Apply an order's next version, under its lock; False for one that was applied before.
-
-    Raises MissingEvents while one in between has not come.
-    """
-    if await store.advance_order(tx, order_id, version, status):
-        return True
+async def _note_other_version(tx: Transaction, order_id: UUID, version: int) -> None:
+    """Leave an order's event alone that was applied before; raises MissingEvents while an earlier one has not come."""
     replica = await store.order(tx, order_id)
     have = -1 if replica is None else replica.version
     if have < version:
         raise MissingEvents("orders", order_id, have)
     log.info("order version was applied before", extra={"order": order_id, "version": version, "have": have})
-    return False

@@ -186,12 +186,6 @@ class Payment(msgspec.Struct, frozen=True):
 
     # What is wanted.
 
-    def to_capture(self, now: datetime) -> "Payment":
-        """Return the payment with its money wanted; only money that is held can be taken."""
-        if self.state != "authorized" or self.wanted is not None:
-            return self
-        return msgspec.structs.replace(self, wanted="capture", due_at=now, tries=0)
-
     def to_give_up(self, now: datetime) -> "Payment":
         """Return the payment with everything wanted back: what is held, or what was taken."""
         if self.state == "captured":

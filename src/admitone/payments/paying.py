@@ -182,13 +182,13 @@ async def learn_within(tx: Transaction, learnt: Sequence[Learnt], attempts_max: 
     return answers
 
 
-async def want(tx: Transaction, payments: Sequence[Payment], wanted: Literal["capture", "give up"]) -> None:
-    """Note what is wanted of payments whose order is locked; the background job does it after the commit."""
-    changed = []
-    for payment in payments:
-        after = payment.to_capture(tx.now) if wanted == "capture" else payment.to_give_up(tx.now)
-        if after != payment:
-            changed.append(msgspec.structs.replace(after, traceparent=current_traceparent()))
+async def give_up(tx: Transaction, payments: Sequence[Payment]) -> None:
+    """Want payments back whose order's row is locked; the background job does it after the commit."""
+    changed = [
+        msgspec.structs.replace(after, traceparent=current_traceparent())
+        for payment in payments
+        if (after := payment.to_give_up(tx.now)) != payment
+    ]
     if changed:
         await store.save_payments(tx, changed)
         tx.wake(SETTLING)

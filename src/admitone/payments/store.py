@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.events import OrderCreated
+from admitone.events import OrderAwaitingPayment, OrderCreated
 from admitone.kernel.database import Row, Statements, Transaction, affected
 from admitone.payments.model import LEASE_SECONDS, Order, OrderStatus, Payment
 
@@ -48,6 +48,33 @@ async def advance_order(tx: Transaction, order_id: UUID, version: int, status: O
         "UPDATE orders SET version = $2, status = $3 WHERE id = $1 AND version = $2 - 1", order_id, version, status
     )
     return affected(tag) == 1
+
+
+async def await_payment(tx: Transaction, told: OrderAwaitingPayment, traceparent: str | None) -> tuple[bool, bool]:
+    """Apply an order's next version and want the money held for it, in one statement: every purchase comes by here.
+
+    Return whether the order was advanced, and whether the payment was held and free to be taken.
+    """
+    row = await tx.fetchrow(
+        """
+        WITH advanced AS (
+            UPDATE orders SET version = $2, status = 'awaiting:payment' WHERE id = $1 AND version = $2 - 1 RETURNING id
+        ),
+        wanted AS (
+            UPDATE payment SET wanted = 'capture', due_at = instant(), tries = 0, traceparent = $4
+            FROM advanced
+            WHERE payment.id = $3 AND payment.order_id = advanced.id AND state = 'authorized' AND wanted IS NULL
+            RETURNING payment.id
+        )
+        SELECT EXISTS (SELECT FROM advanced) AS is_advanced, EXISTS (SELECT FROM wanted) AS is_wanted
+        """,
+        told.id,
+        told.version,
+        told.payment_id,
+        traceparent,
+    )
+    assert row is not None
+    return row["is_advanced"], row["is_wanted"]
 
 
 async def order(db: Statements, order_id: UUID) -> Order | None:

@@ -10,7 +10,7 @@ from admitone.kernel.client import Client, Unreachable
 
 _CONNECT_SECONDS: Final = 2.0
 _ANSWER_SECONDS: Final = 6.0
-_CONNECTIONS_MAX: Final = 64
+_CONNECTIONS_MAX: Final = 128
 
 # Or the SDK makes an id of its own in the home folder and reports how long requests took.
 stripe.enable_telemetry = False

@@ -1,4 +1,4 @@
-"""What the sandbox holds: every request's effect, its events and its idempotent answer in one statement."""
+"""What the sandbox holds: each request's effect, its events and its idempotent answer in one statement."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
+from admitone.kernel.gather import Gatherer
 from admitone.sandbox.problems import Json, invalid
 
 # Held for as long as a sandbox runs on the database: in-flight keys and locks on intents live in its one process.
@@ -18,7 +19,7 @@ _LOCK_WAIT_SECONDS: Final = 15
 _RECORD: Final = """
 WITH answered AS (
     INSERT INTO answer (key, path, fingerprint, status, body, request_id)
-    SELECT $1, $2, $3, $4, $5, $6 WHERE $1::text IS NOT NULL
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::smallint[], $5::text[], $6::text[])
 ),
 intents AS (
     INSERT INTO payment_intent (id, created, capture_before, body)
@@ -89,6 +90,9 @@ class Effect:
     tokens: tuple[tuple[Json, bool], ...] = ()
 
 
+_Record = tuple[Effect, Sequence[Told], Keyed | None]
+
+
 @dataclass(frozen=True)
 class Page:
     """Where a list starts and how long it is."""
@@ -122,9 +126,10 @@ class Ledger:
     def __init__(self, pool: "asyncpg.Pool[Any]", lock: "asyncpg.Connection[Any]") -> None:
         self._pool = pool
         self._lock = lock
+        self._gathered: Gatherer[_Record, None] = Gatherer(self._record_all)
 
     @classmethod
-    async def open(cls, url: str, *, connections: int = 8) -> "Ledger":
+    async def open(cls, url: str, *, connections: int = 12) -> "Ledger":
         """Open the database, whose tables are made where they are missing; the role must own it."""
         lock = await asyncpg.connect(url, server_settings={"application_name": "sandbox"})
         try:
@@ -153,36 +158,45 @@ class Ledger:
 
     async def record(self, effect: Effect, told: Sequence[Told], answer: Keyed | None) -> None:
         """Keep what a request did, all of it or nothing; raises KeyTaken when its key was answered before."""
-        keyed = (
-            (None,) * 6
-            if answer is None
-            else (*(answer.key, answer.path, answer.fingerprint, answer.status, answer.body, answer.request_id),)
-        )
+        await self._gathered((effect, told, answer))
+
+    async def _record_all(self, records: Sequence[_Record]) -> list[None]:
+        answers = [answer for _, _, answer in records if answer is not None]
+        intents = [intent for effect, _, _ in records for intent in effect.intents]
+        refunds = [refund for effect, _, _ in records for refund in effect.refunds]
+        tokens = [token for effect, _, _ in records for token in effect.tokens]
+        events = [event for _, told, _ in records for event in told]
         try:
             await self._pool.execute(
                 _RECORD,
-                *keyed,
-                [each["id"] for each in effect.intents],
-                [each["created"] for each in effect.intents],
-                [each.get("_capture_before") for each in effect.intents],
-                [encode(each) for each in effect.intents],
-                [each["id"] for each in effect.refunds],
-                [each["created"] for each in effect.refunds],
-                [each["payment_intent"] for each in effect.refunds],
-                [encode(each) for each in effect.refunds],
-                [each["id"] for each, _ in effect.tokens],
-                [is_used for _, is_used in effect.tokens],
-                [encode(each) for each, _ in effect.tokens],
-                [each.id for each in told],
-                [each.created for each in told],
-                [each.type for each in told],
-                [each.body for each in told],
-                [each.is_wanted for each in told],
+                [each.key for each in answers],
+                [each.path for each in answers],
+                [each.fingerprint for each in answers],
+                [each.status for each in answers],
+                [each.body for each in answers],
+                [each.request_id for each in answers],
+                [each["id"] for each in intents],
+                [each["created"] for each in intents],
+                [each.get("_capture_before") for each in intents],
+                [encode(each) for each in intents],
+                [each["id"] for each in refunds],
+                [each["created"] for each in refunds],
+                [each["payment_intent"] for each in refunds],
+                [encode(each) for each in refunds],
+                [each["id"] for each, _ in tokens],
+                [is_used for _, is_used in tokens],
+                [encode(each) for each, _ in tokens],
+                [each.id for each in events],
+                [each.created for each in events],
+                [each.type for each in events],
+                [each.body for each in events],
+                [each.is_wanted for each in events],
             )
         except asyncpg.UniqueViolationError as violation:
             if violation.constraint_name == "answer_pkey":
                 raise KeyTaken from None
             raise
+        return [None] * len(records)
 
     async def recall(self, key: str) -> Keyed:
         """Return the answer given before under a key that is taken."""

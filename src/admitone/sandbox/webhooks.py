@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import httpx
 from stripe import WebhookSignature
 
+from admitone.kernel.client import Client, Unreachable
 from admitone.sandbox.faults import Faults, WebhookFault
 from admitone.sandbox.ids import new_id
 from admitone.sandbox.ledger import Ledger, Told, encode
@@ -25,7 +25,8 @@ API_VERSION: Final = "2026-10-28.endive"
 # After the last one the event is given up; Stripe tries for three days in live mode and a few hours in test mode.
 RETRY_DELAYS_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 3600.0)
 _SENDERS: Final = 16
-_TIMEOUT_SECONDS: Final = 10.0
+_CONNECT_SECONDS: Final = 2.0
+_ANSWER_SECONDS: Final = 10.0
 _NOTE_EVERY_SECONDS: Final = 0.05
 
 
@@ -61,8 +62,8 @@ class Webhooks:
         self._taken: list[str] = []
         self._held_back: list[_Post] = []
         self._later: set[asyncio.TimerHandle] = set()
-        self._client = httpx.AsyncClient(
-            timeout=_TIMEOUT_SECONDS, limits=httpx.Limits(max_connections=_SENDERS, max_keepalive_connections=_SENDERS)
+        self._client = Client(
+            connect_seconds=_CONNECT_SECONDS, answer_seconds=_ANSWER_SECONDS, connections_max=_SENDERS
         )
 
     def told(self, type_: str, subject: Json, now: int) -> Told:
@@ -103,7 +104,7 @@ class Webhooks:
                 timer.cancel()
             if self._taken:
                 await self._ledger.sent(self._taken)
-            await self._client.aclose()
+            await self._client.close()
 
     async def _send_each(self) -> None:
         while True:
@@ -155,9 +156,8 @@ class Webhooks:
         signature = WebhookSignature.generate_signature_header(post.body, self._secret, timestamp=int(time.time()))
         headers = {"content-type": "application/json; charset=utf-8", "stripe-signature": signature}
         try:
-            answer = await self._client.post(self._url, content=post.body, headers=headers)
-            is_taken = answer.is_success
-        except httpx.HTTPError as error:
+            is_taken = (await self._client.request("POST", self._url, headers, post.body.encode())).is_success
+        except Unreachable as error:
             log.debug("the webhook endpoint does not answer", extra={"event": post.event_id, "error": repr(error)})
             is_taken = False
         if is_taken:
