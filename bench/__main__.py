@@ -24,7 +24,7 @@ class Report:
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {}
 
-    def add(self, name: str, unit: str = "", **figures: float | str) -> None:
+    def add(self, name: str, unit: str = "", /, **figures: float | str) -> None:
         self.figures[name] = figures
         shown = "  ".join(
             f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import cast
 
 import uvloop
@@ -116,7 +117,17 @@ class _Run:
             self._done.set()
 
 
-def _child(pipe, host, port, connections, requests, repeat, seconds, keep_bodies):  # type: ignore[no-untyped-def]
+def _child(
+    pipe: Connection,
+    host: str,
+    port: int,
+    connections: int,
+    requests: Sequence[bytes],
+    seconds: float,
+    *,
+    repeat: bool,
+    keep_bodies: bool,
+) -> None:
     def forever() -> Iterator[bytes]:
         while True:
             yield from requests
@@ -140,7 +151,9 @@ def run(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     child = context.Process(
-        target=_child, args=(theirs, host, port, connections, requests, repeat, seconds, keep_bodies)
+        target=_child,
+        args=(theirs, host, port, connections, requests, seconds),
+        kwargs={"repeat": repeat, "keep_bodies": keep_bodies},
     )
     child.start()
     theirs.close()

@@ -98,7 +98,8 @@ class Manifests:
 def selects(selector: Object, labels: dict[str, str]) -> bool:
     """Whether a label selector of Kubernetes picks a pod; only `matchLabels` is known."""
     assert set(selector) <= {"matchLabels"}
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    wanted: dict[str, str] = selector.get("matchLabels", {})
+    return wanted.items() <= labels.items()
 
 
 @cache

@@ -65,7 +65,7 @@ def calls() -> set[tuple[str, str]]:
                 if isinstance(node, ast.DictComp) and "client_of" in ast.unparse(node.value):
                     found |= {(service, name) for name in ast.literal_eval(node.generators[0].iter)}
                 elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("client_of"):
-                    found |= {(service, each.value) for each in node.args if isinstance(each, ast.Constant)}
+                    found |= {(service, str(each.value)) for each in node.args if isinstance(each, ast.Constant)}
     return found
 
 

@@ -5,9 +5,9 @@ import base64
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -32,6 +32,8 @@ _EFFECT: Final = (
 
 # Failing events wait this long instead of minutes.
 SHORT_DELAYS_SECONDS: Final = (0.02, 0.02, 0.02, 0.02)
+
+T = TypeVar("T")
 
 Condition = Callable[[], Awaitable[object]]
 
@@ -113,9 +115,9 @@ class World:
         self.run(inbox.run("alpha"))
         return inbox
 
-    def run(self, job: Any) -> "asyncio.Task[None]":
+    def run(self, job: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Run something until the test ends."""
-        task: asyncio.Task[None] = asyncio.create_task(job)
+        task = asyncio.create_task(job)
         self._stack.push_async_callback(ended, task)
         return task
 

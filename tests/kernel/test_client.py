@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -28,8 +29,8 @@ async def serving(serve: Serve) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def client_of(**changes: float) -> AsyncIterator[Client]:
-    limits = {"connect_seconds": 1.0, "answer_seconds": 1.0, "connections_max": 4, **changes}
-    client = Client(**limits)  # type: ignore[arg-type]
+    limits: dict[str, Any] = {"connect_seconds": 1.0, "answer_seconds": 1.0, "connections_max": 4, **changes}
+    client = Client(**limits)
     try:
         yield client
     finally:

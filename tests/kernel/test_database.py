@@ -1,6 +1,7 @@
 """The database: rows and events together or not at all, and a clear answer when it is away."""
 
 import asyncio
+from collections.abc import Sequence
 
 import asyncpg
 import pytest
@@ -60,7 +61,7 @@ async def test_a_connection_lost_inside_a_transaction_is_no_bug_and_leaves_nothi
 
 async def test_an_unknown_outcome_is_raised_and_asking_again_shows_it(world: World) -> None:
     """The connection breaks while the commit is under way: sometimes it was done, sometimes not."""
-    outcomes = set()
+    outcomes: set[tuple[bool, int]] = set()
     for attempt in range(6):
         committing = asyncio.Event()
 
@@ -149,12 +150,12 @@ async def test_calls_that_come_while_one_is_out_go_together() -> None:
     batches: list[list[int]] = []
     gate = asyncio.Event()
 
-    async def run(asks: list[int]) -> list[int]:
+    async def run(asks: Sequence[int]) -> Sequence[int]:
         batches.append(list(asks))
         await gate.wait()
         return [ask * 10 for ask in asks]
 
-    gathered: Gatherer[int, int] = Gatherer(run)  # type: ignore[arg-type]
+    gathered = Gatherer(run)
     calls = [asyncio.create_task(gathered(number)) for number in range(10)]
     await asyncio.sleep(0)  # the first two are out
     gate.set()
@@ -165,7 +166,7 @@ async def test_calls_that_come_while_one_is_out_go_together() -> None:
 async def test_one_failing_call_spoils_no_other_but_a_lost_database_is_told_to_all() -> None:
     tried: list[list[str]] = []
 
-    async def run(asks: list[str]) -> list[str]:
+    async def run(asks: Sequence[str]) -> Sequence[str]:
         tried.append(list(asks))
         await asyncio.sleep(0)
         if "bad" in asks:
@@ -174,7 +175,7 @@ async def test_one_failing_call_spoils_no_other_but_a_lost_database_is_told_to_a
             raise ConnectionError
         return asks
 
-    gathered: Gatherer[str, str] = Gatherer(run)  # type: ignore[arg-type]
+    gathered = Gatherer(run)
     first = await asyncio.gather(*(gathered(ask) for ask in ("a", "b", "c", "bad", "d")), return_exceptions=True)
     assert [repr(each) for each in first] == ["'a'", "'b'", "'c'", "ValueError()", "'d'"]
 
@@ -187,11 +188,11 @@ async def test_one_failing_call_spoils_no_other_but_a_lost_database_is_told_to_a
 async def test_a_caller_that_goes_away_disturbs_nobody() -> None:
     gate = asyncio.Event()
 
-    async def run(asks: list[int]) -> list[int]:
+    async def run(asks: Sequence[int]) -> Sequence[int]:
         await gate.wait()
         return asks
 
-    gathered: Gatherer[int, int] = Gatherer(run)  # type: ignore[arg-type]
+    gathered = Gatherer(run)
     calls = [asyncio.create_task(gathered(number)) for number in range(6)]
     await asyncio.sleep(0)
     await ended(calls[0])

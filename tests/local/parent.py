@@ -2,15 +2,17 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from admitone.local.errors import LocalError
 from admitone.local.folder import Folder, opened
 from admitone.local.nats import Nats
 from admitone.local.postgres import Postgres
+from admitone.local.server import Server
 from tests.engines import ADMIN
 
-SERVERS = {
+SERVERS: dict[str, Callable[[Folder], Server]] = {
     "postgres": lambda folder: Postgres(folder.path / "postgres", folder.secret("postgres")),
     "nats": lambda folder: Nats(folder.path / "nats", [ADMIN]),
 }

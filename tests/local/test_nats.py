@@ -92,8 +92,8 @@ def every_publication() -> set[str]:
         found |= {f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.CONSUMER.NAMES.{stream}", f"$JS.API.CONSUMER.LIST.{stream}"}
         found |= {f"$JS.API.CONSUMER.CREATE.{stream}"}
     for stream, consumer in itertools.product(streams, consumers):
-        verbs = ("CREATE", "DURABLE.CREATE", "INFO", "DELETE", "PAUSE", "RESET", "UNPIN", "MSG.NEXT", "LEADER.STEPDOWN")
-        found |= {f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}" for verb in verbs}
+        does = ("CREATE", "DURABLE.CREATE", "INFO", "DELETE", "PAUSE", "RESET", "UNPIN", "MSG.NEXT", "LEADER.STEPDOWN")
+        found |= {f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}" for verb in does}
         found |= {f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.events.{stream}.{name}" for name in ("OrderCreated",)}
         found |= {f"$JS.ACK.{stream}.{consumer}.1.1.1.1.0", f"$JS.ACK._.account.{stream}.{consumer}.1.1.1.1.0.random"}
     return found

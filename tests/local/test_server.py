@@ -53,7 +53,8 @@ async def read(server: Server) -> str:
     assert isinstance(server, Nats)
     client = await nats.connect(server.url("admin"), allow_reconnect=False, connect_timeout=1, reconnect_time_wait=0)
     try:
-        return (await client.jetstream().get_msg("tickets", 1)).data.decode()
+        message = await client.jetstream().get_msg("tickets", 1)
+        return (message.data or b"").decode()
     finally:
         await client.close()
 

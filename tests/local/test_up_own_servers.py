@@ -21,7 +21,7 @@ async def test_servers_of_ones_own_are_used_and_not_started(
         environ[f"ADMITONE_{service.upper()}_DATABASE_URL"] = fresh.url
         environ[f"ADMITONE_{service.upper()}_MIGRATOR_URL"] = fresh.migrator_url
     environ["ADMITONE_SANDBOX_DATABASE_URL"] = (await databases.fresh("expiration")).migrator_url
-    with running_up(folder / "data", **environ) as up:
+    with running_up(folder / "data", port=None, **environ) as up:
         assert "PostgreSQL" not in up.said
         assert "NATS" not in up.said
         assert not (up.folder / "postgres").exists()
@@ -36,7 +36,7 @@ async def test_servers_of_ones_own_are_used_and_not_started(
 
 def test_a_bus_that_is_away_keeps_nobody_from_starting(folder: Path) -> None:
     environ = {"NATS_URL": "nats://127.0.0.1:9"}
-    with running_up(folder / "data", **environ) as up:
+    with running_up(folder / "data", port=None, **environ) as up:
         assert httpx.get(f"{up.url}/health/ready").status_code == 200
         with up.person("alice") as alice:
             assert alice.post("/api/tickets", json={"title": "Fado night", "price": 19.99}).status_code == 201

@@ -1,6 +1,7 @@
 """What orders does when it hears something: once, late, twice, or in any sequence."""
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ async def held(database: Database, ticket: TicketCreated, *, window_seconds: int
 
 
 def authorized(order: OrderCreated, **changes: object) -> PaymentAuthorized:
-    fields = {
+    fields: dict[str, Any] = {
         "id": new_id(),
         "order_id": order.id,
         "user_id": order.user_id,
@@ -43,7 +44,7 @@ def authorized(order: OrderCreated, **changes: object) -> PaymentAuthorized:
         "currency": order.ticket.currency,
         "stripe_id": "pi_1",
     }
-    return PaymentAuthorized(**{**fields, **changes})  # type: ignore[arg-type]
+    return PaymentAuthorized(**{**fields, **changes})
 
 
 def captured(payment: PaymentAuthorized) -> PaymentCreated:

@@ -37,7 +37,7 @@ async def provider(request: pytest.FixtureRequest, postgres: Postgres) -> AsyncI
     if request.param == "stripe":
         transport = stripe.HTTPXClient(timeout=30)
         yield stripe.StripeClient(STRIPE_KEY, http_client=transport)
-        await transport.close_async()
+        await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK says nothing about it
         return
     async with fresh_database(postgres) as url, running_sandbox(url) as sandbox:
         yield sandbox.client

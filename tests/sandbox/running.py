@@ -91,7 +91,7 @@ async def running_sandbox(
         client = stripe.StripeClient(API_KEY, base_addresses={"api": url}, http_client=transport, max_network_retries=0)
         async with httpx.AsyncClient(base_url=url) as plain:
             yield RunningSandbox(url, plain, client)
-        await transport.close_async()
+        await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK says nothing about it
 
 
 @dataclass

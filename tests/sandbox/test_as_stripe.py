@@ -4,11 +4,12 @@ Only what is documented is asserted; messages are the provider's own.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 import stripe
+from stripe.params import PaymentIntentCreateParams
 
 # What the SDK's own transport does to httpx; ours, which the gateway uses, does not.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
@@ -16,9 +17,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload ra
 RETURN_URL = "https://tickets.example/orders/1"
 
 
-def order(**changes: Any) -> dict[str, Any]:
-    """Parameters of an intent as the marketplace makes them."""
-    return {
+def order(**changes: Any) -> PaymentIntentCreateParams:
+    """Parameters of an intent as the marketplace makes them; changes may be wrong on purpose."""
+    params: Any = {
         "amount": 1999,
         "currency": "usd",
         "capture_method": "manual",
@@ -29,9 +30,10 @@ def order(**changes: Any) -> dict[str, Any]:
         "metadata": {"order_id": str(uuid4())},
         **changes,
     }
+    return cast("PaymentIntentCreateParams", params)
 
 
-def key() -> Any:
+def key() -> stripe.RequestOptions:
     return {"idempotency_key": str(uuid4())}
 
 
@@ -95,6 +97,7 @@ async def test_a_bad_card_is_refused_with_the_reason(
     assert error.type == "card_error"
     if decline_code is not None:
         assert error.decline_code == decline_code
+    assert error.payment_intent is not None
     assert error.payment_intent.status == "requires_payment_method"
     found = await provider.v1.payment_intents.retrieve_async(error.payment_intent.id)
     assert found.status == "requires_payment_method"
@@ -106,6 +109,7 @@ async def test_a_refused_intent_can_be_paid_with_another_card(provider: stripe.S
     with pytest.raises(stripe.CardError) as refused:
         await provider.v1.payment_intents.create_async(order(payment_method="pm_card_chargeDeclined"))
     assert refused.value.error is not None
+    assert refused.value.error.payment_intent is not None
     intent = await provider.v1.payment_intents.confirm_async(
         refused.value.error.payment_intent.id, {"payment_method": "pm_card_visa", "return_url": RETURN_URL}
     )
@@ -251,6 +255,7 @@ async def test_a_refusal_is_repeated_under_its_key(provider: stripe.StripeClient
         with pytest.raises(stripe.CardError) as refused:
             await provider.v1.payment_intents.create_async(params, options)
         assert refused.value.error is not None
+        assert refused.value.error.payment_intent is not None
         found.append(refused.value.error.payment_intent.id)
     assert found[0] == found[1]
 
@@ -290,8 +295,9 @@ async def test_nonsense_is_refused(provider: stripe.StripeClient, change: dict[s
 
 
 async def test_a_missing_parameter_is_named(provider: stripe.StripeClient) -> None:
+    params = cast("PaymentIntentCreateParams", {"currency": "usd"})
     with pytest.raises(stripe.InvalidRequestError) as refused:
-        await provider.v1.payment_intents.create_async({"currency": "usd"})
+        await provider.v1.payment_intents.create_async(params)
     assert (refused.value.code, refused.value.param) == ("parameter_missing", "amount")
 
 

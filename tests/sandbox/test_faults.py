@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -78,7 +79,8 @@ async def test_a_key_in_use_is_refused_at_once(sandbox: RunningSandbox) -> None:
     refused = [each for each in answers if isinstance(each, stripe.StripeError)]
     assert all(each.http_status == 409 and each.code is None for each in refused)
     assert refused
-    assert {each.json_body["error"]["code"] for each in refused} == {"idempotency_key_in_use"}  # type: ignore[index]
+    bodies: list[Any] = [each.json_body for each in refused]
+    assert {each["error"]["code"] for each in bodies} == {"idempotency_key_in_use"}
     assert len((await sandbox.client.v1.payment_intents.list_async()).data) == 1
 
 
@@ -133,7 +135,7 @@ async def test_without_the_key_nothing_is_answered(sandbox: RunningSandbox, auth
     other = stripe.StripeClient("sk_test_somebody_else", base_addresses={"api": sandbox.url}, http_client=transport)
     with pytest.raises(stripe.AuthenticationError):
         await other.v1.payment_intents.list_async()
-    await transport.close_async()
+    await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK says nothing about it
 
 
 async def test_what_the_sandbox_does_not_offer_is_said_so(sandbox: RunningSandbox) -> None:
@@ -237,8 +239,8 @@ async def test_webhooks_are_signed_and_come_for_what_was_asked_for(database_url:
 
 async def test_webhooks_are_tried_until_they_are_taken(database_url: str, mailbox: Mailbox) -> None:
     mailbox.refuses = 3
-    options = {"webhook_url": mailbox.url, "retry_delays_seconds": (0.01, 0.02, 0.04, 0.08)}
-    async with running_sandbox(database_url, **options) as sandbox:
+    delays_seconds = (0.01, 0.02, 0.04, 0.08)
+    async with running_sandbox(database_url, webhook_url=mailbox.url, retry_delays_seconds=delays_seconds) as sandbox:
         await authorised(sandbox.client)
         await eventually(lambda: _has(mailbox, 1), "the webhook at the fourth try")
         assert mailbox.tried == 4
@@ -246,12 +248,11 @@ async def test_webhooks_are_tried_until_they_are_taken(database_url: str, mailbo
 
 async def test_webhooks_not_taken_yet_survive_a_restart(database_url: str, mailbox: Mailbox) -> None:
     mailbox.refuses = 1
-    options = {"webhook_url": mailbox.url, "retry_delays_seconds": (0.5,)}
-    async with running_sandbox(database_url, **options) as sandbox:
+    async with running_sandbox(database_url, webhook_url=mailbox.url, retry_delays_seconds=(0.5,)) as sandbox:
         await authorised(sandbox.client)
         await eventually(lambda: _was_tried(mailbox), "the first try")
     assert not mailbox.received
-    async with running_sandbox(database_url, **options):
+    async with running_sandbox(database_url, webhook_url=mailbox.url, retry_delays_seconds=(0.5,)):
         await eventually(lambda: _has(mailbox, 1), "the webhook after the restart")
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel.bus import Bus
 from admitone.kernel.database import Database
 from admitone.kernel.event import Event, subject_of
@@ -16,11 +17,10 @@ from admitone.kernel.money import decimal_of
 from admitone.kernel.runner import App
 from admitone.tickets import store
 from admitone.tickets.model import ANY_VERSION, Ticket, TicketListing
+from admitone.tickets.service import SERVICE as TICKETS
 from tests import engines
 from tests.support import StartNats, bus_user, eventually, settings_for, signed_in, told_by
 from tests.tickets.support import (
-    AUTH,
-    TICKETS,
     cancelled,
     completed,
     database_of,
@@ -131,7 +131,8 @@ async def test_t21_t23_events_from_the_bus_are_acknowledged(
 
         async def is_acknowledged() -> bool:
             state = await orders.request("$JS.API.CONSUMER.INFO.orders.tickets", {})
-            return state["num_ack_pending"] == 0 and state["num_pending"] == 0 and state["ack_floor"]["stream_seq"] == 4
+            waiting, last = (state["num_ack_pending"], state["num_pending"]), state["ack_floor"]["stream_seq"]
+            return (waiting, last) == ((0, 0), 4)
 
         await eventually(is_settled, "the tickets settled")
         await eventually(is_acknowledged, "every event acknowledged")
