@@ -4,6 +4,7 @@ import asyncio
 import json
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -18,6 +19,20 @@ async def test_p01_an_unknown_order_cannot_be_paid(world: World) -> None:
     answer = await world.pay(ordered(world.bob_id))
     assert answer.status_code == 404
     assert messages_of(answer) == [("Not Found", None)]
+
+
+@pytest.mark.parametrize("order_id", [UUID(int=0), UUID(int=2**128 - 1), UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")])
+async def test_p01_an_unlikely_id_is_no_order(world: World, order_id: UUID) -> None:
+    answer = await world.bob.post("/api/payments", json={"orderId": str(order_id), "token": "tok_visa"})
+    assert answer.status_code == 404
+
+
+async def test_an_order_that_was_made_a_moment_ago_is_waited_for(world: World) -> None:
+    order = ordered(world.bob_id)
+    paying = asyncio.create_task(world.pay(order))
+    await asyncio.sleep(0)
+    await world.hear(order)
+    assert (await paying).status_code == 201
 
 
 async def test_p02_somebody_elses_order_cannot_be_paid(world: World) -> None:
