@@ -198,6 +198,23 @@ async def test_when_the_payment_provider_is_down_the_page_says_so_and_recovers(v
     assert len([each for each in await payments_of(bob) if each["status"] == "captured"]) == 1
 
 
+async def test_a_page_that_answered_a_form_follows_what_happens_without_sending_it_again(visitors: Visitors) -> None:
+    alice = await visitors.person("alice")
+    bob = await visitors.person("bob")
+    ticket = await alice.list_ticket("Fado night", "20")
+    bob.is_cut_off = True
+    await bob.page.route("**/live?*", lambda route: route.abort(), times=1)
+    await bob.go(f"/tickets/{ticket}")
+    await alice.client.put(f"/api/tickets/{ticket}", json={"title": "Fado night", "price": 25})
+    await bob.page.get_by_role("button", name="Buy for $20.00").click()
+    await expect(bob.page.get_by_role("heading", name="The price changed since you looked")).to_be_visible()
+    assert bob.path.endswith("/buy")
+    carol = await visitors.person("carol")
+    await carol.reserve(ticket)
+    await expect(bob.page.get_by_role("heading", name="Being bought")).to_be_visible()
+    assert await bob.orders() == []
+
+
 async def test_a_clock_that_is_ten_minutes_wrong_counts_down_right(visitors: Visitors) -> None:
     alice = await visitors.person("alice")
     for minutes in (10, -10):

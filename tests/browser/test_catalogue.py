@@ -125,6 +125,31 @@ async def test_a_price_that_changes_while_somebody_looks_is_shown_at_once(visito
     await expect(carol.page.get_by_role("button", name="Buy for $25.00")).to_be_visible()
 
 
+async def test_what_is_typed_and_what_has_the_focus_survive_a_live_update(visitors: Visitors) -> None:
+    alice, bob = await visitors.people("alice", "bob")
+    carol = await visitors.somebody()
+    ticket = await alice.list_ticket("Fado night")
+    await carol.go(f"/tickets/{ticket}")
+    await carol.page.get_by_role("link", name="Sign in to buy").focus()
+    order = await bob.reserve(ticket)
+    await expect(carol.page.get_by_role("heading", name="Being bought")).to_be_visible()
+    await expect(carol.page.locator("main")).to_be_focused()
+    await bob.client.delete(f"/api/orders/{order}")
+    await expect(carol.page.get_by_role("link", name="Sign in to buy")).to_be_visible()
+
+    await carol.go("/")
+    await carol.page.get_by_label("Search tickets").fill("half a wo")
+    await carol.page.evaluate(
+        """() => {
+            window.before = document.getElementById("main");
+            window.dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+        }"""
+    )
+    await carol.page.wait_for_function("document.getElementById('main') !== window.before")
+    await expect(carol.page.get_by_label("Search tickets")).to_have_value("half a wo")
+    await expect(carol.page.get_by_label("Search tickets")).to_be_focused()
+
+
 async def test_a_page_that_was_away_catches_up(visitors: Visitors) -> None:
     alice, bob = await visitors.people("alice", "bob")
     carol = await visitors.somebody()

@@ -6,10 +6,15 @@ import re
 import httpx
 import pytest
 
+from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel import ids
 from admitone.kernel.runner import App
+from admitone.orders.service import SERVICE as ORDERS
+from admitone.tickets.service import SERVICE as TICKETS
 from admitone.web import assets
-from tests.support import PASSWORD, eventually, sign_up, signed_in
+from admitone.web.service import SERVICE as WEB
+from tests.engines import Databases
+from tests.support import PASSWORD, StartNats, eventually, running_app, sign_up, signed_in
 
 SOME_ID = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
 OWN_PAGES = ["/tickets/new", "/sell", "/orders", "/account", f"/orders/{SOME_ID}", f"/tickets/{SOME_ID}/edit"]
@@ -20,6 +25,15 @@ async def list_ticket(seller: httpx.AsyncClient, **fields: str) -> str:
     answer = await seller.post("/tickets/new", data=form)
     assert answer.status_code == 303, answer.text
     return answer.headers["location"]
+
+
+async def reserve(buyer: httpx.AsyncClient, ticket: str) -> str:
+    async def reserved() -> str | None:
+        answer = await buyer.post(f"{ticket}/buy", data={"key": ids.new_token(8), "price": "19.50"})
+        return answer.headers["location"] if answer.status_code == 303 else None
+
+    order: str = await eventually(reserved, "the ticket can be reserved")
+    return order
 
 
 @pytest.mark.parametrize("path", ["/", "/auth/signup", "/auth/signin", "/nothing/here", "/tickets/x"])
@@ -179,13 +193,7 @@ async def test_a_session_that_a_service_no_longer_takes_is_asked_to_sign_in_and_
 
 async def test_the_order_page_is_shown_while_payments_is_away(app: App) -> None:
     alice, bob = signed_in(app, "alice"), signed_in(app, "bob")
-    ticket = await list_ticket(alice)
-
-    async def reserved() -> str | None:
-        answer = await bob.post(f"{ticket}/buy", data={"key": ids.new_token(8), "price": "19.50"})
-        return answer.headers["location"] if answer.status_code == 303 else None
-
-    order = await eventually(reserved, "the ticket can be reserved")
+    order = await reserve(bob, await list_ticket(alice))
     page = await bob.get(order)
     assert page.status_code == 200
     assert "Held for you" in page.text
@@ -194,3 +202,20 @@ async def test_the_order_page_is_shown_while_payments_is_away(app: App) -> None:
     assert "The payment could not be sent" in sent.text
     # Sent again, it is the same payment.
     assert 'name="key" value="the key"' in sent.text
+
+
+async def test_stripes_origins_are_allowed_on_the_page_to_pay_and_nowhere_else(
+    databases: Databases, start_nats: StartNats
+) -> None:
+    async with running_app(
+        databases, start_nats, AUTH, TICKETS, ORDERS, WEB, stripe_publishable_key="pk_test_1"
+    ) as app:
+        alice, bob = signed_in(app, "alice"), signed_in(app, "bob")
+        ticket = await list_ticket(alice)
+        order = await bob.get(await reserve(bob, ticket))
+        assert "script-src 'self' https://js.stripe.com;" in order.headers["content-security-policy"]
+        assert 'data-stripe-key="pk_test_1"' in order.text
+        assert 'data-amount="1950"' in order.text
+        assert "pm_card_visa" not in order.text
+        for path in ("/", ticket, "/orders"):
+            assert "stripe" not in (await bob.get(path)).headers["content-security-policy"]

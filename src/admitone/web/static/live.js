@@ -13,10 +13,10 @@ let retryMs = 1000;
 const fresh = new Set();
 
 export function follow(enliven) {
-  const update = () => refresh(enliven, showsTheSame);
+  const update = () => main().dataset.live && refresh(enliven, showsTheSame);
 
   function connect() {
-    if (stream || document.hidden) return;
+    if (stream || document.hidden || !main().dataset.live) return;
     stream = new EventSource(`/live?since=${encodeURIComponent(lastId)}`);
     const on = (name, act) =>
       stream.addEventListener(name, (message) => {
@@ -49,7 +49,7 @@ export function follow(enliven) {
     if (document.hidden) disconnect();
     else {
       connect();
-      if (main().dataset.live) update();
+      if (main().dataset.live === "order") update(); // its clock may have slept with the machine
     }
   });
   window.addEventListener("pagehide", disconnect);
@@ -135,7 +135,7 @@ function orderChanged(order, update) {
 function cardChanged(page, ticket) {
   const card = page.querySelector(`.ticket[data-ticket="${ticket.id}"]`);
   if (!card) {
-    if (ticket.state === "available" && ticket.version === 0) {
+    if ("followsNew" in page.dataset && ticket.state === "available" && ticket.version === 0) {
       fresh.add(ticket.id);
       showNews(page);
     }
