@@ -261,10 +261,11 @@ def _query_pairs(scope: Scope) -> list[tuple[str, str]]:
 
 
 def session_token(request: Request) -> str | None:
-    """Return the session cookie's value."""
+    """Return the session cookie's value, if it can be a token: a quoted cookie may hold line breaks."""
     for name, value in request.scope["headers"]:
         if name == b"cookie" and COOKIE.encode() in value:
-            return cookie_parser(value.decode("latin-1")).get(COOKIE)
+            token = cookie_parser(value.decode("latin-1")).get(COOKIE)
+            return token if token is not None and token.isascii() and token.isprintable() else None
     return None
 
 
@@ -382,24 +383,26 @@ async def _nothing_here(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise Missing
 
 
-class _ApiRoute(Route):
-    """A route whose wrong method is refused in the one error body, with the methods the path knows."""
+class _WrongMethod:
+    """Refuses what a path has no operation for, naming what it has."""
 
-    allowed: tuple[str, ...] = ()
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._allowed = tuple(sorted(each.method for each in operations))
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.methods and scope["method"] not in self.methods:
-            raise refusals.MethodNotAllowed(self.allowed)
-        await self.app(scope, receive, send)
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise refusals.MethodNotAllowed(self._allowed)
 
 
 def api_routes(service: "Running", operations: Sequence[Operation]) -> list[Route]:
-    """Return the Starlette routes that serve a running service's operations."""
+    """Return the Starlette routes that serve a running service's operations.
+
+    A path's wrong methods are refused right after its own ones, before a wider path could take them for its own.
+    """
     routes: list[Route] = []
-    for declared in operations:
-        route = _ApiRoute(declared.path, _Endpoint(service, declared), methods=[declared.method])
-        route.allowed = tuple(sorted(each.method for each in operations if each.path == declared.path))
-        routes.append(route)
+    for path in dict.fromkeys(each.path for each in operations):
+        own = [each for each in operations if each.path == path]
+        routes += [Route(path, _Endpoint(service, each), methods=[each.method]) for each in own]
+        routes.append(Route(path, _WrongMethod(own)))
     return routes
 
 
@@ -410,12 +413,12 @@ class _PlainApp:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in {"GET", "HEAD"}:
+            raise refusals.MethodNotAllowed(("GET",))
         answer = await self._endpoint(Request(scope, receive))
         await send_answer(send, answer.status, answer.encoded(), answer.headers)
 
 
 def plain_route(path: str, endpoint: Callable[[Request], Awaitable[Answer]]) -> Route:
     """Return a route to be read that is no operation of the API: a probe or a document."""
-    route = _ApiRoute(path, _PlainApp(endpoint), methods=["GET"])
-    route.allowed = ("GET",)
-    return route
+    return Route(path, _PlainApp(endpoint))

@@ -129,7 +129,7 @@ async def missing_migrations(service: str, database: Database) -> list[str]:
     return [name for name in known if name not in applied]
 
 
-class _InProcess(httpx.AsyncBaseTransport):
+class _DirectTransport(httpx.AsyncBaseTransport):
     """Calls the application without a network; whoever X-Forwarded-For names is taken to be the one who asks."""
 
     def __init__(self, app: "App") -> None:
@@ -207,7 +207,7 @@ class App:
         """Return a client for many people's requests: it keeps no cookies, or one would act as another."""
         is_here = any(each.name == service for each in self._services)
         return httpx.AsyncClient(
-            transport=_InProcess(self) if is_here else None,
+            transport=_DirectTransport(self) if is_here else None,
             base_url=self._settings.public_origin if is_here else self._settings.service_url(service),
             timeout=_CLIENT_TIMEOUT_SECONDS,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
