@@ -31,7 +31,6 @@ MAY_PUBLISH = {
         "republish.orders",
         "$JS.API.INFO",
         "$JS.API.STREAM.CREATE.tickets",
-        "$JS.API.STREAM.UPDATE.tickets",
         "$JS.API.STREAM.INFO.tickets",
         "$JS.API.STREAM.INFO.orders",
         "$JS.API.CONSUMER.CREATE.orders.tickets",

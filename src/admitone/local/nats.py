@@ -52,7 +52,8 @@ def allow_list(user: User) -> AllowList:
     if user.watches:
         subscribe += ["events.>"]
     if user.tells:
-        publish += [f"events.{name}.>", *(f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "UPDATE", "INFO"))]
+        # Never UPDATE: a stream can be told to send what it gets on as another producer's events.
+        publish += [f"events.{name}.>", *(f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "INFO"))]
         subscribe += [f"republish.{name}"]
     for producer in user.hears:
         consumer = f"{producer}.{name}"

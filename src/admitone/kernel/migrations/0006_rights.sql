@@ -1,0 +1,11 @@
+-- What was taken in, answered or migrated cannot be rewritten: a service that was broken into must not be able to make
+-- its past look otherwise.
+DO $$
+DECLARE service text := nullif(current_setting('admitone.service_role', true), '');
+BEGIN
+    IF service IS NOT NULL THEN
+        EXECUTE format('REVOKE INSERT, UPDATE, DELETE ON applied_migration FROM %I', service);
+        EXECUTE format('REVOKE UPDATE ON inbox, answer, revoked_session FROM %I', service);
+        EXECUTE format('REVOKE DELETE ON followed FROM %I', service);
+    END IF;
+END $$;

@@ -1,0 +1,166 @@
+"""Every role against every database, table and verb: a service reads and writes its own rows, as far as it must."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Final
+
+import asyncpg
+import pytest
+
+from admitone.kernel.ids import new_id
+from admitone.registry import SERVICES
+from tests.engines import Databases, Fresh
+
+NAMES: Final = [service.name for service in SERVICES if service.has_database]
+VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
+ALL, KEPT, LISTED = "SELECT INSERT UPDATE DELETE", "SELECT INSERT UPDATE", "SELECT INSERT DELETE"
+
+# What a service may do with each whole table of its own; what is not here it may not.
+EVERYWHERE: Final[Mapping[str, str]] = {
+    "applied_migration": "SELECT",
+    "outbox": LISTED,
+    "inbox": LISTED,
+    "dead_letter": ALL,
+    "followed": KEPT,
+    "answer": LISTED,
+    "revoked_session": LISTED,
+}
+OWN: Final[Mapping[str, Mapping[str, str]]] = {
+    "auth": {"account": "SELECT INSERT", "session": ALL, "tries": ALL},
+    "tickets": {"ticket": KEPT},
+    "orders": {"ticket": KEPT, "orders": KEPT},
+    "expiration": {"deadline": ALL},
+    "payments": {"installation": "SELECT", "orders": KEPT, "payment": KEPT, "webhook": LISTED},
+}
+# Columns of tables that may not be updated as a whole.
+CHANGEABLE: Final[Mapping[str, set[str]]] = {
+    "outbox": {"stream_sequence", "copies"},
+    "account": {"email", "password_hash", "version"},
+    "installation": {"reconciled_until"},
+    "webhook": {"processed_at", "finding"},
+}
+
+
+async def tables(connection: asyncpg.Connection) -> list[str]:
+    rows = await connection.fetch(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    )
+    return [row["relname"] for row in rows]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_service_does_with_its_tables_what_it_must_and_nothing_else(databases: Databases, name: str) -> None:
+    fresh = await databases.fresh(name)
+    connection = await asyncpg.connect(fresh.superuser_url)
+    wanted = {table: set(verbs.split()) for table, verbs in (EVERYWHERE | OWN[name]).items()}
+    found: dict[str, set[str]] = {}
+    columns: dict[str, set[str]] = {}
+    for table in await tables(connection):
+        found[table] = {
+            verb
+            for verb in VERBS
+            if await connection.fetchval("SELECT has_table_privilege($1, $2, $3)", name, table, verb)
+        }
+        updatable = await connection.fetch(
+            "SELECT attname FROM pg_attribute WHERE attrelid = $2::text::regclass AND attnum > 0 AND NOT attisdropped "
+            "AND has_column_privilege($1, attrelid, attnum, 'UPDATE')",
+            name,
+            table,
+        )
+        if "UPDATE" not in found[table] and updatable:
+            columns[table] = {row["attname"] for row in updatable}
+    await connection.close()
+    assert found == wanted
+    assert columns == {table: changed for table, changed in CHANGEABLE.items() if table in wanted}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_service_changes_no_table_and_makes_none(databases: Databases, name: str) -> None:
+    fresh = await databases.fresh(name)
+    connection = await asyncpg.connect(fresh.url)
+    statements = [
+        "CREATE TABLE mine (id integer)",
+        "CREATE SCHEMA mine",
+        "CREATE TEMPORARY TABLE mine (id integer)",
+        "CREATE FUNCTION mine() RETURNS integer LANGUAGE sql RETURN 1",
+        "CREATE OR REPLACE FUNCTION instant() RETURNS timestamptz LANGUAGE sql RETURN now()",
+        "CREATE ROLE mine",
+        "CREATE DATABASE mine",
+        "DROP TABLE outbox",
+        "ALTER TABLE outbox ADD COLUMN mine integer",
+        "ALTER TABLE outbox DISABLE TRIGGER ALL",
+        "TRUNCATE inbox",
+        "COPY outbox TO PROGRAM 'true'",
+        "SET session_replication_role = replica",
+        f"SET ROLE {name}_migrator",
+        "SET ROLE postgres",
+    ]
+    for statement in statements:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    await connection.close()
+
+
+@pytest.mark.parametrize(("role", "database"), [each for each in itertools.product(NAMES, NAMES) if each[0] != each[1]])
+async def test_no_role_enters_another_service_s_database(databases: Databases, role: str, database: str) -> None:
+    own, other = await databases.fresh(role), await databases.fresh(database)
+    for url in (own.url, own.migrator_url):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await asyncpg.connect(f"{url.rpartition('/')[0]}/{other.name}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_no_role_is_more_than_it_says(databases: Databases, name: str) -> None:
+    fresh = await databases.fresh(name)
+    connection = await asyncpg.connect(fresh.superuser_url)
+    for role in (name, f"{name}_migrator"):
+        rights = await connection.fetchrow(
+            "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls "
+            "FROM pg_roles WHERE rolname = $1",
+            role,
+        )
+        assert rights is not None
+        assert not any(rights), role
+        groups = await connection.fetch("SELECT roleid FROM pg_auth_members WHERE member = $1::text::regrole", role)
+        assert not groups, role
+    await connection.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_what_was_told_cannot_be_rewritten(databases: Databases, name: str) -> None:
+    fresh = await databases.fresh(name)
+    connection = await asyncpg.connect(fresh.url)
+    await connection.execute(
+        "INSERT INTO outbox (id, type, aggregate, data) VALUES ($1, 'TicketCreated', $1, '{}')", new_id()
+    )
+    for column in ("id", "type", "aggregate", "version", "data", "traceparent", "recorded_at"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(f"UPDATE outbox SET {column} = {column}")
+    assert await connection.execute("UPDATE outbox SET stream_sequence = 7, copies = 1") == "UPDATE 1"
+    await connection.close()
+
+
+async def test_money_that_moved_stays_on_the_books(databases: Databases) -> None:
+    """The rights say so, and a trigger says it even to the owner of the table."""
+    fresh: Fresh = await databases.fresh("payments")
+    service, owner = await asyncpg.connect(fresh.url), await asyncpg.connect(fresh.migrator_url)
+    for table in ("payment", "orders"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await service.execute(f"DELETE FROM {table}")
+    order, payment = new_id(), new_id()
+    await owner.execute(
+        "INSERT INTO orders (id, version, status, user_id, price_cents, currency, expires_at) "
+        "VALUES ($1, 0, 'created', $1, 100, 'usd', now())",
+        order,
+    )
+    await owner.execute(
+        "INSERT INTO payment (id, order_id, attempt, user_id, amount_cents, currency, token) "
+        "VALUES ($1, $2, 1, $2, 100, 'usd', 'tok')",
+        payment,
+        order,
+    )
+    for statement in ("DELETE FROM payment", "UPDATE payment SET amount_cents = 1"):
+        with pytest.raises(asyncpg.RaiseError):
+            await owner.execute(statement)
+    await service.close()
+    await owner.close()
