@@ -24,7 +24,7 @@ RUN tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist 
     && /opt/admitone/bin/python -m compileall -q /opt/admitone/lib
 
 
-FROM python:3.11.15-slim-bookworm
+FROM python:3.11.15-slim-bookworm AS run
 LABEL org.opencontainers.image.title="AdmitOne" \
       org.opencontainers.image.description="A ticket resale marketplace of small services" \
       org.opencontainers.image.licenses="MIT"
@@ -44,3 +44,14 @@ HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=6 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/ready', timeout=2)"]
 ENTRYPOINT ["admitone"]
 CMD ["--help"]
+
+
+# Saved files are put into it while it runs (see skaffold.yaml), so they belong to the one who runs it.
+FROM run AS development
+USER 0:0
+COPY deploy/image/reload.py /opt/admitone/reload.py
+RUN chown --recursive 10001:10001 /opt/admitone/lib/python3.11/site-packages/admitone
+USER 10001:10001
+
+
+FROM run AS production
