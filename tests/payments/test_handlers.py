@@ -208,6 +208,16 @@ async def test_orders_that_await_a_payment_nobody_knows_are_told_that_it_failed(
     assert await world.told() == ["PaymentFailed"]
 
 
+async def test_orders_that_await_a_payment_given_up_are_told_that_it_failed(world: World) -> None:
+    order = await world.order()
+    await world.pay(order)
+    payment = await world.payment(order)
+    await world.hear(rejected(order, payment.id))
+    await world.hear(awaiting(order, payment.id))
+    await world.state(order, "voided")
+    assert sorted(await world.told()) == ["PaymentAuthorized", "PaymentFailed", "PaymentVoided"]
+
+
 async def test_a_capture_is_wanted_once_however_often_it_is_asked_for(world: World) -> None:
     order = await world.order()
     await world.pay(order)

@@ -108,6 +108,8 @@ def test_a_payment_only_moves_on_and_tells_each_fact_once(steps: list[Finding | 
         # Whatever is still to be done has its time, and whatever is wanted at Stripe has an id there or is looked up.
         assert payment.due_at is not None or payment.wanted is None
         assert payment.is_open <= (payment.due_at is not None)
+        if isinstance(what, Taken | GivenBack) and payment.state in {"captured", "refunded"} and payment.wanted is None:
+            assert payment.due_at is None
     counted = Counter(told)
     assert max(counted.values(), default=0) <= 1
     assert not ({"PaymentCreated", "PaymentVoided"} <= counted.keys())
@@ -146,6 +148,6 @@ def test_once_given_up_nothing_is_left_at_stripe(steps: list[Finding | str], at_
             "nothing": Released("pi_1"),
         }
         payment, order, _ = step(payment, order, findings[at_stripe], now)
-    assert payment.wanted is None
+    assert (payment.wanted, payment.due_at) == (None, None)
     assert payment.state in {"voided", "failed", "refunded"}
     assert at_stripe in {"nothing", "given back"}

@@ -27,9 +27,9 @@ async def order_awaiting_payment(tx: Transaction, event: OrderAwaitingPayment) -
         await _note_other_version(tx, event.id, event.version)
         return
     payment = await store.payment(tx, event.payment_id)
-    if payment is None:
-        # This database lost the payment; nothing will be taken for it, so the order must not wait for it.
-        log.error("orders await a payment nobody knows", extra={"order": event.id, "payment": event.payment_id})
+    if payment is None or payment.wanted == "void" or payment.state == "voided":
+        # Given up, or forgotten by a restored database: nothing will be taken, so the order must not wait for it.
+        log.error("orders await a payment that will not come", extra={"order": event.id, "payment": event.payment_id})
         tx.publish(PaymentFailed(id=event.payment_id, order_id=event.id, reason="The payment was not completed"))
     else:
         log.info("a payment that is awaited is not held", extra={"payment": payment.id, "state": payment.state})

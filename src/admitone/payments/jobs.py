@@ -20,7 +20,7 @@ from admitone.kernel.service import Running
 from admitone.kernel.trace import following
 from admitone.payments import store
 from admitone.payments.gateway import CLOCKS_DIFFER, Gateway, Intent, Told
-from admitone.payments.model import Absent, Finding, Order, Payment, Unknown
+from admitone.payments.model import Absent, Authorized, Finding, NeedsAction, Order, Payment, Taken, Unknown
 from admitone.payments.own import LISTENING, own
 from admitone.payments.paying import SETTLING, Learnt
 from admitone.payments.store import Webhook
@@ -137,6 +137,9 @@ async def _ask_about_unknown(gateway: Gateway, payment: Payment, order: Order, n
     age = now - payment.created_at
     if payment.state == "created" and payment.wanted is None and order.is_payable(now) and age < _KEY_HOLDS:
         finding = await gateway.authorise(payment, url)
+        if isinstance(finding, Authorized | NeedsAction | Taken):
+            # What was answered first; much may have happened since.
+            return await gateway.read(msgspec.structs.replace(payment, stripe_id=finding.stripe_id))
         if not isinstance(finding, Unknown):
             return finding
     found = await gateway.find(payment)

@@ -213,11 +213,11 @@ class Payment(msgspec.Struct, frozen=True):
             case "captured":
                 if isinstance(finding, GivenBack):
                     return self.settled("refunded"), [refunded_event(self)]
-                return (self if self.wanted is None else self.later(now)), []
+                return (self.at_rest() if self.wanted is None else self.later(now)), []
             case "failed" | "voided":
                 return self._learn_over(finding, now), []
             case "refunded":
-                return self, []
+                return self.at_rest(), []
 
     def _learn_under_way(
         self, finding: Finding, order: "Order", now: datetime, *, is_last: bool
@@ -276,7 +276,7 @@ class Payment(msgspec.Struct, frozen=True):
             case Declined(stripe_id=str(stripe_id)):
                 return self.later(now) if self.wanted is not None else self.wanting("void", now, stripe_id)
             case _:
-                return msgspec.structs.replace(self, wanted=None, due_at=None, tries=0)
+                return self.at_rest()
 
     # How a payment changes.
 
@@ -309,6 +309,10 @@ class Payment(msgspec.Struct, frozen=True):
             reason_code=reason_code,
             reason=reason,
         )
+
+    def at_rest(self) -> "Payment":
+        """Return the payment with nothing left to do or to look at."""
+        return msgspec.structs.replace(self, wanted=None, due_at=None, tries=0)
 
     def wanting(self, wanted: Wanted, now: datetime, stripe_id: str | None = None) -> "Payment":
         return msgspec.structs.replace(self, wanted=wanted, due_at=now, tries=0, stripe_id=self.stripe_id or stripe_id)

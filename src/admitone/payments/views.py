@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -12,6 +12,8 @@ from admitone.kernel.bodies import Rule
 from admitone.kernel.money import decimal_of
 from admitone.payments.model import Payment
 
+TOKEN_MAX: Final = 200
+
 Status = Literal["pending", "requires_action", "authorized", "captured", "voided", "failed", "refunded"]
 
 
@@ -19,7 +21,11 @@ class NewPayment(msgspec.Struct, rename="camel"):
     """What a buyer sends to pay: the order, and what Stripe calls the card."""
 
     order_id: Annotated[UUID, Rule("OrderId must be provided", bodies.uuid)]
-    token: Annotated[str, Rule("Token must be provided", bodies.line(200, 1))]
+    token: Annotated[
+        str,
+        msgspec.Meta(min_length=1, max_length=TOKEN_MAX),
+        Rule("Token must be provided", bodies.line(TOKEN_MAX, 1)),
+    ]
 
 
 class PaymentsOf(msgspec.Struct, rename="camel"):
@@ -47,7 +53,7 @@ class PaymentView(msgspec.Struct, rename="camel", omit_defaults=True):
     amount: Decimal
     currency: str
     attempt: int
-    created_at: str
+    created_at: bodies.TimeText
     stripe_id: str | None = None
     action: ActionView | None = None
     reason: str | None = None
