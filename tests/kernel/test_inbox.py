@@ -405,3 +405,16 @@ async def test_events_wait_while_the_database_is_killed_and_nothing_is_lost(
 
     await eventually(all_are_there, "beta took in all of them", 20)
     assert await world.beta.fetchval("SELECT count(*) FROM dead_letter") == 0
+
+
+async def test_an_event_that_must_wait_and_stands_twice_in_a_batch_is_not_done_with(world: World) -> None:
+    inbox = Inbox("beta", world.beta, await world.bus("beta"), {NoteWritten: replicate})
+    later = note("second", version=1)
+    event_id = new_id()
+    batch = [unwrap(enveloped(later, event_id)) for _ in range(2)]
+    async with world.beta.transaction() as tx:
+        assert set(await inbox.take_in(tx, batch)) == {0, 1}
+    first = unwrap(enveloped(note("first", note_id=later.id)))
+    async with world.beta.transaction() as tx:
+        assert await inbox.take_in(tx, [first, *batch]) == {}
+    assert await world.effects() == ["first", "second"]

@@ -210,15 +210,19 @@ class Inbox:
         """
         fresh = {row["id"] for row in await tx.fetch(_TAKE, [envelope.id for envelope, _ in events])}
         missing: dict[int, MissingEvents] = {}
+        waiting: dict[UUID, MissingEvents] = {}
         for index, (envelope, event) in enumerate(events):
+            # The same event may stand twice in one batch: no copy of it is done with while another must come again.
+            if envelope.id in waiting:
+                missing[index] = waiting[envelope.id]
             if envelope.id not in fresh:
                 continue
-            fresh.discard(envelope.id)  # the same event may stand twice in one batch
+            fresh.discard(envelope.id)
             with following(envelope.traceparent or None, f"{self._service} hears {envelope.type}"):
                 try:
                     await self._hears[type(event)](tx, event)
                 except MissingEvents as gap:
-                    missing[index] = gap
+                    missing[index] = waiting[envelope.id] = gap
         if missing:
             await tx.execute(_PUT_BACK, [events[index][0].id for index in missing])
         return missing
