@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 _wall_source: Callable[[], float] = time.time
+_monotonic_source: Callable[[], float] = time.monotonic
 
 
 def now() -> datetime:
@@ -18,10 +19,10 @@ def now() -> datetime:
 
 def monotonic_seconds() -> float:
     """Return seconds on a clock that never jumps; only differences mean anything."""
-    return time.monotonic()
+    return _monotonic_source()
 
 
-def use_wall_source(source: Callable[[], float]) -> None:
-    """Replace the wall clock (seconds since the epoch) for this process; only a simulation does this."""
-    global _wall_source  # noqa: PLW0603 – the one seam where a simulated clock enters
-    _wall_source = source
+def use_sources(wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    """Replace both clocks (seconds since the epoch, seconds) for this process; only a simulation does this."""
+    global _wall_source, _monotonic_source
+    _wall_source, _monotonic_source = wall, monotonic
