@@ -36,7 +36,7 @@ async def ring_due(tx: Transaction, deadlines_max: int) -> list[UUID]:
 
 async def seconds_to_next(db: Database) -> float | None:
     """Return how long it is until the next alarm, by the database's clock; None while there is none."""
-    seconds = await db.fetchval("SELECT extract(epoch FROM min(next_ring_at) - clock_timestamp()) FROM deadline")
+    seconds = await db.fetchval("SELECT extract(epoch FROM min(next_ring_at) - instant()) FROM deadline")
     return None if seconds is None else float(seconds)
 
 
