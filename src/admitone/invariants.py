@@ -249,11 +249,27 @@ async def check(
 
 
 async def _examined(sources: Sources, history: Sequence[Asked]) -> list[Finding]:
-    findings = []
     async with _reading(sources, history) as reading:
-        for each in INVARIANTS:
-            looked_at, violations = await each.examine(reading)
-            findings.append(Finding(each.id, each.description, looked_at, frozenset(violations)))
+        return await _findings(reading)
+
+
+async def examined(
+    connections: Mapping[str, "asyncpg.Connection[Any]"],
+    services: Sequence[Service],
+    history: Sequence[Asked],
+    intents: Sequence[Intent] | None,
+) -> list[Finding]:
+    """Return what one reading over connections of the caller's finds; a simulation asks so, at rest."""
+    reading = Reading(connections, services, history, intents)
+    await reading.load()
+    return await _findings(reading)
+
+
+async def _findings(reading: Reading) -> list[Finding]:
+    findings = []
+    for each in INVARIANTS:
+        looked_at, violations = await each.examine(reading)
+        findings.append(Finding(each.id, each.description, looked_at, frozenset(violations)))
     return findings
 
 
