@@ -1,0 +1,72 @@
+"""The simulator's command line: `python -m simulation 0-20000`, `python -m simulation mutants`, or one seed in full."""
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+
+from simulation.engine import Engine
+from simulation.run import run_seed
+from simulation.workers import run_seeds, running_postgres
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last)) if last else range(int(first))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
+    parser.add_argument("seeds", help="how many seeds, or the first and the one after the last: 20000 or 500-1000")
+    parser.add_argument("--seed", action="store_true", help="take SEEDS for one seed and print its whole trace")
+    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    with running_postgres() as url:
+        if arguments.seed:
+            return _replay(url, int(arguments.seeds))
+        return _many(url, _seeds(arguments.seeds), arguments.jobs)
+
+
+def _replay(url: str, seed: int) -> int:
+    engine = Engine(url, "replay")
+    engine.open()
+    try:
+        outcome = run_seed(seed, engine, keeps_log=True)
+    finally:
+        engine.close()
+    for line in outcome.log or ():
+        print(line)
+    print(outcome.trace_hash, dict(outcome.faults), f"{outcome.purchases} of {outcome.orders} orders paid")
+    for violation in outcome.violations:
+        print("VIOLATION", violation)
+    return 1 if outcome.violations else 0
+
+
+def _many(url: str, seeds: range, jobs: int) -> int:
+    started = time.monotonic()
+    totals: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    failed = 0
+    for number, outcome in enumerate(run_seeds(url, seeds, jobs), start=1):
+        totals.update(purchases=outcome.purchases, orders=outcome.orders, statements=outcome.statements)
+        faults.update(outcome.faults)
+        if outcome.violations:
+            failed += 1
+            print(f"seed {outcome.seed}: {outcome.violations[0]}")
+            print(f"  replay: python -m simulation --seed {outcome.seed}", flush=True)
+        if number % 500 == 0:
+            print(f"… {number} seeds, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    seconds = time.monotonic() - started
+    for kind, count in sorted(faults.items()):
+        print(f"  {kind:<40} {count:>9,}")
+    print(
+        f"{len(seeds):,} seeds, {sum(faults.values()):,} faults, {totals['orders']:,} orders, "
+        f"{totals['purchases']:,} purchases, {failed} seeds with violations; "
+        f"{totals['statements'] / max(len(seeds), 1):.0f} statements a seed, {len(seeds) / seconds:.1f} seeds/s"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

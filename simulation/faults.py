@@ -1,0 +1,80 @@
+"""What may go wrong in a seed, and how often it did."""
+
+from collections import Counter
+from random import Random
+from typing import Final
+
+# Each kind with the chance that it strikes when it can, in a seed that has it.
+CHANCES: Final = {
+    # the bus
+    "message duplicated": 0.15,
+    "message reordered": 0.3,
+    "message delayed": 0.15,
+    "message lost before it was stored": 0.05,
+    "message lost after acknowledgement": 0.04,
+    "acknowledgement of a publication lost": 0.05,
+    "acknowledgement of a delivery lost": 0.08,
+    "request to publish again lost": 0.5,
+    # processes and databases
+    "crash before commit": 0.012,
+    "crash after commit": 0.012,
+    "crash between publication and mark": 0.02,
+    "crash after the provider's answer": 0.04,
+    "connection lost": 0.003,
+    "commit lost": 0.012,
+    "commit unknown": 0.015,
+    "answer lost": 0.06,
+    # the provider
+    "provider unreachable": 0.1,
+    "provider fails before": 0.08,
+    "provider fails after": 0.08,
+    "provider times out before": 0.04,
+    "provider times out after": 0.06,
+    "provider says too many": 0.06,
+    "provider is slow": 0.15,
+    "search lags": 0.5,
+    "webhook lost": 0.3,
+    "webhook late": 0.3,
+    "webhook twice": 0.2,
+    "hold lost": 0.03,
+}
+# Those that a disturber brings about now and then.
+DISTURBANCES: Final = (
+    "bus wiped",
+    "stream wiped",
+    "bus rolled back",
+    "bus away",
+    "consumer forgotten",
+    "process killed",
+    "clock jumps",
+)
+SKEW: Final = "clock differs"
+_KINDS: Final = (*CHANCES, *DISTURBANCES, SKEW)
+_IS_ON: Final = 0.4
+_QUIET: Final = 0.08
+
+
+class Faults:
+    """The faults of one seed: which kinds it has is drawn once, whether one strikes each time it could."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        quiet = random.random() < _QUIET
+        self.kinds = frozenset(kind for kind in _KINDS if random.random() < _IS_ON and not quiet)
+        self._chances = {kind: CHANCES[kind] * random.choice((0.5, 1.0, 2.0)) for kind in CHANCES if kind in self.kinds}
+        self.struck: Counter[str] = Counter()
+        self.are_on = True
+
+    def happens(self, kind: str) -> bool:
+        """Whether this kind of fault strikes now."""
+        chance = self._chances.get(kind)
+        if chance is None or not self.are_on or self._random.random() >= chance:
+            return False
+        self.struck[kind] += 1
+        return True
+
+    def has(self, kind: str) -> bool:
+        return kind in self.kinds
+
+    def note(self, kind: str) -> None:
+        self.struck[kind] += 1

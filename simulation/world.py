@@ -1,0 +1,462 @@
+"""One seed's world: its clocks, its processes with everything they run, and the accidents that befall them."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, contextmanager
+from contextvars import ContextVar, copy_context
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, Final, NoReturn, cast
+from uuid import UUID
+
+import httpx
+
+from admitone.expiration import jobs as expiration_jobs
+from admitone.kernel import bus as buses
+from admitone.kernel import clock, http, ids, outbox, runner
+from admitone.kernel.bus import Bus, RepublishRequest
+from admitone.kernel.database import UNREACHABLE, Database
+from admitone.kernel.event import subject_of
+from admitone.kernel.identity import Identity, Person
+from admitone.kernel.inbox import Inbox
+from admitone.kernel.outbox import Relay
+from admitone.kernel.service import Running, Service
+from admitone.kernel.settings import Settings
+from admitone.orders import jobs as order_jobs
+from admitone.payments import gateway
+from admitone.payments import jobs as payment_jobs
+from admitone.registry import named
+from simulation.bus import BusOfProcess, SimulatedBus
+from simulation.engine import Engine, Pool
+from simulation.faults import SKEW, Faults
+from simulation.loop import VirtualLoop
+from simulation.provider import Provider, opener
+
+log = logging.getLogger(__name__)
+
+# Far from every real clock, so that whoever asks one of those is found out at once.
+BEGINNING: Final = datetime(2040, 1, 1, tzinfo=UTC)
+SERVICES: Final = tuple(named(("tickets", "orders", "expiration", "payments")))
+_SKEW_SECONDS_MAX: Final = 600.0
+_STATEMENTS_MAX: Final = 60_000
+_HTTP_SECONDS_MAX: Final = 10.0
+# How often those look who are not woken: seldom, because each look costs real time and finds nothing.
+IDLE_SECONDS: Final = 5.0
+HEALED_IDLE_SECONDS: Final = 20.0
+
+_PAUSES: Final = (
+    (outbox, "_LOOK_ANYWAY_SECONDS"),
+    (expiration_jobs, "_LOOK_ANYWAY_SECONDS"),
+    (order_jobs, "_EVERY_SECONDS"),
+    (payment_jobs, "_SWEEP_SECONDS"),
+)
+
+_process: ContextVar["Process | None"] = ContextVar("process", default=None)
+
+
+class Died(BaseException):
+    """This process is no more"""
+
+
+class Wrong(Exception):
+    """Something was seen that must never be"""
+
+
+class World:
+    """Everything of one seed."""
+
+    def __init__(self, seed: int, engine: Engine, *, keeps_log: bool = False) -> None:
+        self.seed = seed
+        self.engine = engine
+        self.loop = VirtualLoop()
+        self.loop.set_task_factory(cast(Any, _make_task))
+        self.loop.set_exception_handler(lambda _loop, _context: None)
+        self.faults = Faults(Random(f"{seed} faults"))
+        self.random = Random(f"{seed} schedule")
+        self.bus = SimulatedBus(self, Random(f"{seed} bus"))
+        self.provider = Provider(self, Random(f"{seed} provider"))
+        shape = Random(f"{seed} shape")
+        self.settings = Settings(
+            order_window_seconds=shape.choice((15, 30, 60, 120)),
+            payment_attempts=shape.choice((1, 2, 3)),
+            stripe_secret_key="sk_test_simulation",  # noqa: S106 – the provider here asks for no key
+            stripe_webhook_secret="whsec_simulation",  # noqa: S106
+        )
+        self.skew = {each.name: 0.0 for each in SERVICES}
+        if self.faults.has(SKEW):
+            for name in self.skew:
+                self.skew[name] = shape.choice((0.0, shape.uniform(-_SKEW_SECONDS_MAX, _SKEW_SECONDS_MAX)))
+            self.faults.note(SKEW)
+        self.processes = [
+            Process(self, service, number) for service in SERVICES for number in range(shape.choice((1, 1, 2)))
+        ]
+        self.idle_seconds = IDLE_SECONDS
+        self.people: dict[str, Person] = {}
+        self.violations: list[str] = []
+        self.log: list[str] | None = [] if keeps_log else None
+        self._hash = hashlib.sha256()
+        self._statements = engine.statements
+        self._random_ids = Random(f"{seed} ids")
+        self.has_stopped = False
+
+    # Time, randomness and the trace.
+
+    def true_time(self) -> datetime:
+        return BEGINNING + timedelta(seconds=self.loop.time())
+
+    def new_uuid(self) -> UUID:
+        milliseconds = int((BEGINNING.timestamp() + self.loop.time()) * 1000)
+        bits = self._random_ids.getrandbits(74)
+        number = milliseconds << 80 | 7 << 76 | (bits >> 62) << 64 | 2 << 62 | bits & (1 << 62) - 1
+        return UUID(int=number)
+
+    def new_token(self, size_bytes: int) -> str:
+        return self._random_ids.randbytes(size_bytes).hex()
+
+    def trace(self, *facts: object) -> None:
+        line = f"{self.loop.time():.6f} {' '.join(map(str, facts))}"
+        self._hash.update(line.encode())
+        if self.log is not None:
+            self.log.append(line)
+
+    @property
+    def trace_hash(self) -> str:
+        return self._hash.hexdigest()[:16]
+
+    @contextmanager
+    def rules(self) -> Any:
+        """Let clocks, ids and pauses of the whole program be this world's."""
+        real_clocks = (clock._wall_source, clock._monotonic_source)
+        real_ids = (ids._uuid_source, ids._token_source)
+        clock.use_sources(lambda: self.true_time().timestamp(), self.loop.time)
+        ids.use_sources(self.new_uuid, self.new_token)
+        pauses = [(module, name, getattr(module, name)) for module, name in _PAUSES]
+        self.set_pauses(IDLE_SECONDS)
+        try:
+            yield
+        finally:
+            clock.use_sources(*real_clocks)
+            ids.use_sources(*real_ids)
+            for module, name, value in pauses:
+                setattr(module, name, value)
+
+    def set_pauses(self, idle_seconds: float) -> None:
+        self.idle_seconds = idle_seconds
+        for module, name in _PAUSES:
+            setattr(module, name, idle_seconds)
+
+    # Watching.
+
+    def changed(self, service: str) -> None:
+        """A transaction or a statement of a service is committed: what must always hold is asked at once."""
+        if self.engine.statements - self._statements > _STATEMENTS_MAX:
+            raise Wrong(f"seed {self.seed} does not come to an end")
+        if service in ALWAYS:
+            for name, sql in ALWAYS[service]:
+                if rows := self.engine.look(service, sql):
+                    self.wrong(f"{name} {[str(row[0]) for row in rows]}")
+
+    def captured(self, intent: dict[str, Any]) -> None:
+        """The provider takes money: then, at this very instant, an order must be waiting for it."""
+        order = self.engine.look(
+            "orders",
+            "SELECT status, price_cents, currency FROM orders WHERE id = $1",
+            UUID(intent["metadata"]["order_id"]),
+        )
+        wanted = [(status, intent["amount"], intent["currency"]) for status in ("awaiting:payment", "complete")]
+        if not order or tuple(order[0]) not in wanted:
+            self.wrong(f"I2 {intent['id']} is taken for an order that does not wait for it: {order}")
+
+    def wrong(self, what: str) -> None:
+        if what not in self.violations:
+            self.violations.append(what)
+            self.trace("WRONG", what)
+
+    # Processes.
+
+    def process_of(self, service: str, random: Random) -> "Process | None":
+        """Return one that serves requests, if any is alive."""
+        alive = [each for each in self.processes if each.service.name == service and each.is_alive]
+        return random.choice(alive) if alive else None
+
+    def leader(self, service: str) -> "Process | None":
+        """The process whose relay publishes."""
+        return next((each for each in self.processes if each.service.name == service and each.is_alive), None)
+
+    def ask_to_republish(self, producer: str, request: RepublishRequest) -> None:
+        if self.faults.happens("request to publish again lost"):
+            return
+
+        def ask() -> None:
+            process = self.leader(producer)
+            if process is not None and process.republish is not None:
+                process.spawn(process.republish(request))
+
+        self.loop.call_later(self.random.uniform(0.001, 0.05), ask)
+
+    def deliver_webhook(self, body: bytes, tries: int) -> None:
+        async def deliver() -> None:
+            process = self.process_of("payments", self.random)
+            status = None
+            if process is not None:
+                status, _ = await process.ask("POST", "/api/payments/webhook", None, body)
+            if status != http.OK and tries > 1:
+                self.loop.call_later(self.random.uniform(2.0, 20.0), self.deliver_webhook, body, tries - 1)
+
+        if not self.has_stopped:
+            self.loop.create_task(deliver())
+
+    async def start(self) -> None:
+        for process in self.processes:
+            await process.start()
+
+    def stop(self) -> None:
+        self.has_stopped = True
+        for process in self.processes:
+            process.die(restarts=False)
+
+
+class Process:
+    """One replica of one service: dies at any await, forgets everything, and is started again."""
+
+    def __init__(self, world: World, service: Service, number: int) -> None:
+        self.world = world
+        self.service = service
+        self.name = f"{service.name}-{number}"
+        self.is_alive = False
+        self.connections: dict[Any, None] = {}
+        self.republish: Callable[[RepublishRequest], Awaitable[None]] | None = None
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        self._lives = 0
+
+    def instant(self) -> datetime:
+        """What its database's clock says."""
+        return self.world.true_time() + timedelta(seconds=self.world.skew[self.service.name])
+
+    async def start(self) -> None:
+        self.is_alive = True
+        self._lives += 1
+        self.connections, self.tasks, self.republish = {}, {}, None
+        task = self.spawn(self._open())
+        await asyncio.wait({task})
+        if not self.is_alive:
+            return
+        if (error := task.exception()) is not None:
+            self.die()
+            if not isinstance(error, (*UNREACHABLE, Died)):
+                raise error
+
+    async def _open(self) -> None:
+        database = Database(cast(Any, Pool(self)), "")
+        bus = cast(Bus, BusOfProcess(self))
+        identity = cast(Identity, _KnownPeople(self.world))
+        self._stack = AsyncExitStack()
+        self.running = Running(self.service.name, self.world.settings, identity, bus, database, _no_client)
+        real, gateway.opened = gateway.opened, opener(self)
+        try:
+            while True:
+                try:
+                    self.running.own = await self._stack.enter_async_context(self.service.opens(self.running))
+                    break
+                except UNREACHABLE:
+                    continue
+        finally:
+            gateway.opened = real
+        self._edge = http.Edge(http.api_routes(self.running, self.service.operations), self.world.settings)
+        self.inbox = Inbox(self.service.name, database, bus, self.service.hears)
+        self.relay = _Relay(self, database, bus)
+        self.spawn(runner._keep_running(self.service.name, self.relay.run))
+        for producer in self.inbox.producers:
+            if producer != "auth":
+                self.spawn(self._listen(producer))
+        for job in self.service.jobs:
+            self.spawn(runner._keep_running(self.service.name, _bound(job, self.running)))
+
+    async def _listen(self, producer: str) -> None:
+        """Take what the bus has, as `Inbox.run` does; what lies between the two is the network."""
+        subjects = sorted(subject_of(heard) for heard in self.service.hears if heard.producer == producer)
+        bus, loop = self.world.bus, self.world.loop
+        while True:
+            try:
+                await self.lives_on("listen")
+                bus.ensure_consumer(producer, self.service.name, subjects)
+                while True:
+                    news = bus.news(producer)
+                    news.clear()
+                    deliveries, next_at = bus.fetch(self, producer)
+                    if deliveries:
+                        await self.inbox._receive_all(cast(Any, deliveries))
+                        await self.lives_on("listen")
+                        continue
+                    pause = min(max(next_at - loop.time(), 0.001), self.world.idle_seconds)
+                    await _woken(news, pause)
+            except buses.UNREACHABLE:
+                await asyncio.sleep(0.5)
+
+    def spawn(self, work: Coroutine[Any, Any, Any] | Awaitable[Any]) -> "asyncio.Task[Any]":
+        context = copy_context()
+        context.run(_process.set, self)
+        return self.world.loop.create_task(cast(Any, work), context=context)
+
+    async def lives_on(self, _where: str) -> None:
+        """Take a moment; it may be the last one."""
+        if not self.is_alive:
+            raise Died
+        await asyncio.sleep(self.world.random.uniform(0.0002, 0.004))
+        if not self.is_alive:
+            raise Died
+
+    def crash(self) -> NoReturn:
+        """Die here and now."""
+        self.die()
+        raise Died
+
+    def die(self, *, restarts: bool = True) -> None:
+        if not self.is_alive:
+            return
+        self.is_alive = False
+        self.world.trace("died", self.name)
+        for connection in list(self.connections):
+            connection.close()
+        for task in list(self.tasks):
+            task.cancel()
+        if restarts:
+            self.world.loop.call_later(self.world.random.uniform(0.3, 5.0), self._restart)
+
+    def _restart(self) -> None:
+        if not self.world.has_stopped and not self.is_alive:
+            self.world.loop.create_task(self.start())
+
+    async def ask(
+        self, method: str, path: str, person: str | None, body: bytes, headers: dict[str, str] | None = None
+    ) -> tuple[int | None, bytes]:
+        """Send a request; None when no answer came, whatever became of it."""
+        given = {"content-type": "application/json", **(headers or {})}
+        if person is not None:
+            given["cookie"] = f"session={person}"
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+            "client": ("127.0.0.1", 1),
+            "scheme": "http",
+            "http_version": "1.1",
+            "root_path": "",
+        }
+        status: int | None = None
+        answer = b""
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            nonlocal status, answer
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                answer += message.get("body", b"")
+
+        faults = self.world.faults
+        if faults.happens("answer lost") and self.world.random.random() < 0.3:
+            return None, b""
+        serving = self.spawn(self._edge(scope, receive, send))
+        await asyncio.wait({serving}, timeout=_HTTP_SECONDS_MAX)
+        if not serving.done():
+            serving.cancel()
+            return None, b""
+        if serving.cancelled() or serving.exception() is not None or not self.is_alive or faults.happens("answer lost"):
+            return None, b""
+        return status, answer
+
+
+class _Relay(Relay):
+    """The relay, on the simulation's connection; who leads is known without asking PostgreSQL for its lock."""
+
+    def __init__(self, process: Process, database: Database, bus: Bus) -> None:
+        super().__init__(database, bus, compare_every_seconds=process.world.random.uniform(4.0, 8.0))
+        self._process = process
+
+    async def _hold_lock_and_relay(self) -> None:
+        process = self._process
+        while process.world.leader(process.service.name) is not process:  # noqa: ASYNC110 – as often as outside
+            await asyncio.sleep(1.0)
+        async with self._database.connection() as connection:
+            self._leads = True
+            await self._relay(connection)
+
+    async def _notify(self) -> None:
+        await asyncio.sleep(0.002)
+        leader = self._process.world.leader(self._process.service.name)
+        if leader is not None and leader is not self._process:
+            leader.relay._wake.set()
+
+
+class _KnownPeople:
+    """Who is signed in: the session's token is the person's name."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def person(self, token: str | None) -> Person | None:
+        return self._world.people.get(token or "")
+
+
+def _make_task(
+    loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], *, context: Any = None, **_: Any
+) -> "asyncio.Task[Any]":
+    """Make a task that ends with the process that began it."""
+    context = context or copy_context()
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
+    process = context.get(_process)
+    if process is not None:
+        if not process.is_alive:
+            loop.call_soon(task.cancel)
+        process.tasks[task] = None
+        task.add_done_callback(_forget(process))
+    return task
+
+
+def _forget(process: Process) -> Callable[["asyncio.Task[Any]"], None]:
+
+    def forget(task: "asyncio.Task[Any]") -> None:
+        process.tasks.pop(task, None)
+
+    return forget
+
+
+async def _woken(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _bound(job: Callable[[Running], Awaitable[None]], running: Running) -> Callable[[], Awaitable[None]]:
+    return lambda: job(running)
+
+
+def _no_client(_service: str) -> httpx.AsyncClient:
+    raise NotImplementedError("nobody calls another service here")
+
+
+# What must hold at every instant, as one cheap statement each; `admitone.invariants` asks the same at the end.
+ALWAYS: Final = {
+    "orders": (
+        (
+            "I1 two orders hold one ticket",
+            "SELECT ticket_id FROM orders WHERE status <> 'cancelled' GROUP BY ticket_id HAVING count(*) > 1",
+        ),
+    ),
+    "payments": (
+        (
+            "I3 an order is charged twice",
+            "SELECT order_id FROM payment WHERE state = 'captured' GROUP BY order_id HAVING count(*) > 1",
+        ),
+    ),
+}
