@@ -1,13 +1,15 @@
 """Reading form posts strictly."""
 
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
 from admitone.kernel.refusals import FieldError, Invalid, Refusal, TooLarge, WrongMediaType
-from admitone.web.forms import Form, posted
+from admitone.web.forms import Form, amount_of, key_of, posted
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -53,3 +55,24 @@ def test_an_error_stands_beside_its_field() -> None:
     assert form.error("title") == "Title is required"
     assert form.error("price") == ""
     assert form.value("title") == "x"
+
+
+@pytest.mark.parametrize(
+    ("typed", "amount"),
+    [("19.5", "19.5"), (" 19,50 ", "19.50"), ("-3", "-3"), ("0", "0"), ("999999999.9999", "999999999.9999")],
+)
+def test_amounts_are_read_as_people_write_them(typed: str, amount: str) -> None:
+    assert amount_of(typed) == Decimal(amount)
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "x", "1e9", "1E+999999999", "NaN", "Infinity", "1_000", "1.000,50", "१९", "9" * 40]
+)
+def test_what_is_no_amount_is_none(typed: str) -> None:
+    assert amount_of(typed) is None
+
+
+def test_a_forms_key_is_kept_when_it_is_one() -> None:
+    assert key_of({"key": "0123abc"}) == "0123abc"
+    for key in ("", "é", "a\r\nb", "x" * 65):
+        assert re.fullmatch("[0-9a-f]{32}", key_of({"key": key}))

@@ -126,8 +126,8 @@ async def test_a_form_from_another_site_is_refused(app: App) -> None:
 
 async def test_the_same_form_sent_twice_lists_one_ticket(app: App) -> None:
     alice = signed_in(app, "alice")
-    first = await list_ticket(alice, key="the same")
-    assert await list_ticket(alice, key="the same") == first
+    first = await list_ticket(alice, key="the-same")
+    assert await list_ticket(alice, key="the-same") == first
     assert len((await alice.get("/api/tickets/mine")).json()["tickets"]) == 1
 
 
@@ -197,11 +197,11 @@ async def test_the_order_page_is_shown_while_payments_is_away(app: App) -> None:
     page = await bob.get(order)
     assert page.status_code == 200
     assert "Held for you" in page.text
-    sent = await bob.post(f"{order}/pay", data={"key": "the key", "token": "pm_card_visa"})
+    sent = await bob.post(f"{order}/pay", data={"key": "the-key", "token": "pm_card_visa"})
     assert sent.status_code == 503
     assert "The payment could not be sent" in sent.text
     # Sent again, it is the same payment.
-    assert 'name="key" value="the key"' in sent.text
+    assert 'name="key" value="the-key"' in sent.text
 
 
 async def test_stripes_origins_are_allowed_on_the_page_to_pay_and_nowhere_else(
@@ -219,3 +219,31 @@ async def test_stripes_origins_are_allowed_on_the_page_to_pay_and_nowhere_else(
         assert "pm_card_visa" not in order.text
         for path in ("/", ticket, "/orders"):
             assert "stripe" not in (await bob.get(path)).headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/tickets/mine", "/tickets/x%3Fy", "/tickets/new%00", "/tickets/é"])
+async def test_an_id_is_never_taken_for_anything_else(app: App, path: str) -> None:
+    assert (await signed_in(app, "alice").get(path)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "cookie", ["session=é", 'session="a\\012b"', "session=", "session=a b; x", "=; session=%0d%0a"]
+)
+async def test_a_cookie_that_is_no_token_is_nobodys(app: App, cookie: str) -> None:
+    client = app.client()
+    headers = {"cookie": cookie.encode("latin-1")}
+    assert (await client.get("/", headers=headers)).status_code == 200  # type: ignore[arg-type]
+    form = {"email": "alice@example.com", "password": PASSWORD}
+    answer = await client.post("/auth/signin", data=form, headers=headers)  # type: ignore[arg-type]
+    assert "Invalid credentials" in answer.text
+
+
+async def test_fields_that_no_form_of_ours_sends_do_no_harm(app: App) -> None:
+    alice = signed_in(app, "alice")
+    ticket = await list_ticket(alice, key="é\r\nx: y")
+    answer = await alice.post(f"{ticket}/edit", data={"title": "Fado", "price": "20", "etag": "é\r\nx: y"})
+    assert "The ticket changed since you opened this page" in answer.text
+    bob = signed_in(app, "bob")
+    order = await reserve(bob, ticket)
+    assert (await bob.get(f"{order}?was=1E%2B999999999")).status_code == 200
+    assert (await alice.get("/?q=%00")).status_code == 400

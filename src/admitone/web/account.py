@@ -7,7 +7,7 @@ from starlette.responses import Response
 from admitone.kernel import ids
 from admitone.kernel.refusals import FieldError, Invalid, NotSignedIn, TooManyTries
 from admitone.web.backend import Refused
-from admitone.web.forms import Form
+from admitone.web.forms import Form, key_of
 from admitone.web.visit import Visit, address, go, own_place
 from admitone.web.words import minutes
 
@@ -37,7 +37,7 @@ async def _enter(visit: Visit, *, new: bool) -> Response:
     typed = {name: fields.get(name, "") for name in _FIELDS}
     try:
         if new:
-            session = await visit.backend.sign_up(visit.caller, typed, fields.get("key") or ids.new_token(16))
+            session = await visit.backend.sign_up(visit.caller, typed, key_of(fields))
         else:
             session = await visit.backend.sign_in(visit.caller, typed)
     except Refused as refused:

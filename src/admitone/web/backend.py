@@ -1,5 +1,6 @@
 """What the pages know of the other services: their HTTP API, typed, and nothing else."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -18,6 +19,9 @@ from admitone.kernel.trace import current_traceparent
 TicketStatus = Literal["available", "reserved", "sold"]
 OrderStatus = Literal["created", "awaiting:payment", "complete", "cancelled"]
 
+_TOKEN: Final = re.compile(r"[0-9A-Za-z_.-]+")
+_ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]+")
+_TAG: Final = re.compile(r'"[0-9]+"')
 _CODE_CHARACTERS_MAX: Final = 3
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
@@ -174,11 +178,15 @@ class Caller(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, request: Request, *, trust_proxy: bool) -> "Caller":
-        """Return the caller of a request; behind a proxy, the last address it was forwarded for is the true one."""
-        address = request.client.host if request.client else None
+        """Return the caller of a request; behind a proxy, the last address it was forwarded for is the true one.
+
+        What cannot be a token or an address is left out, for it would end up in the headers of another request.
+        """
+        address = request.client.host if request.client else ""
         if trust_proxy and (forwarded := request.headers.getlist("x-forwarded-for")):
             address = forwarded[-1].rpartition(",")[2].strip()
-        return cls(http.session_token(request), address)
+        session = http.session_token(request) or ""
+        return cls(session if _TOKEN.fullmatch(session) else None, address if _ADDRESS.fullmatch(address) else None)
 
 
 class Backend:
@@ -264,7 +272,12 @@ class Backend:
 
     async def edit_ticket(self, caller: Caller, ticket_id: str, fields: Mapping[str, Any], tag: str) -> Ticket:
         response = await self.ask(
-            "tickets", "PUT", f"/api/tickets/{ticket_id}", caller, body=fields, headers={"if-match": tag}
+            "tickets",
+            "PUT",
+            f"/api/tickets/{ticket_id}",
+            caller,
+            body=fields,
+            headers={"if-match": tag if _TAG.fullmatch(tag) else '""'},
         )
         return _read(response, Ticket)
 

@@ -12,8 +12,8 @@ from admitone.kernel import ids
 from admitone.kernel.refusals import Conflict, FieldError, Invalid, KeyReused, Missing, PaymentRequired, Unavailable
 from admitone.web import render
 from admitone.web.backend import Order, Payments, Refused, Ticket, ticket_page
-from admitone.web.catalogue import amount_of, ticket_page_of
-from admitone.web.forms import Form
+from admitone.web.catalogue import ticket_page_of
+from admitone.web.forms import Form, amount_of, key_of
 from admitone.web.visit import OWN_POLICY, STRIPE_POLICY, Visit, address, go
 
 _ORDERS_A_PAGE: Final = 50
@@ -32,7 +32,7 @@ _TITLES: Final = {
 }
 
 
-class TestCard(NamedTuple):
+class SandboxCard(NamedTuple):
     """A card of the sandbox, offered as a button."""
 
     token: str
@@ -42,10 +42,12 @@ class TestCard(NamedTuple):
 
 
 # Source: Stripe documentation, "Testing".
-TEST_CARDS: Final = (
-    TestCard("pm_card_visa", "A card that works", "4242", "The payment goes through at once."),
-    TestCard("pm_card_chargeDeclined", "A card that is declined", "0002", "The bank refuses; you can try another."),
-    TestCard("pm_card_authenticationRequired", "A card that asks back", "3184", "The bank wants you to confirm first."),
+SANDBOX_CARDS: Final = (
+    SandboxCard("pm_card_visa", "A card that works", "4242", "The payment goes through at once."),
+    SandboxCard("pm_card_chargeDeclined", "A card that is declined", "0002", "The bank refuses; you can try another."),
+    SandboxCard(
+        "pm_card_authenticationRequired", "A card that asks back", "3184", "The bank wants you to confirm first."
+    ),
 )
 
 
@@ -82,7 +84,7 @@ async def bought(visit: Visit) -> Response:
     if ticket.status == "available" and seen is not None and seen != ticket.price:
         return await ticket_page_of(visit, visit.id, was=seen, status=_CONFLICT)
     try:
-        order = await visit.backend.create_order(visit.caller, visit.id, fields.get("key") or ids.new_token(16))
+        order = await visit.backend.create_order(visit.caller, visit.id, key_of(fields))
     except Refused as refused:
         if issubclass(refused.kind, Missing):
             # Listed a moment ago, and orders has not heard of it yet.
@@ -136,7 +138,7 @@ async def order(visit: Visit) -> Response:
     """Show an order as it is now."""
     if visit.asked("payment_intent"):
         # Back from the bank, with more in the address than anybody should keep.
-        return go(address(visit.path, back="bank"))
+        return go(address(f"/orders/{visit.id}", back="bank"))
     return await _order_page(visit)
 
 
@@ -150,7 +152,7 @@ async def _order_page(visit: Visit, *, unreachable_with: str = "") -> Response:
         state = "unreachable"
     if state == "confirm" and visit.asked("back"):
         state = "checking"  # the buyer has answered the bank, and the bank has yet to answer us
-    ended = _ending(found) if state == "ended" else None
+    ended = _ending(found, payments) if state == "ended" else None
     ticket = await _ticket_of(visit, found)
     stripe_key = visit.web.settings.stripe_publishable_key
     return visit.page(
@@ -171,7 +173,7 @@ async def _order_page(visit: Visit, *, unreachable_with: str = "") -> Response:
         was=amount_of(visit.asked("was")),
         # A payment that may have got through after all must be sent again as the same one.
         key=unreachable_with or ids.new_token(16),
-        cards=TEST_CARDS,
+        cards=SANDBOX_CARDS,
         stripe_key=stripe_key,
         confirm=payments.last.action if payments.last else None,
     )
@@ -191,15 +193,21 @@ def _state(found: Order, payments: Payments) -> str:
     last = payments.last
     if last is not None and last.is_unclear:
         return "checking"
-    if found.expires_at <= found.now:
-        return "ended"  # its deadline has passed, and the cancellation is on its way
+    if found.expires_at <= found.now or _is_refused_for_good(payments):
+        return "ended"  # the cancellation is on its way
     if last is not None and last.status == "requires_action":
         return "confirm"
     return "declined" if last is not None and last.status == "failed" else "hold"
 
 
-def _ending(found: Order) -> Ending:
-    return _ENDINGS[found.cancel_reason or "expired"]
+def _is_refused_for_good(payments: Payments) -> bool:
+    return payments.last is not None and payments.last.status == "failed" and payments.attempts_left == 0
+
+
+def _ending(found: Order, payments: Payments) -> Ending:
+    """Return how an order ended, or is about to: its cancellation may still be on its way."""
+    reason = "payment_failed" if _is_refused_for_good(payments) else "expired"
+    return _ENDINGS[found.cancel_reason or reason]
 
 
 def _money(payments: Payments) -> str:
@@ -268,7 +276,7 @@ def _as_ordered(ticket: Ticket, found: Order) -> Ticket:
 async def paid(visit: Visit) -> Response:
     """Pay an order. Whatever the outcome, the order's page tells it, and tells it again when it is loaded again."""
     fields = await visit.posted()
-    key = fields.get("key") or ids.new_token(16)
+    key = key_of(fields)
     try:
         await visit.backend.pay(visit.caller, visit.id, fields.get("token", ""), key)
     except Refused as refused:
@@ -331,7 +339,7 @@ def _line(found: Order) -> _Line:
         case "confirming":
             state_class, words, next_url, next_words = "held", "Confirming your payment", page, "See how far it is"
         case "ended":
-            words = _ending(found).heading
+            words = _ending(found, _NO_PAYMENTS).heading
             state_class, next_url, next_words = "over", f"/tickets/{found.ticket.id}", "Look at the ticket"
         case _:
             state_class, words, next_url, next_words = "live", "Held for you, not paid yet", page, "Pay now"

@@ -1,6 +1,6 @@
 """Looking at tickets: the list with search, sort and paging, and one ticket in every state it can be in."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 from starlette.responses import Response
@@ -164,12 +164,3 @@ async def _is_own_order(visit: Visit, order_id: str) -> bool:
             return False
         raise
     return True
-
-
-def amount_of(text: str) -> Decimal | None:
-    """Return an amount from a form, or None when it is none."""
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        return None
-    return amount if amount.is_finite() else None

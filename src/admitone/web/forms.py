@@ -1,15 +1,20 @@
 """Forms as browsers post them: read strictly, and shown again with what was typed and what was wrong with it."""
 
+import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Final
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from admitone.kernel import ids
 from admitone.kernel.bodies import BODY_BYTES_MAX
 from admitone.kernel.refusals import FieldError, Invalid, TooLarge, WrongMediaType
 
 _FIELDS_MAX: Final = 20
+_KEY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_AMOUNT: Final = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,4})?")
 
 
 async def posted(request: Request) -> dict[str, str]:
@@ -38,6 +43,18 @@ async def posted(request: Request) -> dict[str, str]:
     if len(fields) != len(pairs):
         raise Invalid("A field was given twice")
     return fields
+
+
+def key_of(fields: Mapping[str, str]) -> str:
+    """Return the key a form was given when it was shown, so that sending it twice does one thing; a new one without."""
+    key = fields.get("key", "")
+    return key if _KEY.fullmatch(key) else ids.new_token(16)
+
+
+def amount_of(text: str) -> Decimal | None:
+    """Return an amount as people write it, or None when it is none; a comma separates cents as well as a point."""
+    typed = text.strip().replace(",", ".")
+    return Decimal(typed) if _AMOUNT.fullmatch(typed) else None
 
 
 class Form:

@@ -11,8 +11,7 @@ from starlette.responses import Response
 from admitone.kernel import clock, ids
 from admitone.kernel.refusals import FieldError, Forbidden, Invalid, Stale
 from admitone.web.backend import Refused, Ticket
-from admitone.web.catalogue import amount_of
-from admitone.web.forms import Form
+from admitone.web.forms import Form, amount_of, key_of
 from admitone.web.visit import Visit, address, go
 
 _TEXTS: Final = ("title", "venue", "section", "row", "seat", "note")
@@ -45,7 +44,7 @@ async def listed(visit: Visit) -> Response:
     """List a ticket."""
     fields = await visit.posted()
     try:
-        ticket = await visit.backend.create_ticket(visit.caller, _listing(fields), fields.get("key", ids.new_token(16)))
+        ticket = await visit.backend.create_ticket(visit.caller, _listing(fields), key_of(fields))
     except Refused as refused:
         if not issubclass(refused.kind, Invalid):
             raise
@@ -55,7 +54,7 @@ async def listed(visit: Visit) -> Response:
 
 def _listing(fields: Mapping[str, str]) -> dict[str, Any]:
     """Return the form's fields as the API reads them; an amount that is none is left for the API to refuse."""
-    typed = fields.get("price", "").strip().replace(",", ".")
+    typed = fields.get("price", "")
     amount = amount_of(typed)
     body: dict[str, Any] = {"title": fields.get("title", ""), "price": typed if amount is None else amount}
     for name in _TEXTS[1:]:
@@ -79,7 +78,7 @@ def _moment(fields: Mapping[str, str]) -> str:
 def _read_moment(fields: Mapping[str, str]) -> datetime | None:
     try:
         return datetime.fromisoformat(_moment(fields)).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):  # in another zone, the first and the last day are in no year
         return None
 
 
@@ -105,7 +104,7 @@ def _preview(fields: Mapping[str, str], currency: str) -> _Preview:
     return _Preview(
         title=fields.get("title", "").strip() or "Title",
         currency=currency,
-        price=amount_of(fields.get("price", "").strip().replace(",", ".")),
+        price=amount_of(fields.get("price", "")),
         event_date=_read_moment(fields),
         **shown,
     )

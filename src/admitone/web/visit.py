@@ -9,7 +9,9 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
+from admitone.kernel import bodies
 from admitone.kernel.identity import Identity, Person
+from admitone.kernel.refusals import Missing
 from admitone.kernel.settings import Settings
 from admitone.web import render
 from admitone.web.backend import Backend, Caller
@@ -72,9 +74,11 @@ class Visit:
 
     @property
     def id(self) -> str:
-        """The id in the path, as it came; the services say whether it names anything."""
-        found: str = self.request.path_params["id"]
-        return found
+        """The id in the path; a malformed one names nothing, so it is Missing."""
+        try:
+            return str(bodies.uuid(self.request.path_params["id"]))
+        except ValueError:
+            raise Missing from None
 
     @property
     def person(self) -> Person:
@@ -168,6 +172,9 @@ def compress(html: bytes) -> bytes:
 
 def go(place: str, cookies: Sequence[str] = ()) -> Response:
     """Answer a form post with the page to look at next."""
+    # A line break in a header would begin another header.
+    assert place.isascii(), place
+    assert place.isprintable(), place
     response = Response(status_code=303, headers={"location": place, "content-security-policy": OWN_POLICY})
     for cookie in cookies:
         response.headers.append("set-cookie", cookie)
