@@ -88,6 +88,8 @@ class SignedOut(msgspec.Struct, frozen=True):
     """Nothing more to say."""
 
 
+_SESSION: Final = {"Set-Cookie": "The session."}
+_NO_SESSION: Final = {"Set-Cookie": "Clears the session's cookie."}
 _EXAMPLE: Final = {
     "request": {"email": "alice@example.com", "password": "correct horse battery staple"},
     "answer": {"id": "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66", "email": "alice@example.com"},
@@ -102,6 +104,7 @@ _EXAMPLE: Final = {
     answers=User,
     refuses=(EmailInUse, TooManyTries, TooBusyToHash),
     idempotent=True,
+    sends=_SESSION,
     examples=_EXAMPLE,
 )
 async def sign_up(call: Call[SignUp]) -> Answer:
@@ -141,6 +144,7 @@ async def sign_up(call: Call[SignUp]) -> Answer:
     body=SignIn,
     answers=User,
     refuses=(InvalidCredentials, TooManyTries, TooBusyToHash),
+    sends=_SESSION,
     examples=_EXAMPLE,
 )
 async def sign_in(call: Call[SignIn]) -> Answer:
@@ -169,7 +173,7 @@ async def sign_in(call: Call[SignIn]) -> Answer:
     return answer
 
 
-@operation("POST", "/api/users/signout", answers=SignedOut)
+@operation("POST", "/api/users/signout", answers=SignedOut, sends=_NO_SESSION)
 async def sign_out(call: Call[None]) -> Answer:
     """Sign out: the session ends everywhere within a second, and its cookie is cleared."""
     if call.caller is not None:
@@ -179,7 +183,7 @@ async def sign_out(call: Call[None]) -> Answer:
     return Answer(OK, SignedOut(), (_cookie(call, "", 0),))
 
 
-@operation("POST", "/api/users/signout-everywhere", answers=SignedOut, signed_in=True)
+@operation("POST", "/api/users/signout-everywhere", answers=SignedOut, sends=_NO_SESSION, signed_in=True)
 async def sign_out_everywhere(call: Call[None]) -> Answer:
     """Sign out on every device, this one included."""
     async with call.db.transaction() as tx:

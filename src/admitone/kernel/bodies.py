@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -22,6 +22,9 @@ _DEPTH_MAX: Final = 20
 _NUMBER_CHARACTERS_MAX: Final = 40
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+# A time in an answer that its writer has made text of already.
+TimeText = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ _JSON: Final = b"application/json"
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE: Final = frozenset({b"same-origin", b"none"})
-_KEY_CHARACTERS_MAX: Final = 255
+KEY_CHARACTERS_MAX: Final = 255
 _LENGTH_DIGITS_MAX: Final = 18
 
 # On every response that does not bring its own. Source: OWASP Secure Headers Project; RFC 6797; CSP level 3.
@@ -136,7 +136,7 @@ class Call(Generic[B]):
     def idempotency_key(self) -> str | None:
         """The caller's Idempotency-Key: 1 to 255 visible ASCII characters."""
         key = self.header("idempotency-key")
-        if key is not None and not (0 < len(key) <= _KEY_CHARACTERS_MAX and key.isascii() and key.isprintable()):
+        if key is not None and not (0 < len(key) <= KEY_CHARACTERS_MAX and key.isascii() and key.isprintable()):
             raise refusals.Invalid("Idempotency-Key must be 1 to 255 visible characters")
         return key
 
@@ -160,6 +160,7 @@ class Operation:
     signed_in: bool = False
     idempotent: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    sends: Mapping[str, str] = field(default_factory=dict)
     raw: bool = False
     examples: Mapping[str, Any] = field(default_factory=dict)
     otherwise: Mapping[int, str] = field(default_factory=dict)
@@ -177,6 +178,7 @@ def operation(
     signed_in: bool = False,
     idempotent: bool = False,
     headers: Mapping[str, str] | None = None,
+    sends: Mapping[str, str] | None = None,
     raw: bool = False,
     examples: Mapping[str, Any] | None = None,
     otherwise: Mapping[int, str] | None = None,
@@ -184,8 +186,9 @@ def operation(
     """Declare a use case as an operation of the API.
 
     `answers` is the type of the success body; `refuses` lists the refusals of the use case itself, beside those that
-    follow from the other arguments; `headers` names request headers with their meaning; `raw` leaves the body and the
-    origin check to the use case (webhooks); `otherwise` describes statuses that are neither success nor refusal.
+    follow from the other arguments; `headers` names request headers with their meaning, `sends` those that come
+    with every success; `raw` leaves the body to the use case (webhooks); `otherwise` describes statuses that are
+    neither success nor refusal.
     """
 
     def declare(use_case: UseCase) -> Operation:
@@ -203,6 +206,7 @@ def operation(
             signed_in=signed_in,
             idempotent=idempotent,
             headers=headers or {},
+            sends=sends or {},
             raw=raw,
             examples=examples or {},
             otherwise=otherwise or {},

@@ -11,13 +11,21 @@ from starlette.routing import Route
 
 from admitone import __version__
 from admitone.kernel import refusals
-from admitone.kernel.http import OK, Answer, Errors, Operation, plain_route, status_of
+from admitone.kernel.http import KEY_CHARACTERS_MAX, OK, Answer, Errors, Operation, plain_route, status_of
 from admitone.kernel.refusals import Refusal
 from admitone.kernel.settings import Settings
 
 _SCHEMA_PATH: Final = "#/components/schemas/{name}"
 _HTML: Final = (b"content-type", b"text/html; charset=utf-8")
 _IMPLIED: Final[tuple[type[Refusal], ...]] = (refusals.Unavailable,)
+_TEXT: Final[Mapping[str, Any]] = {"type": "string"}
+# What `http.py` takes; spaces at either end are no part of a header's value.
+_KEY: Final[Mapping[str, Any]] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": KEY_CHARACTERS_MAX,
+    "pattern": "^[!-~]([ -~]*[!-~])?$",
+}
 
 
 def document(operations: Sequence[Operation], settings: Settings) -> dict[str, Any]:
@@ -25,6 +33,9 @@ def document(operations: Sequence[Operation], settings: Settings) -> dict[str, A
     structs = {each for op in operations for each in (op.body, op.query, op.answers, Errors) if each is not None}
     (*_,), components = msgspec.json.schema_components(sorted(structs, key=str), ref_template=_SCHEMA_PATH)
     _show_decimals_as_numbers(components)
+    for component in components.values():
+        if "description" in component:
+            component["description"] = " ".join(component["description"].split())
     for op in operations:
         if op.body is not None:
             components[op.body.__name__]["additionalProperties"] = False
@@ -78,6 +89,8 @@ def _operation(op: Operation) -> dict[str, Any]:
         if "request" in op.examples:
             content["example"] = op.examples["request"]
         described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    elif op.raw:
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
     return described
 
 
@@ -103,27 +116,35 @@ def _query_parameters(op: Operation) -> list[dict[str, Any]]:
             "name": name,
             "in": "query",
             "required": name in schema.get("required", ()),
-            "schema": {key: value for key, value in each.items() if key != "description"},
+            "schema": _in_a_query(each),
             **({"description": each["description"]} if "description" in each else {}),
         }
         for name, each in schema["properties"].items()
     ]
 
 
+def _in_a_query(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parameter's schema without its description, and without null: a query can only leave something out."""
+    shown = {key: value for key, value in schema.items() if key != "description"}
+    if "default" in shown and shown["default"] is None:
+        [text] = [each for each in shown["anyOf"] if each != {"type": "null"}]
+        return dict(text)
+    return shown
+
+
 def _header_parameters(op: Operation) -> list[dict[str, Any]]:
-    headers = dict(op.headers)
+    headers = [(name, meaning, _TEXT) for name, meaning in op.headers.items()]
     if op.idempotent:
-        headers["Idempotency-Key"] = "Chosen by the caller; a repeat with the same key gets the first answer again."
+        meaning = "Chosen by the caller; a repeat with the same key gets the first answer again."
+        headers.append(("Idempotency-Key", meaning, _KEY))
     return [
-        {
-            "name": name,
-            "in": "header",
-            "required": False,
-            "description": meaning,
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-        }
-        for name, meaning in headers.items()
+        {"name": name, "in": "header", "required": False, "description": meaning, "schema": schema}
+        for name, meaning, schema in headers
     ]
+
+
+def _response_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+    return {name: {"description": meaning, "required": True, "schema": _TEXT} for name, meaning in headers.items()}
 
 
 def _responses(op: Operation) -> dict[str, Any]:
@@ -136,6 +157,8 @@ def _responses(op: Operation) -> dict[str, Any]:
         if "answer" in op.examples:
             content["example"] = op.examples["answer"]
         success["content"] = {"application/json": content}
+    if op.sends:
+        success["headers"] = _response_headers(op.sends)
     responses = {str(op.status): success}
     responses |= {str(status): {"description": meaning} for status, meaning in op.otherwise.items()}
     for status, kinds in sorted(refused.items()):
@@ -143,6 +166,8 @@ def _responses(op: Operation) -> dict[str, Any]:
             "description": " · ".join(dict.fromkeys(kind.meaning() for kind in kinds)),
             "content": {"application/json": {"schema": _reference(Errors)}},
         }
+        if all(kind.retry_after_seconds is not None or issubclass(kind, refusals.TooManyTries) for kind in kinds):
+            responses[str(status)]["headers"] = _response_headers({"Retry-After": "In how many seconds to try again."})
     return responses
 
 
@@ -152,6 +177,8 @@ def _all_refusals(op: Operation) -> list[type[Refusal]]:
         found.append(refusals.NotSignedIn)
     if op.body is not None:
         found += [refusals.Invalid, refusals.TooLarge, refusals.WrongMediaType]
+    if op.raw:
+        found.append(refusals.TooLarge)
     if op.query is not None:
         found.append(refusals.Invalid)
     if "{" in op.path:
@@ -199,8 +226,9 @@ def _page(described: Mapping[str, Any]) -> str:
                     for p in parameters
                 )
                 parts.append(f"<ul>{''.join(items)}</ul>")
-            if "requestBody" in op:
-                name = op["requestBody"]["content"]["application/json"]["schema"]["$ref"].rsplit("/", 1)[-1]
+            body = op.get("requestBody", {"content": {"application/json": {"schema": {}}}})
+            if "$ref" in (schema := body["content"]["application/json"]["schema"]):
+                name = schema["$ref"].rsplit("/", 1)[-1]
                 fields = ", ".join(f"<code>{escape(each)}</code>" for each in schemas[name]["properties"])
                 parts.append(f"<p>Body: {fields}</p>")
             answers = (f"<dt>{status}<dd>{escape(each['description'])}" for status, each in op["responses"].items())

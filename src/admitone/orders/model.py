@@ -79,9 +79,9 @@ class OrderView(msgspec.Struct, rename="camel", omit_defaults=True):
     id: UUID
     user_id: UUID
     status: OrderStatus
-    created_at: str
-    expires_at: str
-    now: str
+    created_at: bodies.TimeText
+    expires_at: bodies.TimeText
+    now: bodies.TimeText
     version: int
     ticket: TicketView
     cancel_reason: CancelReason | None = None

@@ -28,6 +28,7 @@ from admitone.tickets.model import (
     Versions,
 )
 
+_VERSION: Final = "Names the ticket's version."
 _EXAMPLE: Final = {"title": "Fado night, two seats", "price": 19.99, "venue": "Clube de Fado", "section": "A"}
 
 
@@ -76,6 +77,7 @@ async def list_own_tickets(call: Call[None]) -> Answer:
     answers=ShownTicket,
     refuses=(NoSuchTicket,),
     headers={"If-None-Match": "The `ETag` of a copy one has; when it still holds, the answer is 304 without a body."},
+    sends={"ETag": _VERSION},
     otherwise={NOT_MODIFIED: "The copy still holds."},
 )
 async def show_ticket(call: Call[None]) -> Answer:
@@ -98,6 +100,7 @@ async def show_ticket(call: Call[None]) -> Answer:
     answers=ShownTicket,
     signed_in=True,
     idempotent=True,
+    sends={"ETag": _VERSION},
     examples={"request": _EXAMPLE},
 )
 async def list_ticket(call: Call[TicketListing]) -> Answer:
@@ -123,6 +126,7 @@ async def list_ticket(call: Call[TicketListing]) -> Answer:
     headers={
         "If-Match": "The `ETag` of the ticket as one read it; without it, whatever came in between is overwritten."
     },
+    sends={"ETag": _VERSION},
     examples={"request": _EXAMPLE},
 )
 async def edit_ticket(call: Call[TicketListing]) -> Answer:

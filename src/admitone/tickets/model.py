@@ -22,6 +22,7 @@ VENUE_MAX: Final = 200
 PLACE_MAX: Final = 40
 NOTE_MAX: Final = 500
 QUESTION_MAX: Final = 200
+CURSOR_MAX: Final = 100
 _YEARS: Final = range(2000, 2200)
 
 # PostgreSQL takes no word longer than 2046 bytes; nobody types the hundredth letter of one to find a ticket.
@@ -195,9 +196,9 @@ _Limit = Annotated[
     Rule("Limit must be a whole number from 1 to 100", bodies.whole_number(1, 100)),
 ]
 _Cursor = Annotated[
-    str | None,
+    Annotated[str, msgspec.Meta(min_length=1, max_length=CURSOR_MAX)] | None,
     msgspec.Meta(description="The `cursor` of the page before, with the same `q` and `sort`."),
-    Rule("Cursor is not valid", bodies.line(100, length_min=1)),
+    Rule("Cursor is not valid", bodies.line(CURSOR_MAX, length_min=1)),
 ]
 
 
