@@ -64,3 +64,32 @@ browser: $(INSTALLED)
 		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 			&& apt-get update -qq && apt-get install -qq --yes --no-install-recommends chromium; } \
 		|| $(BIN)/playwright install chromium
+
+# What follows concerns deployment; each brings the tools it needs, or says which is missing.
+
+.PHONY: manifests
+manifests: $(INSTALLED) ## Write anew what is rendered from deploy/: manifests, accounts of the bus, dashboard
+	$(BIN)/python deploy/kubernetes/base/nats/users.py
+	$(BIN)/python deploy/kubernetes/render.py
+	$(BIN)/python deploy/monitoring/make_dashboard.py
+
+.venv/deploy/installed: requirements-deploy.lock | $(INSTALLED)
+	$(BIN)/python -m venv .venv/deploy
+	.venv/deploy/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes --requirement $<
+	@touch $@
+
+.PHONY: validate
+validate: .venv/deploy/installed ## Validate manifests, image and workflows with hadolint, checkov and others
+	deploy/validate.sh .venv/deploy/bin
+
+.PHONY: containers
+containers: $(INSTALLED) ## Build the image, run the Deployments with podman, complete a purchase; needs root
+	$(BIN)/python -m deploy.containers.run
+
+.PHONY: rolling
+rolling: $(INSTALLED) ## Restart two replicas of every service under load; REQUESTS=10000
+	$(BIN)/python -m deploy.rolling $(REQUESTS)
+
+.PHONY: drill
+drill: $(INSTALLED) ## Restore one database to a moment ago, and bring the marketplace back in order
+	$(BIN)/python -m deploy.drill

@@ -6,7 +6,6 @@
 Run it with the Python that AdmitOne is installed in. `kubectl create` refuses to replace what is there, and files that
 are there stay as they are.
 """
-# ruff: noqa: INP001 – a script beside what it makes, not a package
 
 import base64
 import json

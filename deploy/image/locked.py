@@ -3,8 +3,6 @@
 The lock covers development too. Taking a part of it keeps one lock for everything, so that what is tested is what runs.
 """
 
-# ruff: noqa: INP001 – a script beside what it makes, not a package
-
 import argparse
 import re
 import sys

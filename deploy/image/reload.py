@@ -1,11 +1,10 @@
 """Runs `admitone WORDS…` and starts it again whenever a file of the package changes: for development in containers."""
-# ruff: noqa: INP001 – a script beside what it makes, not a package
 
 import importlib.util
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 _LOOK_EVERY_SECONDS = 0.5
@@ -21,20 +20,15 @@ def main(words: list[str]) -> int:
     assert spec is not None
     assert spec.origin is not None
     folder = Path(spec.origin).parent
-    stopping = False
-
-    def stop(_number: int, _frame: object) -> None:
-        nonlocal stopping
-        stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    while not stopping:
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    while not stopping.is_set():
         seen = newest(folder)
-        with subprocess.Popen(["admitone", *words]) as program:  # noqa: S603, S607 – what the pod was told to run
+        with subprocess.Popen(["admitone", *words]) as program:
             # A program that ended by itself waits for the change that mends it.
-            while not stopping and newest(folder) == seen:
-                time.sleep(_LOOK_EVERY_SECONDS)
+            while newest(folder) == seen and not stopping.wait(_LOOK_EVERY_SECONDS):
+                pass
             program.terminate()
     return 0
 

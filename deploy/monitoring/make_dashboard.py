@@ -1,5 +1,4 @@
 """Writes dashboard.json for Grafana: a list of panels is easier to read, and to review, than what Grafana wants."""
-# ruff: noqa: INP001 – a script beside what it makes, not a package
 
 import json
 from pathlib import Path

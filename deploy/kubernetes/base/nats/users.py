@@ -1,7 +1,5 @@
 """Writes users.conf: what each service may do on the bus, as the services' own declarations say."""
 
-# ruff: noqa: INP001 – a script beside what it makes, not a package
-
 import json
 from pathlib import Path
 
