@@ -68,12 +68,13 @@ class Load:
             rounds = 0
             while not self.stopping.is_set():
                 rounds += 1
-                await self._one_sale(seller, buyer, pays=rounds % 3 == 0)
+                await self.one_sale(seller, buyer, pays=rounds % 3 == 0)
                 if rounds % 10 == 0:
                     body = {"email": buyer_name, "password": PASSWORD}
                     await self.ask(buyer, "POST", "/api/users/signin", json=body)
 
-    async def _one_sale(self, seller: httpx.AsyncClient, buyer: httpx.AsyncClient, *, pays: bool) -> None:
+    async def one_sale(self, seller: httpx.AsyncClient, buyer: httpx.AsyncClient, *, pays: bool) -> None:
+        """Have one ticket listed and looked at, held, and perhaps paid for."""
         listed = await self.ask(seller, "POST", "/api/tickets", json={"title": "Fado night", "price": 19.99})
         for _ in range(4):
             await self.ask(buyer, "GET", "/api/tickets")
