@@ -183,7 +183,7 @@ async def test_the_database_itself_keeps_a_finished_order_as_it_is(
         await hear(database, ticket)
         await reserve(database, ticket.id, new_id())
         await database.execute("UPDATE orders SET status = 'cancelled', version = 1, cancel_reason = 'expired'")
-        with pytest.raises(Exception, match="never|permission denied"):
+        with pytest.raises(Exception, match=r"never|permission denied"):
             await database.execute(statement)
 
 

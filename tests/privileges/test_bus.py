@@ -149,7 +149,8 @@ async def test_no_service_makes_its_stream_speak_as_another_one(streams: Nats) -
     await orders.flush()
 
     async def stored() -> bool:
-        return (await ask(admin, "$JS.API.STREAM.INFO.orders", {}))["state"]["messages"] == 1
+        state = (await ask(admin, "$JS.API.STREAM.INFO.orders", {}))["state"]
+        return int(state["messages"]) == 1
 
     await eventually(stored, "the event is stored")
     assert (await ask(admin, "$JS.API.STREAM.INFO.tickets", {}))["state"]["messages"] == 0
@@ -165,7 +166,8 @@ async def test_no_consumer_delivers_into_another_service_s_stream(streams: Nats)
     await ask(tickets, "$JS.API.CONSUMER.DURABLE.CREATE.orders.tickets", {"stream_name": "orders", "config": config})
 
     async def stored() -> bool:
-        return (await ask(admin, "$JS.API.STREAM.INFO.orders", {}))["state"]["messages"] == 1
+        state = (await ask(admin, "$JS.API.STREAM.INFO.orders", {}))["state"]
+        return int(state["messages"]) == 1
 
     await eventually(stored, "the event is stored")
     await admin.flush()

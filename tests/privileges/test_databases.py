@@ -52,7 +52,7 @@ async def tables(connection: asyncpg.Connection) -> list[str]:
 async def test_a_service_does_with_its_tables_what_it_must_and_nothing_else(databases: Databases, name: str) -> None:
     fresh = await databases.fresh(name)
     connection = await asyncpg.connect(fresh.superuser_url)
-    wanted = {table: set(verbs.split()) for table, verbs in (EVERYWHERE | OWN[name]).items()}
+    wanted = {table: set(verbs.split()) for table, verbs in {**EVERYWHERE, **OWN[name]}.items()}
     found: dict[str, set[str]] = {}
     columns: dict[str, set[str]] = {}
     for table in await tables(connection):
