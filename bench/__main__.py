@@ -179,6 +179,67 @@ async def purchases(world: World, report: Report, count: int) -> None:
     )
 
 
+async def replicas(world: World, report: Report, seconds: int) -> None:
+    """From the order's transaction to the one that applied it elsewhere, at 200 orders a second."""
+    tickets = await world.fill(200 * seconds)
+    run = load.run(world.port, _reservations(tickets, tokens(world, 200)), connections=32, pace_per_second=200)
+    await world.settled()
+    told = {
+        row["id"]: row["recorded_at"]
+        for row in await world.rows(
+            "orders", "SELECT id, recorded_at FROM outbox ORDER BY position DESC LIMIT $1", len(tickets)
+        )
+    }
+    for service in ("tickets", "expiration", "payments"):
+        heard = await world.rows(service, "SELECT id, received_at FROM inbox WHERE id = ANY($1::uuid[])", list(told))
+        late = sorted((row["received_at"] - told[row["id"]]).total_seconds() * 1000 for row in heard)
+        report.add(
+            f"commit to {service}, 200 orders/s",
+            p50_ms=late[len(late) // 2], p99_ms=late[int(len(late) * 0.99)], events=float(len(late)),
+        )  # fmt: skip
+    report.measured("  the orders themselves", run)
+
+
+async def growth(world: World, report: Report, seconds: int, sizes: Sequence[int]) -> None:
+    """The same work with more and more tickets on sale: what is flat stays flat."""
+    have = 0
+    first: dict[str, float] = {}
+    sessions = tokens(world, 200)
+    for size in sizes:
+        await world.fill(size - have - 3000 * seconds if size > have + 3000 * seconds else 1)
+        tickets = await world.fill(3000 * seconds)
+        have = max(size, have + 3000 * seconds)
+        runs = {"reserve": load.run(world.port, _reservations(tickets, sessions), connections=CLIENTS, seconds=seconds)}
+        await world.settled()
+        for name, path, token in (
+            ("list", "/api/tickets?limit=50", None),
+            ("by price", "/api/tickets?sort=price", None),
+            ("search", "/api/tickets?q=harbour+derby", None),
+            ("my orders", "/api/orders", sessions[0]),
+        ):
+            runs[name] = _read(world, path, seconds, token)
+        for name, run in runs.items():
+            first.setdefault(name, run.per_second)
+            report.measured(f"{name} with {have:,} tickets", run, of_the_smallest=run.per_second / first[name])
+
+
+def _read(world: World, path: str, seconds: int, token: str | None = None) -> Measured:
+    wanted = [request("GET", path, token=token)]
+    return load.run(world.port, wanted, connections=CLIENTS, seconds=seconds, repeat=True)
+
+
+async def overload(world: World, report: Report, seconds: int) -> None:
+    """Far more at once than can be served: what is served stays served, the rest is told so quickly."""
+    sessions = tokens(world, 500)
+    for connections in (CLIENTS, 4000):
+        tickets = await world.fill(4000 * seconds)
+        run = load.run(world.port, _reservations(tickets, sessions), connections=connections, seconds=seconds)
+        report.measured(f"reserve, {connections} at once", run, served_per_second=run.statuses[201] / run.seconds)
+        await world.settled()
+    again = await world.fill(500)
+    report.measured("  right afterwards", load.run(world.port, _reservations(again, sessions), connections=CLIENTS))
+
+
 def _subject(token: str) -> str:
     import jwt
 
@@ -186,8 +247,8 @@ def _subject(token: str) -> str:
     return str(claims["sub"])
 
 
-async def measure(world: World, report: Report, seconds: int, parts: Sequence[str]) -> None:
-    wanted = set(parts) or {"reads", "reserve", "race", "hot", "purchases"}
+async def measure(world: World, report: Report, seconds: int, parts: Sequence[str], sizes: Sequence[int]) -> None:
+    wanted = set(parts) or {"reads", "reserve", "race", "hot", "purchases", "replicas", "overload"}
     report.add("memory, idle, MB", **world.memory_mb())
     if "reads" in wanted:
         await world.fill(1000)
@@ -200,19 +261,31 @@ async def measure(world: World, report: Report, seconds: int, parts: Sequence[st
         await hot_ticket(world, report)
     if "purchases" in wanted:
         await purchases(world, report, 1000)
+    if "replicas" in wanted:
+        await replicas(world, report, seconds)
+    if "overload" in wanted:
+        await overload(world, report, seconds)
+    if "growth" in wanted:
+        await growth(world, report, 2, sizes)
     report.add("memory, after load, MB", **world.memory_mb())
 
 
 def main() -> None:
     reader = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    reader.add_argument("parts", nargs="*", help="reads reserve race hot purchases; all when none is named")
+    reader.add_argument(
+        "parts",
+        nargs="*",
+        help="reads reserve race hot purchases replicas overload growth; all but growth when none is named",
+    )
     reader.add_argument("--seconds", type=int, default=5, help="how long each load lasts")
+    reader.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000], help="tickets, for growth")
     reader.add_argument("--json", type=Path, help="write the figures to this file")
     chosen = reader.parse_args()
     report = Report()
     report.add("machine", cores=float(os.cpu_count() or 0), load=os.getloadavg()[0])
     with running_world() as world:
-        asyncio.run(measure(world, report, chosen.seconds, chosen.parts))
+        report.add("cold start", seconds=world.started_seconds)
+        asyncio.run(measure(world, report, chosen.seconds, chosen.parts, chosen.sizes))
     if chosen.json:
         chosen.json.write_text(json.dumps(report.figures, indent=1))
     sys.exit(0)

@@ -59,6 +59,13 @@ class _Connection(asyncio.Protocol):
         if wanted is None or time.perf_counter() >= self._run.ends:
             self._transport.close()
             return
+        early = self._run.next_turn() - time.perf_counter()
+        if early > 0:
+            asyncio.get_running_loop().call_later(early, self._send, wanted)
+        else:
+            self._send(wanted)
+
+    def _send(self, wanted: bytes) -> None:
         self._began = time.perf_counter()
         self._transport.write(wanted)
 
@@ -88,11 +95,15 @@ class _Connection(asyncio.Protocol):
 
 
 class _Run:
-    def __init__(self, requests: Iterator[bytes], seconds_max: float, *, keep_bodies: bool) -> None:
+    def __init__(
+        self, requests: Iterator[bytes], seconds_max: float, *, keep_bodies: bool, pace_per_second: float
+    ) -> None:
         self.requests = requests
         self.keep_bodies = keep_bodies
         self.seconds_max = seconds_max
         self.ends = float("inf")
+        self._pace = pace_per_second
+        self._turn = 0.0
         self.measured = Measured()
         self._open = 0
         self._done = asyncio.Event()
@@ -111,6 +122,12 @@ class _Run:
         self.measured.seconds = time.perf_counter() - began
         return self.measured
 
+    def next_turn(self) -> float:
+        """Return when the next request is due; at once where no pace is kept."""
+        if self._pace:
+            self._turn = (self._turn or time.perf_counter()) + 1 / self._pace
+        return self._turn
+
     def connection_done(self) -> None:
         self._open -= 1
         if self._open <= 0:
@@ -127,13 +144,15 @@ def _child(
     *,
     repeat: bool,
     keep_bodies: bool,
+    pace_per_second: float,
 ) -> None:
     def forever() -> Iterator[bytes]:
         while True:
             yield from requests
 
     wanted = forever() if repeat else iter(requests)
-    pipe.send(uvloop.run(_Run(wanted, seconds, keep_bodies=keep_bodies).all(host, port, connections)))
+    run_ = _Run(wanted, seconds, keep_bodies=keep_bodies, pace_per_second=pace_per_second)
+    pipe.send(uvloop.run(run_.all(host, port, connections)))
     pipe.close()
 
 
@@ -145,15 +164,19 @@ def run(
     seconds: float = 60.0,
     repeat: bool = False,
     keep_bodies: bool = False,
+    pace_per_second: float = 0.0,
     host: str = "127.0.0.1",
 ) -> Measured:
-    """Send the requests (again and again with `repeat`) until they or the seconds are used up."""
+    """Send the requests (again and again with `repeat`) until they or the seconds are used up.
+
+    Each connection sends its next request as soon as it has its answer, or when its turn comes with a pace.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     child = context.Process(
         target=_child,
         args=(theirs, host, port, connections, requests, seconds),
-        kwargs={"repeat": repeat, "keep_bodies": keep_bodies},
+        kwargs={"repeat": repeat, "keep_bodies": keep_bodies, "pace_per_second": pace_per_second},
     )
     child.start()
     theirs.close()

@@ -58,7 +58,10 @@ def ticket_id(number: int) -> UUID:
 class World:
     """A running marketplace, its port, its databases and the key that signs its sessions."""
 
-    def __init__(self, settings: Settings, key: str, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(
+        self, settings: Settings, key: str, process: "subprocess.Popen[bytes]", started_seconds: float
+    ) -> None:
+        self.started_seconds = started_seconds
         self.settings = settings
         self.port = settings.port
         self.process = process
@@ -98,6 +101,14 @@ class World:
         connection = await asyncpg.connect(self.settings.migrator_urls[service])
         try:
             return await connection.fetchval(sql, *arguments)
+        finally:
+            await connection.close()
+
+    async def rows(self, service: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Return rows from a service's database."""
+        connection = await asyncpg.connect(self.settings.migrator_urls[service])
+        try:
+            return await connection.fetch(sql, *arguments)
         finally:
             await connection.close()
 
@@ -186,10 +197,12 @@ def running_world(*arguments: str, **environment: str) -> Iterator[World]:
         stdout=subprocess.DEVNULL,
     )
     try:
+        began = time.monotonic()
         _wait_until_ready(port, process)
+        started_seconds = time.monotonic() - began
         settings = found_running(data)
         assert settings is not None
-        yield World(settings, key, process)
+        yield World(settings, key, process, started_seconds)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
