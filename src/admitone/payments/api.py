@@ -1,9 +1,7 @@
 """The routes of payments: pay an order, see what became of it, and Stripe's way in."""
 
 import asyncio
-import logging
 from typing import Final
-from uuid import UUID
 
 from admitone.kernel import clock
 from admitone.kernel.arrival import once_here
@@ -29,14 +27,9 @@ from admitone.payments.own import own
 from admitone.payments.paying import Ask, Begun, Learnt, attempts_left
 from admitone.payments.views import NewPayment, PaymentsOf, PaymentsView, PaymentView, view
 
-log = logging.getLogger(__name__)
-
 # How long somebody who asks for a payment that is under way waits for its outcome.
 _FOLLOW_SECONDS: Final = 8.0
 _FIRST_PAUSE_SECONDS: Final = 0.02
-# How long an order may take to get here from the service that made it.
-_NEWS_SECONDS: Final = 2.0
-_UUID_VERSION: Final = 7
 _PAUSE_SECONDS_MAX: Final = 0.25
 
 
@@ -87,12 +80,6 @@ async def _begin(call: Call[NewPayment], ask: Ask) -> Begun:
         await _followed(call, begun.payment, until_not=begun.payment.state)
         if clock.monotonic_seconds() >= deadline:
             raise BeingPaid
-
-
-def _is_new(order_id: UUID) -> bool:
-    """Whether an order was made so recently that we may not have heard of it yet; its id says when (RFC 9562, §5.7)."""
-    age_seconds = clock.now().timestamp() - (order_id.int >> 80) / 1000
-    return order_id.version == _UUID_VERSION and abs(age_seconds) < _NEWS_SECONDS
 
 
 async def _followed(call: Call[NewPayment], payment: Payment, *, until_not: str) -> Payment:
