@@ -31,6 +31,10 @@ check: $(INSTALLED) browser ## All that must hold before a commit: format, lint,
 	$(BIN)/lint-imports
 	$(BIN)/pytest --numprocesses $(WORKERS)
 
+.PHONY: bench
+bench: $(INSTALLED) ## Measure speed beside the database's own limit; PARTS='reserve race' measures some of it
+	$(BIN)/python -m bench $(PARTS)
+
 .PHONY: fix
 fix: $(INSTALLED) ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix
