@@ -87,7 +87,7 @@ def ensure_base(folder: Path) -> None:
 def build() -> None:
     options = shlex.split(os.environ.get("ADMITONE_BUILD_OPTIONS", ""))
     for tag, file in ((IMAGE, "Dockerfile"), (SERVERS, "deploy/containers/Dockerfile")):
-        words = ["buildah", "bud", "--quiet", "--pull-never", "--network", "host", *options]
+        words = ["buildah", "bud", "--quiet", "--format", "docker", "--pull-never", "--network", "host", *options]
         run(*words, "--file", file, "--tag", tag, ".", cwd=ROOT)
 
 
@@ -191,29 +191,15 @@ def migrate(objects: list[dict[str, Any]], secrets: Secrets, folder: Path) -> No
         print(done.stdout.strip(), flush=True)
 
 
-def play(objects: list[dict[str, Any]], secrets: Secrets, folder: Path) -> list[Path]:
-    """Run the Deployments."""
+def play(objects: list[dict[str, Any]], secrets: Secrets, folder: Path, played: list[Path]) -> None:
+    """Run the Deployments, each beside the settings it reads; note each file in `played`."""
     maps = [{**each, "metadata": {"name": each["metadata"]["name"]}} for each in objects if each["kind"] == "ConfigMap"]
-    settings = folder / "settings.yaml"
-    settings.write_text(yaml.safe_dump_all(maps))
-    played = []
     for deployment in (each for each in objects if each["kind"] == "Deployment"):
         name = deployment["metadata"]["name"]
         file = folder / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(for_podman(deployment, secrets, folder)))
+        file.write_text(yaml.safe_dump_all([*maps, for_podman(deployment, secrets, folder)]))
         played.append(file)
-        run(
-            "podman",
-            "play",
-            "kube",
-            "--quiet",
-            "--network",
-            f"{NETWORK}:alias={name}",
-            "--configmap",
-            str(settings),
-            str(file),
-        )
-    return played
+        run("podman", "play", "kube", "--quiet", "--network", f"{NETWORK}:alias={name}", str(file))
 
 
 def show_confinement() -> None:
@@ -262,7 +248,7 @@ def main() -> None:
         try:
             start_servers(objects, secrets, folder)
             migrate(objects, secrets, folder)
-            played += play(objects, secrets, folder)
+            play(objects, secrets, folder, played)
             script = base64.b64encode((Path(__file__).parent / "purchase.py").read_bytes()).decode()
             words = ["--rm", "--network", NETWORK, "--entrypoint", "python", IMAGE]
             run_script = f"import base64; exec(base64.b64decode('{script}'))"
