@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from admitone.events import OrderCreated
 from admitone.kernel import ids
 from admitone.local.nats import Nats
 from admitone.local.postgres import Postgres
 from admitone.local.server import free_port
-from admitone.payments import jobs, model, transport
+from admitone.payments import jobs, model, store, transport
 from admitone.payments.model import Payment
 from admitone.payments.paying import Ask
 from tests.engines import Databases
@@ -83,6 +84,9 @@ async def test_g15_a_payment_that_never_reached_the_provider_fails_in_the_end(
     failed = await world.state(order, "failed")
     assert failed.reason == "The payment was not completed"
     await world.sandbox.forgives()
+    await store.look_again(world.service.database, [failed.id])
+    await eventually(lambda: _is_at_rest(world, order), "the failed payment was looked at once more")
+    assert not await world.intents()
     assert (await world.pay(order)).status_code == 201
 
 
@@ -282,6 +286,10 @@ async def test_a_comparison_closes_what_a_restored_database_forgot(
         stranger.id: "requires_capture",
         (await world.intent(order)).id: "canceled",
     }
+
+
+async def _is_at_rest(world: World, order: OrderCreated) -> bool:
+    return all(payment.due_at is None for payment in await world.payments(order))
 
 
 async def _are(world: World, statuses: list[str]) -> bool:

@@ -99,6 +99,7 @@ def test_a_payment_only_moves_on_and_tells_each_fact_once(steps: list[Finding | 
         before = payment
         payment, order, events = step(payment, order, what, now)
         told += events
+        assert order.status != "cancelled" or "PaymentAuthorized" not in events
         assert payment.state == before.state or payment.state in LEADS_TO[before.state]
         assert before.stripe_id in {None, payment.stripe_id}
         # What the database's own checks say.
