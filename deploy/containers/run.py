@@ -112,7 +112,11 @@ def mounted(projected: dict[str, Any], secrets: Secrets, folder: Path) -> Path:
 
 
 def for_podman(deployment: dict[str, Any], secrets: Secrets, folder: Path) -> dict[str, Any]:
-    """Return the Deployment as it is, but for the kinds of volumes that this podman has none of."""
+    """Return the Deployment as it is, but for what podman does otherwise than a cluster.
+
+    It knows fewer kinds of volumes; it would publish every port on this machine; and its probes need systemd, so the
+    purchase asks the same addresses instead.
+    """
     pod = deployment["spec"]["template"]["spec"]
     for volume in pod["volumes"]:
         place = folder / f"{deployment['metadata']['name']}-{volume['name']}"
@@ -127,6 +131,8 @@ def for_podman(deployment: dict[str, Any], secrets: Secrets, folder: Path) -> di
     for container in pod["containers"]:
         container["image"] = IMAGE
         container["imagePullPolicy"] = "Never"
+        for cluster_only in ("ports", "startupProbe", "livenessProbe", "readinessProbe", "lifecycle"):
+            container.pop(cluster_only, None)
     del deployment["metadata"]["namespace"]
     return deployment
 
