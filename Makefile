@@ -40,6 +40,19 @@ fix: $(INSTALLED) ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+.PHONY: fuzz
+fuzz: .venv/fuzz-installed ## Hostile input at length: REQUESTS=1000000 mutated requests, SECONDS=120 for each parser
+	$(BIN)/python -m fuzz requests --count $(or $(REQUESTS),1000000)
+	$(BIN)/python -m fuzz parsers --seconds $(or $(SECONDS),120)
+
+.PHONY: signin
+signin: $(INSTALLED) ## What signing in costs a known and an unknown e-mail
+	$(BIN)/python -m fuzz signin
+
+.venv/fuzz-installed: requirements-fuzz.lock $(INSTALLED)
+	$(PIP) install --require-hashes --requirement $<
+	@touch $@
+
 .PHONY: pictures
 pictures: $(INSTALLED) browser ## Take the README's pictures anew, from a marketplace started for it
 	$(BIN)/python -m tools.pictures
@@ -97,3 +110,13 @@ rolling: $(INSTALLED) ## Restart two replicas of every service under load; REQUE
 .PHONY: drill
 drill: $(INSTALLED) ## Restore one database to a moment ago, and bring the marketplace back in order
 	$(BIN)/python -m deploy.drill
+
+# Seeds are a number, or first and last: SEEDS=500-1000.
+SEEDS ?= 1000
+.PHONY: simulate
+simulate: $(INSTALLED) ## Live the marketplace through with seeded faults; SEEDS=20000
+	$(BIN)/python -m simulation $(SEEDS)
+
+.PHONY: simulate-mutants
+simulate-mutants: $(INSTALLED) ## Take one defence away after the other: each must be noticed within 3,000 seeds
+	$(BIN)/python -m simulation 3000 --mutants

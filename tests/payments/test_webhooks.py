@@ -64,6 +64,18 @@ async def authorised(world: World) -> tuple[Any, Any]:
     return order, await world.intent(order)
 
 
+@pytest.mark.parametrize(
+    "signature", [None, b"", b"t=1,v1=\xff", b"\xff", b"t=1", b"t=\xb2,v1=0", b"v1=0", b"t=9" + b"9" * 5000]
+)
+async def test_a_signature_that_is_none_is_refused(deaf_world: World, signature: bytes | None) -> None:
+    async with httpx.AsyncClient(base_url=deaf_world.url) as provider:
+        headers = [(b"stripe-signature", signature)] if signature is not None else []
+        answer = await provider.post("/api/payments/webhook", content=b"{}", headers=headers)
+    assert answer.status_code == 400
+    assert answer.json() == {"errors": [{"message": "The signature is not valid"}]}
+    assert await stored(deaf_world) == 0
+
+
 async def test_a_webhook_with_the_wrong_signature_is_refused_and_forgotten(deaf_world: World) -> None:
     world = deaf_world
     _, intent = await authorised(world)

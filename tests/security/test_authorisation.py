@@ -128,7 +128,7 @@ class Scene:
         method, path = operation.split()
         path = path.replace("{id}", things["ticket" if "/tickets/" in path else "order"])
         headers = {} if token is None else {"cookie": f"session={token}"}
-        kind, sent = SENT.get(operation, lambda _: ("json", None))(things)
+        kind, sent = SENT.get(operation, _nothing)(things)
         if operation == "POST /api/payments/webhook":
             headers["stripe-signature"] = stripe.WebhookSignature.generate_signature_header(sent, WEBHOOK_SECRET)
         if operation == "GET /api/payments":
@@ -169,6 +169,12 @@ def _webhook() -> str:
 
 
 Sent = tuple[str, Any]
+
+
+def _nothing(_things: dict[str, str]) -> Sent:
+    return "json", None
+
+
 SENT: dict[str, Callable[[dict[str, str]], Sent]] = {
     "POST /api/users/signup": lambda things: ("json", {"email": things["new"], "password": PASSWORD}),
     "POST /api/users/signin": lambda _: ("json", {"email": "seller@example.com", "password": PASSWORD}),
@@ -181,7 +187,7 @@ SENT: dict[str, Callable[[dict[str, str]], Sent]] = {
     "POST /account/email": lambda things: ("data", {"email": things["new"], "emailPassword": PASSWORD}),
     "POST /account/password": lambda _: ("data", {"currentPassword": PASSWORD, "password": PASSWORD}),
     "POST /tickets/new": lambda _: ("data", {"title": "Fado night", "price": "20"}),
-    "POST /tickets/{id}/edit": lambda _: ("data", {"title": "Another night", "price": "30", "etag": "*"}),
+    "POST /tickets/{id}/edit": lambda _: ("data", {"title": "Another night", "price": "30", "etag": '"0"'}),
     "POST /orders/{id}/pay": lambda _: ("data", {"token": "tok_visa"}),
 }
 # Every cell that would take the ticket or change the account needs one of its own.

@@ -281,6 +281,8 @@ class Gateway:
 
     def heard(self, body: bytes, signature: str | None) -> Told:
         """Return what a webhook tells; raises Forged. Two secrets are valid while one replaces the other."""
+        if signature is None or not signature.isascii():
+            raise Forged  # the SDK compares in constant time, which Python does for ASCII only
         for secret in self.webhook_secrets:
             try:
                 stripe.WebhookSignature.verify_header(body, signature, secret, _SIGNATURE_SECONDS_MAX)

@@ -160,6 +160,10 @@ def _columns(rows: Sequence[msgspec.Struct], *names: str) -> list[list[Any]]:
     return [[getattr(row, name) for row in rows] for name in names]
 
 
+_LENT: Final = ", ".join(f"lent.{each.strip()}" for each in _PAYMENT.split(","))
+_WITH_ORDER: Final = ", ".join(f"orders.{each.strip()} AS order_{each.strip()}" for each in _ORDER.split(","))
+
+
 async def take_due(db: Statements, limit: int) -> list[tuple[Payment, Order, datetime]]:
     """Take payments that are due and lend them to the caller, with their orders and the instant of the reading."""
     rows = await db.fetch(
@@ -171,8 +175,7 @@ async def take_due(db: Statements, limit: int) -> list[tuple[Payment, Order, dat
             UPDATE payment SET due_at = instant() + make_interval(secs => $2), tries = tries + 1
             FROM due WHERE payment.id = due.id RETURNING payment.*
         )
-        SELECT {", ".join(f"lent.{each.strip()}" for each in _PAYMENT.split(","))},
-               {", ".join(f"orders.{each.strip()} AS order_{each.strip()}" for each in _ORDER.split(","))},
+        SELECT {_LENT}, {_WITH_ORDER},
                instant() AS taken_at
         FROM lent JOIN orders ON orders.id = lent.order_id
         """,  # noqa: S608

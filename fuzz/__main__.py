@@ -1,0 +1,83 @@
+"""`python -m fuzz`: mutated requests at length, one parser at length, or what signing in costs."""
+
+import argparse
+import asyncio
+import logging
+import subprocess
+import sys
+from contextlib import ExitStack
+
+from admitone.kernel import clock
+from fuzz import parsers, signin
+from fuzz.market import fuzzed_market
+from fuzz.requests import run
+from tests import engines
+
+_A_ROUND = 20_000
+
+
+async def mutate_requests(count: int, seed: int) -> int:
+    """Send requests in rounds, each with a market and a seed of its own; return how many kinds of fault were found."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    findings: dict[str, str] = {}
+    done = 0
+    with ExitStack() as running:
+        postgres = running.enter_context(engines.running_postgres())
+        databases = engines.Databases(postgres)
+        while done < count:
+            began = clock.monotonic_seconds()
+            this_round = min(_A_ROUND, count - done)
+            with ExitStack() as bus:
+                start_nats = lambda *users: bus.enter_context(engines.running_nats(users))  # noqa: E731
+                async with fuzzed_market(postgres, databases, start_nats, seed) as (app, mutator, fields):
+                    report = await run(app, mutator, fields, this_round)
+            await databases.drop()
+            done += this_round
+            rate = this_round / (clock.monotonic_seconds() - began)
+            statuses = " ".join(f"{status}:{number}" for status, number in sorted(report.statuses.items()))
+            print(
+                f"seed {seed}: {this_round} requests, {rate:.0f}/s, {len(report.findings)} findings, {statuses}",
+                flush=True,
+            )
+            for fault, example in report.findings.items():
+                if fault not in findings:
+                    print(f"  {fault}\n    {example[:1200]}", flush=True)
+            findings |= report.findings
+            seed += 1
+    print(f"{done} requests, {len(findings)} kinds of fault")
+    return len(findings)
+
+
+def fuzz_parsers(names: list[str], seconds: int) -> int:
+    """Run each parser in a process of its own, because libFuzzer ends the process it runs in."""
+    failed = 0
+    for name in names or sorted(parsers.TARGETS):
+        command = [sys.executable, "-m", "fuzz.guided", name, f"-max_total_time={seconds}", "-max_len=70000"]
+        failed += subprocess.run(command, check=False).returncode != 0
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    requests = kinds.add_parser("requests", help="mutated requests on every route, in process")
+    requests.add_argument("--count", type=int, default=1_000_000)
+    requests.add_argument("--seed", type=int, default=1)
+    one = kinds.add_parser("parsers", help="coverage-guided runs; needs the extra `fuzz` (Linux)")
+    one.add_argument("names", nargs="*", choices=[*sorted(parsers.TARGETS), []], default=[])
+    one.add_argument("--seconds", type=int, default=120)
+    timing = kinds.add_parser("signin", help="what signing in costs, for known and unknown e-mails")
+    timing.add_argument("--tries", type=int, default=300)
+    chosen = parser.parse_args()
+    match chosen.kind:
+        case "requests":
+            return min(asyncio.run(mutate_requests(chosen.count, chosen.seed)), 1)
+        case "parsers":
+            return min(fuzz_parsers(chosen.names, chosen.seconds), 1)
+        case _:
+            asyncio.run(signin.measure(chosen.tries))
+            return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""A few thousand mutated requests on every route: nothing breaks, nothing leaks; `make fuzz` sends many more."""
+
+import logging
+
+import pytest
+
+from admitone.local.postgres import Postgres
+from fuzz.market import fuzzed_market
+from fuzz.requests import run
+from tests import engines
+from tests.support import StartNats
+
+REQUESTS = 6000
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_no_mutated_request_breaks_or_leaks_anything(
+    postgres: Postgres, databases: engines.Databases, start_nats: StartNats, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    async with fuzzed_market(postgres, databases, start_nats, seed) as (app, mutator, fields):
+        report = await run(app, mutator, fields, REQUESTS)
+    assert report.findings == {}
+    assert report.total == REQUESTS
+    # Neither are they all turned away at the door.
+    assert report.statuses[200] > REQUESTS / 20
+    assert report.statuses[400] > REQUESTS / 10

@@ -1,0 +1,23 @@
+"""Every parser of what comes from outside, on what has broken it or its like before; `make fuzz` looks for more."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fuzz.parsers import SEEDS, TARGETS
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_parser_reads_or_refuses_what_is_kept(name: str) -> None:
+    for octets in SEEDS[name]:
+        TARGETS[name](octets)
+        for at in range(0, len(octets), 7):
+            TARGETS[name](octets[:at])
+            TARGETS[name](octets[:at] + b"\xff" + octets[at:])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=60, deadline=None)
+@given(octets=st.one_of(st.binary(max_size=300), st.text(max_size=100).map(str.encode)))
+def test_a_parser_reads_or_refuses_anything(name: str, octets: bytes) -> None:
+    TARGETS[name](octets)
