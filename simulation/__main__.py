@@ -7,8 +7,9 @@ import time
 from collections import Counter
 
 from simulation.engine import Engine
+from simulation.mutants import MUTANTS
 from simulation.run import run_seed
-from simulation.workers import run_seeds, running_postgres
+from simulation.workers import hunt, run_seeds, running_postgres
 
 
 def _seeds(text: str) -> range:
@@ -20,12 +21,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("seeds", help="how many seeds, or the first and the one after the last: 20000 or 500-1000")
     parser.add_argument("--seed", action="store_true", help="take SEEDS for one seed and print its whole trace")
+    parser.add_argument("--mutants", action="store_true", help="break one defence after the other, SEEDS tries each")
+    parser.add_argument("--only", default="", help="only mutants with this in their name")
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     with running_postgres() as url:
+        if arguments.mutants:
+            return _mutants(url, int(arguments.seeds), arguments.jobs, arguments.only)
         if arguments.seed:
             return _replay(url, int(arguments.seeds))
         return _many(url, _seeds(arguments.seeds), arguments.jobs)
+
+
+def _mutants(url: str, seeds_max: int, jobs: int, only: str) -> int:
+    names = [name for name in MUTANTS if only in name]
+    survivors = 0
+    for name, seed, seen in hunt(url, names, seeds_max, jobs):
+        survivors += seed is None
+        print(f"{name:<72} {'NOT CAUGHT' if seed is None else f'seed {seed}'}  {seen[:90]}", flush=True)
+    print(f"{len(names) - survivors} of {len(names)} caught within {seeds_max} seeds")
+    return 1 if survivors else 0
 
 
 def _replay(url: str, seed: int) -> int:

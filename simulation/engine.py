@@ -6,6 +6,7 @@ transaction's lock is noticed, left where it is, and taken up again when that tr
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ T = TypeVar("T")
 Physical = Any  # asyncpg's connection is generic in a way that differs between its source and its stubs
 
 SERVICES: Final = ("auth", "tickets", "orders", "expiration", "payments")
+_READS: Final = re.compile(r"\s*SELECT\b(?!.*\bFOR UPDATE\b)(?!.*pg_)(?!.*instant)", re.DOTALL)
+_MARKS: Final = re.compile(r"\s*UPDATE outbox SET stream_sequence")
+_DECIDES: Final = re.compile(r"\b(INSERT INTO|UPDATE) (orders|payment)\b")
 _LOOKS_BLOCKED_SECONDS: Final = 0.02
 _SESSION: Final = {
     "jit": "off",
@@ -103,6 +107,9 @@ class Store:
     blocked: list[_Blocked] = field(default_factory=list)
     open_transactions: int = 0
     tables: tuple[str, ...] = ()
+    changes: int = 0
+    """How often something was written; what was read of the same state is not read again."""
+    nothing_found: dict[str, int] = field(default_factory=dict)
 
 
 class Engine:
@@ -143,6 +150,8 @@ class Engine:
 
     async def _reset(self, instant: datetime) -> None:
         for store in self.stores.values():
+            store.changes = 0
+            store.nothing_found.clear()
             if store.service == "auth":
                 continue  # nobody signs up in a simulation
             await store.owner.execute(f"TRUNCATE {', '.join(store.tables)} RESTART IDENTITY")
@@ -199,6 +208,7 @@ class Engine:
         store = self.stores[session.service]
         session.in_transaction = False
         store.open_transactions -= 1
+        store.changes += 1
         try:
             self.driver.run(session.physical.execute(verb))
         finally:
@@ -208,12 +218,20 @@ class Engine:
         """Run a statement; when it must wait for a lock, let others go on meanwhile."""
         self.statements += 1
         store = self.stores[session.service]
-        if not session.in_transaction and session.instant != instant:
+        only_reads = not session.in_transaction and _READS.match(sql) is not None
+        if only_reads and store.nothing_found.get(f"{verb} {sql} {arguments}") == store.changes:
+            return []
+        if not only_reads:
+            store.changes += 1
+        if not session.in_transaction and session.instant != instant and not only_reads and not _MARKS.match(sql):
             self.driver.run(session.physical.execute(f"SET admitone.instant = '{instant.isoformat()}'"))
             session.instant = instant
         statement = getattr(session.physical, verb)(sql, *arguments)
         if store.open_transactions <= (1 if session.in_transaction else 0):
-            return self.driver.run(statement)
+            found = self.driver.run(statement)
+            if only_reads and found == []:
+                store.nothing_found[f"{verb} {sql} {arguments}"] = store.changes
+            return found
         task = self.driver.start(statement)
         if not self._settle(store, session, task):
             if self._closes_circle(store, session):
@@ -285,6 +303,7 @@ class Connection:
         self._process = process
         self._world = process.world
         self.session: Session | None = self._world.engine.session(process.service.name)
+        self._decided = False
         process.connections[self] = None
 
     def is_closed(self) -> bool:
@@ -310,9 +329,16 @@ class Connection:
             raise Lost("connection was closed in the middle of operation")
         result = await self._world.engine.perform(self.session, self._process.instant(), verb, sql, arguments)
         self._world.trace("sql", self._process.name, sql[:60], result if isinstance(result, str) else None)
+        self._decided = self._decided or _DECIDES.search(sql) is not None
         if not self.session.in_transaction:
-            self._world.changed(self._process.service.name)
+            self._notice()
         return result
+
+    def _notice(self) -> None:
+        """Let the world look at what was decided, if anything was."""
+        if self._decided:
+            self._decided = False
+            self._world.changed(self._process.service.name)
 
     async def execute(self, sql: str, *arguments: Any) -> str:
         tag: str = await self._perform("execute", sql, *arguments)
@@ -356,7 +382,7 @@ class Connection:
             raise Lost("connection was closed in the middle of operation")
         self._world.engine.finish(self.session, "COMMIT")
         self._world.trace("commit", process.name)
-        self._world.changed(process.service.name)
+        self._notice()
         if faults.happens("crash after commit"):
             process.crash()
         if faults.happens("commit unknown"):

@@ -71,7 +71,7 @@ class Provider:
             await asyncio.sleep(self._random.uniform(1.0, 8.0))
         if faults.happens("provider times out before"):
             # It takes effect long after the caller has given up.
-            loop.call_later(self._random.uniform(5.0, 50.0), self._answer, method, path, params, key)
+            loop.call_later(self._random.uniform(5.0, 100.0), self._answer, method, path, params, key)
             await asyncio.sleep(6.0)
             raise Timeout
         answer = self._answer(method, path, params, key)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from admitone.local.postgres import Postgres
 from simulation.engine import Engine
+from simulation.mutants import MUTANTS
 from simulation.run import Outcome, run_seed
 
 _SEEDS_AT_ONCE = 10
@@ -55,3 +56,25 @@ def run_seeds(url: str, seeds: Sequence[int], jobs: int) -> Iterator[Outcome]:
     with ProcessPoolExecutor(jobs, mp_context=spawning, initializer=_begin, initargs=(url,)) as pool:
         for outcomes in pool.map(_run, chunks):
             yield from outcomes
+
+
+def _hunt(name: str, first: int, last: int) -> tuple[int, str] | None:
+    """Return the first of these seeds that catches a mutant, and what it saw."""
+    assert _engine is not None
+    with MUTANTS[name](_engine):
+        for seed in range(first, last):
+            if violations := run_seed(seed, _engine).violations:
+                return seed, violations[0]
+    return None
+
+
+def hunt(
+    url: str, names: Sequence[str], seeds_max: int, jobs: int
+) -> Iterator[tuple[str, int, str] | tuple[str, None, str]]:
+    """Look for each mutant until a seed catches it; yield its name, the seed, and what was seen."""
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawning, initializer=_begin, initargs=(url,)) as pool:
+        hunts = {name: pool.submit(_hunt, name, 0, seeds_max) for name in names}
+        for name, hunted in hunts.items():
+            caught = hunted.result()
+            yield (name, *caught) if caught is not None else (name, None, "")

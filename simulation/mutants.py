@@ -1,0 +1,309 @@
+"""Bugs on purpose: each takes one defence away while seeds run, and the simulator has to notice.
+
+A defence that another one stands behind is taken away together with it: `and` in the name.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from admitone.expiration import store as expiration_store
+from admitone.kernel import answers, followed, inbox, outbox
+from admitone.kernel.bus import Acknowledgement
+from admitone.kernel.database import Transaction
+from admitone.kernel.event import Event
+from admitone.kernel.inbox import Inbox
+from admitone.orders import handlers as order_handlers
+from admitone.orders import jobs as order_jobs
+from admitone.orders import store as order_store
+from admitone.orders.model import Order
+from admitone.orders.service import SERVICE as ORDERS
+from admitone.payments import jobs as payment_jobs
+from admitone.payments import store as payment_store
+from admitone.payments.model import Payment
+from admitone.payments.service import SERVICE as PAYMENTS
+from admitone.tickets.model import Ticket
+from simulation.bus import BusOfProcess, SimulatedBus
+from simulation.engine import Engine
+
+Mutate = Callable[[Engine], Any]
+MUTANTS: Final[dict[str, Mutate]] = {}
+
+
+def _mutant(name: str) -> Callable[[Callable[[Engine], Iterator[None]]], Mutate]:
+    def declare(mutate: Callable[[Engine], Iterator[None]]) -> Mutate:
+        MUTANTS[name] = contextmanager(mutate)
+        return MUTANTS[name]
+
+    return declare
+
+
+@contextmanager
+def _replaced(*changes: tuple[Any, Any, Any]) -> Iterator[None]:
+    """Set attributes (or, in a mapping, entries) for as long as the block lasts."""
+    with ExitStack() as undo:
+        for owner, name, value in changes:
+            if isinstance(owner, dict):
+                undo.callback(owner.__setitem__, name, owner[name])
+                owner[name] = value
+            else:
+                undo.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
+        yield
+
+
+def _plain(name: str, *changes: tuple[Any, Any, Any]) -> None:
+    """Declare a mutant that is nothing but attributes."""
+
+    def mutate(_engine: Engine) -> Iterator[None]:
+        with _replaced(*changes):
+            yield
+
+    _mutant(name)(mutate)
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    return None
+
+
+# What tickets, orders and payments decide.
+
+
+@_mutant("no unique index: two live orders for a ticket")
+def _no_unique_index(engine: Engine) -> Iterator[None]:
+    owner = engine.stores["orders"].owner
+    engine.driver.run(owner.execute("DROP INDEX one_live_order_per_ticket"))
+    without = order_store._RESERVE.replace(
+        "ON CONFLICT (ticket_id) WHERE status IN ('created', 'awaiting:payment', 'complete') DO NOTHING", ""
+    )
+    try:
+        with _replaced((order_store, "_RESERVE", without)):
+            yield
+    finally:
+        engine.driver.run(owner.execute("TRUNCATE orders"))
+        engine.driver.run(
+            owner.execute(
+                "CREATE UNIQUE INDEX one_live_order_per_ticket ON orders (ticket_id) "
+                "WHERE status IN ('created', 'awaiting:payment', 'complete')"
+            )
+        )
+
+
+_plain(
+    "the lock is released without looking whose it is",
+    (Ticket, "is_reserved_for", lambda self, _order_id: self.status == "reserved"),
+)
+_plain(
+    "the lock is given although the price changed",
+    (Ticket, "is_as_ordered", lambda self, _: self.status == "available"),
+)
+_plain("an order expires whatever the clock says", (Order, "is_overdue", lambda self, _now: self.status == "created"))
+_plain("an order expires whatever its status is", (Order, "is_overdue", lambda self, now: self.expires_at <= now))
+_plain(
+    "a hold is evicted before its deadline",
+    (
+        order_store,
+        "_RESERVE",
+        order_store._RESERVE.replace("orders.expires_at <= instant()", "orders.created_at < instant()"),
+    ),
+)
+_plain(
+    "an order of another price is paid",
+    (Order, "accepts", lambda self, user_id, _cents, _currency: self.status == "created" and self.user_id == user_id),
+    (Ticket, "is_as_ordered", lambda self, _: self.status == "available"),
+)
+_plain(
+    "no alarm is repeated and nobody sweeps",
+    (
+        expiration_store,
+        "_RING",
+        expiration_store._RING.replace("instant() + make_interval", "'infinity'::timestamptz + make_interval"),
+    ),
+    (order_jobs, "_end_some", _nothing),
+)
+
+
+async def _accepts_unconfirmed(tx: Transaction, event: Any) -> None:
+    order = await order_store.order_for_change(tx, event.order_id)
+    if order is not None and order.accepts(event.user_id, event.amount_cents, event.currency):
+        await order_store.save(tx, order.awaiting_payment(event.id))
+        return
+    await order_handlers.payment_authorized(tx, event)
+
+
+_heard_by_orders: Any = ORDERS.hears
+_heard_by_payments: Any = PAYMENTS.hears
+_by_name = {event.__name__: event for event in (*ORDERS.hears, *PAYMENTS.hears)}
+
+_plain(
+    "a payment is accepted before the lock is confirmed",
+    (_heard_by_orders, _by_name["PaymentAuthorized"], _accepts_unconfirmed),
+)
+_plain("a refused lock cancels nothing", (_heard_by_orders, _by_name["TicketLockRefused"], _nothing))
+
+
+# Money.
+
+
+def _captures_at_once(self: Payment, *arguments: Any, **named: Any) -> Payment:
+    found = _at_stripe(self, *arguments, **named)
+    if found.state == "authorized":
+        return msgspec.structs.replace(found, wanted="capture", due_at=arguments[2])
+    return found
+
+
+_at_stripe = Payment.at_stripe
+_plain("the money is taken before orders decide", (Payment, "at_stripe", _captures_at_once))
+_calls = iter(range(10**9))
+_plain(
+    "no key for an attempt at the provider",
+    (Payment, "provider_key", property(lambda self: f"{self.id} {next(_calls)}")),
+)
+_plain(
+    "rejected payments are not voided and cancelled orders give nothing back",
+    (_heard_by_payments, _by_name["PaymentRejected"], _nothing),
+    (_heard_by_payments, _by_name["OrderCancelled"], _nothing),
+)
+_plain("cancelled orders give nothing back", (_heard_by_payments, _by_name["OrderCancelled"], _nothing))
+_publish = Transaction.publish
+
+
+def _keeps_quiet_about(name: str) -> Callable[[Transaction, Event], None]:
+    def publish(self: Transaction, event: Event) -> None:
+        if type(event).__name__ != name:
+            _publish(self, event)
+
+    return publish
+
+
+_plain("a lost hold is told to nobody", (Transaction, "publish", _keeps_quiet_about("PaymentFailed")))
+_plain(
+    "no comparison with the provider's books and no webhooks",
+    (payment_jobs, "reconcile", _nothing),
+    (payment_jobs, "_work_off_some", _nothing),
+)
+
+
+async def _advances_anyhow(tx: Transaction, order_id: UUID, version: int, status: str) -> bool:
+    await tx.execute("UPDATE orders SET version = $2, status = $3 WHERE id = $1", order_id, version, status)
+    return True
+
+
+_plain("no version guard on the replica of orders", (payment_store, "advance_order", _advances_anyhow))
+
+
+# Events.
+
+
+async def _advances_ticket_anyhow(tx: Transaction, told: Any) -> bool:
+    await tx.execute(
+        "UPDATE ticket SET version = $2, title = $3, price_cents = $4, status = $5, order_id = $6 WHERE id = $1",
+        told.id,
+        told.version,
+        told.title,
+        told.price_cents,
+        told.status,
+        told.order_id,
+    )
+    return True
+
+
+_plain("no version guard on the replica of tickets", (order_store, "advance_ticket", _advances_ticket_anyhow))
+_plain(
+    "no inbox and no memory of followed orders",
+    (
+        inbox,
+        "_TAKE",
+        (
+            "WITH seen AS (INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING) "
+            "SELECT DISTINCT unnest($1::uuid[]) AS id"
+        ),
+    ),
+    (followed, "_BEGIN", "SELECT true FROM (SELECT $1::uuid) AS asked"),
+    (followed, "is_known", _nothing),
+)
+_plain(
+    "the end of an order is not remembered",
+    (followed, "_END", "SELECT true FROM (SELECT $1::uuid, $2::integer) AS asked"),
+)
+_plain(
+    "the relay goes by the last number",
+    (
+        outbox,
+        "_UNPUBLISHED",
+        outbox._UNPUBLISHED.replace(
+            "stream_sequence IS NULL",
+            "position > (SELECT coalesce(max(position), 0) FROM outbox WHERE stream_sequence IS NOT NULL)",
+        ),
+    ),
+)
+_plain(
+    "no comparison with the stream",
+    (
+        outbox,
+        "_FORGET_LOST",
+        "UPDATE outbox SET copies = copies WHERE false AND $1::bigint + $2::bigint > 0 AND $3::bigint[] = $4::bigint[]",
+    ),
+)
+_plain(
+    "no gap is asked for and single lost messages are not looked for",
+    (BusOfProcess, "request_republish", _nothing),
+    (outbox, "_FORGET_LOST", outbox._FORGET_LOST.replace("= ANY($3::bigint[])", "= ANY($3::bigint[]) AND false")),
+)
+_simulated_publish = SimulatedBus.publish
+
+
+def _published_for_sure(self: SimulatedBus, *arguments: Any) -> Any:
+    future = _simulated_publish(self, *arguments)
+    if not future.done():
+        future.set_result(Acknowledgement(1))
+    return future
+
+
+_plain("a publication counts without its acknowledgement", (SimulatedBus, "publish", _published_for_sure))
+_receive_decoded = Inbox._receive_decoded
+
+
+async def _acknowledges_first(self: Inbox, received: Sequence[Any]) -> None:
+    for each in received:
+        await each.message.ack()
+    await _receive_decoded(self, received)
+
+
+_plain("acknowledged before the commit", (Inbox, "_receive_decoded", _acknowledges_first))
+_take_in = Inbox.take_in
+
+
+async def _drops_what_must_wait(self: Inbox, tx: Transaction, events: Sequence[Any]) -> dict[int, Any]:
+    await _take_in(self, tx, events)
+    return {}
+
+
+_plain("what must wait is dropped", (Inbox, "take_in", _drops_what_must_wait))
+_plain(
+    "what is asked twice is made twice",
+    (answers, "recall", _nothing),
+    (answers, "_REMEMBER", answers._REMEMBER + " ON CONFLICT DO NOTHING"),
+)
+_plain(
+    "an order asked for twice is made twice",
+    (
+        order_store,
+        "_RESERVE",
+        order_store._RESERVE.replace("answer.person = asked.user_id", "answer.person IS NULL"),
+    ),
+)
+_write_events = Transaction.write_events
+
+
+async def _forgets_some_events(self: Transaction) -> None:
+    """The outbox is written in a transaction of its own, which a crash may come before."""
+    if self.has_told and self._connection._world.faults.happens("crash before commit"):
+        self._told.clear()
+    await _write_events(self)
+
+
+_plain("events are not in the transaction that makes them true", (Transaction, "write_events", _forgets_some_events))
