@@ -1,7 +1,7 @@
 """The OpenAPI document, made from the operations' own declarations, and a page that people can read."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
@@ -33,6 +33,9 @@ def document(operations: Sequence[Operation], settings: Settings) -> dict[str, A
     structs = {each for op in operations for each in (op.body, op.query, op.answers, Errors) if each is not None}
     (*_,), components = msgspec.json.schema_components(sorted(structs, key=str), ref_template=_SCHEMA_PATH)
     _show_decimals_as_numbers(components)
+    for answered in _answered(op.answers for op in operations):
+        if answered.__struct_config__.omit_defaults:
+            _leave_out_null(components[answered.__name__])
     for component in components.values():
         if "description" in component:
             component["description"] = " ".join(component["description"].split())
@@ -69,6 +72,31 @@ def _show_decimals_as_numbers(schema: Any) -> None:
     elif isinstance(schema, list):
         for each in schema:
             _show_decimals_as_numbers(each)
+
+
+def _answered(types: Iterable[Any]) -> set[type[msgspec.Struct]]:
+    """Return the structs that answers are made of."""
+    found: set[type[msgspec.Struct]] = set()
+    waiting = msgspec.inspect.multi_type_info([each for each in (*types, Errors) if each is not None])
+    left: list[Any] = list(waiting)
+    while left:
+        each = left.pop()
+        if isinstance(each, msgspec.inspect.StructType) and each.cls not in found:
+            found.add(each.cls)
+            left += [field.type for field in each.fields]
+        elif isinstance(each, msgspec.inspect.UnionType):
+            left += each.types
+        elif isinstance(each, msgspec.inspect.ListType):
+            left.append(each.item_type)
+    return found
+
+
+def _leave_out_null(schema: dict[str, Any]) -> None:
+    """Say of an answer that what it has nothing to say about is left out, never null."""
+    for name, each in schema["properties"].items():
+        if each.get("default", ...) is None and "anyOf" in each:
+            [said] = [kind for kind in each["anyOf"] if kind != {"type": "null"}]
+            schema["properties"][name] = said
 
 
 def _operation(op: Operation) -> dict[str, Any]:

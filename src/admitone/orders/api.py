@@ -58,6 +58,7 @@ async def reserving(service: Running) -> AsyncIterator[Reserving]:
     refuses=(NoSuchTicket, OwnTicket, TicketAlreadyReserved),
     signed_in=True,
     idempotent=True,
+    examples={"request": {"ticketId": "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"}},
 )
 async def reserve_ticket(call: Call[NewOrder]) -> Answer:
     """Reserve a ticket.
