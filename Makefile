@@ -120,13 +120,3 @@ simulate: $(INSTALLED) ## Live the marketplace through with seeded faults; SEEDS
 .PHONY: simulate-mutants
 simulate-mutants: $(INSTALLED) ## Take one defence away after the other: each must be noticed within 3,000 seeds
 	$(BIN)/python -m simulation 3000 --mutants
-
-# Seeds are a number, or first and last: SEEDS=500-1000.
-SEEDS ?= 1000
-.PHONY: simulate
-simulate: $(INSTALLED) ## Live the marketplace through with seeded faults; SEEDS=20000
-	$(BIN)/python -m simulation $(SEEDS)
-
-.PHONY: simulate-mutants
-simulate-mutants: $(INSTALLED) ## Take one defence away after the other: each must be noticed within 3,000 seeds
-	$(BIN)/python -m simulation 3000 --mutants
