@@ -135,6 +135,20 @@ async def test_s10_the_same_payment_twice_in_turn_is_one_charge(world: World, ke
     assert len(await world.intents(order)) == 1
 
 
+@pytest.mark.parametrize("key", ["", "a-key"])
+async def test_s10_the_same_payment_while_its_money_is_being_taken_is_one_charge(world: World, key: str) -> None:
+    order = await world.order()
+    first = await world.pay(order, key=key)
+    await world.sandbox.wants(requests=[{"operations": ["capture_intent"], "delay_ms": 1000}])
+    await world.hear(awaiting(order, (await world.payment(order)).id))
+    again = await world.pay(order, key=key)
+    assert (await world.payment(order)).wanted == "capture"
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert (await world.pay(order, "tok_mastercard")).status_code == 409
+    await world.state(order, "captured")
+    assert len(await world.intents(order)) == 1
+
+
 @pytest.mark.parametrize("keys", [("", ""), ("a-key", "a-key"), ("one", "other")])
 async def test_s10_the_same_payment_many_times_at_once_is_one_charge(world: World, keys: tuple[str, str]) -> None:
     order = await world.order()

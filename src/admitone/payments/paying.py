@@ -133,7 +133,7 @@ def _repeated(ask: Ask, known: Sequence[Payment], attempts: Sequence[Payment]) -
             is_same = (payment.order_id, payment.token) == (ask.order_id, ask.token)
             return Begun(payment, "same") if is_same else Begun(refusal=KeyReused)
     for payment in attempts:
-        if payment.is_live and payment.wanted is None and payment.token == ask.token:
+        if payment.is_live and payment.wanted in {None, "capture"} and payment.token == ask.token:
             return Begun(payment, "same")
     return None
 
