@@ -6,6 +6,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 
+from admitone.kernel import ids
 from tests.browser.conftest import running_marketplace
 from tests.browser.people import Visitor, Visitors, failing_provider
 
@@ -56,9 +57,10 @@ async def check(visitor: Visitor) -> None:
 @state
 async def the_list(visitors: Visitors) -> Visitor:
     alice, carol = await visitors.person("alice"), await visitors.somebody()
-    await alice.list_ticket("Fado night", **FULL)
-    await alice.list_ticket("A very expensive evening with a rather long title", "12500.00")
-    await carol.go("/")
+    word = f"evening{ids.new_token(4)}"
+    await alice.list_ticket(f"Fado {word}", **FULL)
+    await alice.list_ticket(f"A very expensive {word} with a rather long title", "12500.00")
+    await carol.go(f"/?q={word}")
     return carol
 
 
