@@ -31,7 +31,7 @@ async def is_yours(page: Page) -> None:
     await expect(page.get_by_role("heading", name="It is yours")).to_be_visible()
 
 
-async def test_bob_buys_a_ticket_and_carol_sees_it_being_bought_and_sold(visitors: Visitors) -> None:
+async def test_g17_bob_buys_a_ticket_and_carol_sees_it_being_bought_and_sold(visitors: Visitors) -> None:
     alice, bob = await visitors.people("alice", "bob")
     carol = await visitors.somebody()
     ticket = await alice.list_ticket("Fado night")

@@ -34,8 +34,9 @@ OK: Final = 200
 CREATED: Final = 201
 ACCEPTED: Final = 202
 NO_CONTENT: Final = 204
+SEE_OTHER: Final = 303
 NOT_MODIFIED: Final = 304
-_INTERNAL_ERROR: Final = 500
+INTERNAL_ERROR: Final = 500
 _WITHOUT_BODY: Final = frozenset({NO_CONTENT, NOT_MODIFIED})
 
 _STATUS: Final[Mapping[type[Refusal], int]] = {
@@ -344,7 +345,7 @@ class Edge:
             return
         log.error("request failed", extra={"path": scope["path"]}, exc_info=error)
         body = _ENCODER.encode(Errors([FieldError("Something went wrong on our side")]))
-        await send_answer(send, _INTERNAL_ERROR, body)
+        await send_answer(send, INTERNAL_ERROR, body)
 
     def _check_origin(self, scope: Scope) -> None:
         """Refuse requests that change something and come from another site's page.

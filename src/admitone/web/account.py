@@ -4,7 +4,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from admitone.kernel import ids
+from admitone.kernel import http, ids
 from admitone.kernel.refusals import FieldError, Invalid, NotSignedIn, TooManyTries
 from admitone.web.backend import Refused
 from admitone.web.forms import Form, key_of
@@ -44,7 +44,7 @@ async def _enter(visit: Visit, *, new: bool) -> Response:
         if not issubclass(refused.kind, (Invalid, TooManyTries)):
             raise
         form = Form(_FIELDS, {"email": typed["email"]}, _said(refused))
-        return _entrance(visit, form, place, new=new, status=429 if refused.kind is TooManyTries else 400)
+        return _entrance(visit, form, place, new=new, status=http.status_of(refused.kind))
     return go(place, session.cookies)
 
 
@@ -55,7 +55,7 @@ def _said(refused: Refused) -> list[FieldError]:
     return refused.errors
 
 
-def _entrance(visit: Visit, form: Form, place: str, *, new: bool, status: int = 200) -> Response:
+def _entrance(visit: Visit, form: Form, place: str, *, new: bool, status: int = http.OK) -> Response:
     if visit.viewer is not None:
         return go(place)
     return visit.page(
@@ -108,7 +108,7 @@ async def account(visit: Visit) -> Response:
     return _account(visit, form, done=_DONE.get(visit.asked("done"), ""))
 
 
-def _account(visit: Visit, form: Form, *, done: str = "", status: int = 200) -> Response:
+def _account(visit: Visit, form: Form, *, done: str = "", status: int = http.OK) -> Response:
     return visit.page("account.html", _marked("Account", form), status=status, form=form, done=done)
 
 
@@ -136,7 +136,7 @@ async def _change(visit: Visit, body: dict[str, str], what: str, renamed: dict[s
             for each in _said(refused)
         ]
         form = Form(_ACCOUNT_FIELDS, {"email": body.get("email", person.email)}, errors)
-        return _account(visit, form, status=400)
+        return _account(visit, form, status=http.status_of(refused.kind))
     return go(f"/account?done={what}", session.cookies)
 
 

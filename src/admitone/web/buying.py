@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 from starlette.responses import Response
 
-from admitone.kernel import ids
+from admitone.kernel import http, ids
 from admitone.kernel.refusals import Conflict, FieldError, Invalid, KeyReused, Missing, PaymentRequired, Unavailable
 from admitone.web import render
 from admitone.web.backend import Order, Payments, Refused, Ticket, ticket_page
@@ -18,9 +18,6 @@ from admitone.web.visit import OWN_POLICY, STRIPE_POLICY, Visit, address, go
 
 _ORDERS_A_PAGE: Final = 50
 _SIMILAR: Final = 4
-_OK: Final = 200
-_CONFLICT: Final = 409
-_UNAVAILABLE: Final = 503
 
 _TITLES: Final = {
     "yours": "It is yours",
@@ -80,9 +77,9 @@ async def bought(visit: Visit) -> Response:
     seen = amount_of(fields.get("price", ""))
     ticket, _ = await visit.backend.ticket(visit.id)
     if ticket.user_id == person.id:
-        return await ticket_page_of(visit, visit.id, status=_CONFLICT)
+        return await ticket_page_of(visit, visit.id, status=http.status_of(Conflict))
     if ticket.status == "available" and seen is not None and seen != ticket.price:
-        return await ticket_page_of(visit, visit.id, was=seen, status=_CONFLICT)
+        return await ticket_page_of(visit, visit.id, was=seen, status=http.status_of(Conflict))
     try:
         order = await visit.backend.create_order(visit.caller, visit.id, key_of(fields))
     except Refused as refused:
@@ -106,7 +103,7 @@ async def _was_slower(visit: Visit, ticket: Ticket) -> Response:
     return visit.page(
         "raced.html",
         "Someone was faster",
-        status=_CONFLICT,
+        status=http.status_of(Conflict),
         ticket=ticket,
         cards=render.cards(similar),
         similar_heading=heading,
@@ -158,7 +155,7 @@ async def _order_page(visit: Visit, *, unreachable_with: str = "") -> Response:
     return visit.page(
         "order.html",
         f"{_TITLES.get(state, 'Pay')}: {found.ticket.title}",
-        status=_UNAVAILABLE if state == "unreachable" else _OK,
+        status=http.status_of(Unavailable) if state == "unreachable" else http.OK,
         policy=STRIPE_POLICY if stripe_key else OWN_POLICY,
         live_id=live_id,
         order=found,

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
-from admitone.kernel import ids
+from admitone.kernel import http, ids
 from admitone.kernel.refusals import Forbidden, Invalid, Missing, NotSignedIn, Unavailable
 from admitone.web import render
 from admitone.web.backend import Refused, Ticket, TicketPage, ticket_page
@@ -128,7 +128,9 @@ async def ticket(visit: Visit) -> Response:
     return await ticket_page_of(visit, visit.id)
 
 
-async def ticket_page_of(visit: Visit, ticket_id: str, *, was: Decimal | None = None, status: int = 200) -> Response:
+async def ticket_page_of(
+    visit: Visit, ticket_id: str, *, was: Decimal | None = None, status: int = http.OK
+) -> Response:
     """Return a ticket's page; `was` is the price the visitor saw, when it is no longer the price."""
     live_id = visit.web.hub.last_id
     found, _ = await visit.backend.ticket(ticket_id)

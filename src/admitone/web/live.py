@@ -17,9 +17,8 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from admitone import events
-from admitone.kernel import clock, ids
+from admitone.kernel import clock, http, ids
 from admitone.kernel.event import Event, Undecodable, unwrap
-from admitone.kernel.http import session_token
 from admitone.kernel.identity import Person
 from admitone.kernel.money import decimal_of
 from admitone.kernel.service import Running
@@ -266,16 +265,16 @@ class LiveStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        person = await self._service.identity.person(session_token(request))
+        person = await self._service.identity.person(http.session_token(request))
         last_id = request.headers.get("last-event-id") or request.query_params.get("since", "")
         if self._service.stopping.is_set():
-            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.start", "status": http.NO_CONTENT, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
         browser = self._hub.join(person, last_id)
         gone = asyncio.create_task(_wait_until_gone(receive, browser))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+            await send({"type": "http.response.start", "status": http.OK, "headers": list(_HEADERS)})
             while not browser.is_closed:
                 messages = await browser.next_messages()
                 if messages:

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 PageFunction = Callable[[Visit], Awaitable[Response]]
 
-_BROKEN: Final = 500
 # For each kind of refusal: what happened, and what to do next.
 _WORDS: Final[Mapping[type[Refusal], tuple[str, str]]] = {
     refusals.Forbidden: (
@@ -85,7 +84,7 @@ class _Page:
 
 def _error_page(visit: Visit, kind: type[Refusal] | None) -> Response:
     if kind is None:
-        status, (what, next_step) = _BROKEN, _BROKEN_WORDS
+        status, (what, next_step) = http.INTERNAL_ERROR, _BROKEN_WORDS
     else:
         status = http.status_of(kind)
         what, next_step = next(_WORDS[each] for each in kind.__mro__ if each in _WORDS)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from admitone.kernel import clock, ids
+from admitone.kernel import clock, http, ids
 from admitone.kernel.refusals import FieldError, Forbidden, Invalid, Stale
 from admitone.web.backend import Refused, Ticket
 from admitone.web.forms import Form, amount_of, key_of
@@ -48,7 +48,7 @@ async def listed(visit: Visit) -> Response:
     except Refused as refused:
         if not issubclass(refused.kind, Invalid):
             raise
-        return _form_page(visit, Form(_FIELDS, fields, refused.errors), fields, status=400)
+        return _form_page(visit, Form(_FIELDS, fields, refused.errors), fields, status=http.status_of(refused.kind))
     return go(f"/tickets/{ticket.id}")
 
 
@@ -82,7 +82,7 @@ def _read_moment(fields: Mapping[str, str]) -> datetime | None:
         return None
 
 
-def _form_page(visit: Visit, form: Form, fields: Mapping[str, str], *, status: int = 200) -> Response:
+def _form_page(visit: Visit, form: Form, fields: Mapping[str, str], *, status: int = http.OK) -> Response:
     return visit.page(
         "ticket_form.html",
         "Error: Sell a ticket" if form.errors else "Sell a ticket",
@@ -128,7 +128,9 @@ async def edited(visit: Visit) -> Response:
         errors = refused.errors
         if issubclass(refused.kind, Stale):
             errors = [FieldError("The ticket changed since you opened this page. Look it over and save again.")]
-        return _edit_page(visit, ticket, tag, Form(_FIELDS, fields, errors), fields, status=400)
+        return _edit_page(
+            visit, ticket, tag, Form(_FIELDS, fields, errors), fields, status=http.status_of(refused.kind)
+        )
     return go(f"/tickets/{visit.id}")
 
 
@@ -148,7 +150,13 @@ def _typed(ticket: Ticket) -> dict[str, str]:
 
 
 def _edit_page(
-    visit: Visit, ticket: Ticket, tag: str, form: Form, fields: Mapping[str, str] | None = None, *, status: int = 200
+    visit: Visit,
+    ticket: Ticket,
+    tag: str,
+    form: Form,
+    fields: Mapping[str, str] | None = None,
+    *,
+    status: int = http.OK,
 ) -> Response:
     until = visit.web.hub.held_until(ticket.id)
     return visit.page(

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from admitone.kernel import bodies
+from admitone.kernel import bodies, http
 from admitone.kernel.identity import Identity, Person
 from admitone.kernel.refusals import Missing
 from admitone.kernel.settings import Settings
@@ -130,7 +130,7 @@ class Visit:
         template: str,
         title: str,
         *,
-        status: int = 200,
+        status: int = http.OK,
         cookies: Sequence[str] = (),
         policy: str = OWN_POLICY,
         **context: Any,
@@ -143,7 +143,7 @@ class Visit:
         self,
         html: bytes,
         *,
-        status: int = 200,
+        status: int = http.OK,
         cookies: Sequence[str] = (),
         policy: str = OWN_POLICY,
         compressed: bytes | None = None,
@@ -175,7 +175,7 @@ def go(place: str, cookies: Sequence[str] = ()) -> Response:
     # A line break in a header would begin another header.
     assert place.isascii(), place
     assert place.isprintable(), place
-    response = Response(status_code=303, headers={"location": place, "content-security-policy": OWN_POLICY})
+    response = Response(status_code=http.SEE_OTHER, headers={"location": place, "content-security-policy": OWN_POLICY})
     for cookie in cookies:
         response.headers.append("set-cookie", cookie)
     return response
