@@ -1,5 +1,6 @@
 """What people may ask auth, and the public keys that other services ask for."""
 
+import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
@@ -34,6 +35,8 @@ from admitone.kernel.database import Transaction
 from admitone.kernel.http import CREATED, OK, Answer, Call, operation
 from admitone.kernel.identity import COOKIE, Person, session_revoked
 from admitone.kernel.refusals import Conflict, KeyReused, NotSignedIn, TooManyTries
+
+log = logging.getLogger(__name__)
 
 _EmailText = Annotated[str, msgspec.Meta(max_length=254, extra_json_schema={"format": "email"})]
 _PasswordText = Annotated[str, msgspec.Meta(min_length=PASSWORD_CHARACTERS_MIN, max_length=PASSWORD_CHARACTERS_MAX)]
@@ -158,6 +161,7 @@ async def sign_in(call: Call[SignIn]) -> Answer:
         await delays.count_try(call.db, [at_account, from_place])
         is_right = await passwords.is_right(call.body.password, account.password_hash if account else None)
         if account is None or not is_right:
+            log.info("signing in refused", extra={"account": account.id if account else None, "place": str(place)})
             raise InvalidCredentials
         fresh_hash: str | None = None
         if is_outdated(account.password_hash):
@@ -225,6 +229,7 @@ async def change_account(call: Call[AccountChange]) -> Answer:
         from_place = Guess.from_place(place)
         await delays.count_try(call.db, [at_account, from_place])
         if not await passwords.is_right(call.body.current_password, account.password_hash):
+            log.info("changing the account refused", extra={"account": account.id, "place": str(place)})
             raise WrongCurrentPassword
         fresh_hash = await passwords.hash(call.body.password) if call.body.password is not None else None
     changed = account.changed(call.body.email, fresh_hash)
@@ -263,6 +268,7 @@ async def _begin_session(call: Call[Any], tx: Transaction, account: Account, pla
         raise InvalidCredentials
     person = Person(account.id, account.email, session.id, session.expires_at.timestamp())
     token = _own(call).keys.sign(person, tx.now)
+    log.info("session begins", extra={"account": account.id, "session": session.id, "place": str(place)})
     return Answer(status, User(account.id, account.email), (_cookie(call, token, seconds),))
 
 
@@ -281,6 +287,7 @@ async def _tell_ended(tx: Transaction, sessions: Iterable[Session]) -> list[UUID
     for event in ended:
         tx.publish(event)
         await session_revoked(tx, event)
+        log.info("session ends", extra={"account": event.user_id, "session": event.session_id})
     return [event.session_id for event in ended]
 
 
