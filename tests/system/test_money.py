@@ -98,7 +98,7 @@ async def _known_to_payments(market: Market, order: dict[str, Any]) -> None:
         async def known() -> bool:
             return (await stranger.get(f"/api/payments?orderId={order['id']}")).status_code == 403
 
-        await eventually(known, "payments knows the order")
+        await eventually(known, "payments knows the order", 30)
 
 
 @pytest.mark.parametrize("first", ["payment", "expiry"])
@@ -239,6 +239,7 @@ async def test_s11_prices_are_charged_exactly_from_the_seller_s_json_to_the_prov
                 body = f'{{"title":"Seat {cents}","price":{cents // 100}.{cents % 100:02d}}}'
                 listed = await alice.post("/api/tickets", content=body, headers={"content-type": "application/json"})
                 order = await market.reserves(bob, listed.json())
+                await _known_to_payments(market, order)
                 assert (await pay(bob, order)).status_code == 201
             await market.order_becomes(bob, order, "complete", 60)
             return order["id"], cents

@@ -9,8 +9,8 @@ from admitone.kernel import clock
 
 T = TypeVar("T")
 
-# An event is here after some ten milliseconds; one that is later than this is no matter of waiting.
-_YOUNG_SECONDS: Final = 5.0
+# An event is here after some ten milliseconds, or later when much is going on.
+_YOUNG_SECONDS: Final = 30.0
 _WAIT_SECONDS: Final = 2.0
 _FIRST_PAUSE_SECONDS: Final = 0.01
 _PAUSE_SECONDS_MAX: Final = 0.1
