@@ -10,9 +10,10 @@ from fuzz.requests import run
 from tests import engines
 from tests.support import StartNats
 
-REQUESTS = 6000
+REQUESTS = 5000
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1])
 async def test_no_mutated_request_breaks_or_leaks_anything(
     postgres: Postgres, databases: engines.Databases, start_nats: StartNats, seed: int, caplog: pytest.LogCaptureFixture
