@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only mutants with this in their name")
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or nobody would stop PostgreSQL and clean up
     with running_postgres() as url:
         if arguments.mutants:
             return _mutants(url, int(arguments.seeds), arguments.jobs, arguments.only)

@@ -85,6 +85,7 @@ class Session:
     pid: int
     in_transaction: bool = False
     instant: datetime | None = None
+    has_told: bool = False
 
 
 @dataclass(eq=False)
@@ -108,8 +109,12 @@ class Store:
     open_transactions: int = 0
     tables: tuple[str, ...] = ()
     changes: int = 0
-    """How often something was written; what was read of the same state is not read again."""
+    """How often something was written, and how often events; what is known to be empty is not read again."""
+    told: int = 0
     nothing_found: dict[str, int] = field(default_factory=dict)
+
+    def state(self, of_events: bool) -> int:  # noqa: FBT001 – of the events, or of everything
+        return self.told if of_events else self.changes
 
 
 class Engine:
@@ -150,7 +155,7 @@ class Engine:
 
     async def _reset(self, instant: datetime) -> None:
         for store in self.stores.values():
-            store.changes = 0
+            store.changes = store.told = 0
             store.nothing_found.clear()
             if store.service == "auth":
                 continue  # nobody signs up in a simulation
@@ -209,6 +214,8 @@ class Engine:
         session.in_transaction = False
         store.open_transactions -= 1
         store.changes += 1
+        store.told += session.has_told
+        session.has_told = False
         try:
             self.driver.run(session.physical.execute(verb))
         finally:
@@ -219,10 +226,13 @@ class Engine:
         self.statements += 1
         store = self.stores[session.service]
         only_reads = not session.in_transaction and _READS.match(sql) is not None
-        if only_reads and store.nothing_found.get(f"{verb} {sql} {arguments}") == store.changes:
+        speaks_of_events = "outbox" in sql
+        if only_reads and store.nothing_found.get(f"{verb} {sql} {arguments}") == store.state(speaks_of_events):
             return []
         if not only_reads:
             store.changes += 1
+            store.told += speaks_of_events
+            session.has_told = session.in_transaction and (session.has_told or speaks_of_events)
         if not session.in_transaction and session.instant != instant and not only_reads and not _MARKS.match(sql):
             self.driver.run(session.physical.execute(f"SET admitone.instant = '{instant.isoformat()}'"))
             session.instant = instant
@@ -230,7 +240,7 @@ class Engine:
         if store.open_transactions <= (1 if session.in_transaction else 0):
             found = self.driver.run(statement)
             if only_reads and found == []:
-                store.nothing_found[f"{verb} {sql} {arguments}"] = store.changes
+                store.nothing_found[f"{verb} {sql} {arguments}"] = store.state(speaks_of_events)
             return found
         task = self.driver.start(statement)
         if not self._settle(store, session, task):

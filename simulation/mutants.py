@@ -111,11 +111,6 @@ _plain(
     ),
 )
 _plain(
-    "an order of another price is paid",
-    (Order, "accepts", lambda self, user_id, _cents, _currency: self.status == "created" and self.user_id == user_id),
-    (Ticket, "is_as_ordered", lambda self, _: self.status == "available"),
-)
-_plain(
     "no alarm is repeated and nobody sweeps",
     (
         expiration_store,

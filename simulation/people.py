@@ -103,7 +103,7 @@ class People:
     # Selling.
 
     async def _sell(self, name: str) -> None:
-        for number in range(self.random.randint(1, 3)):
+        for number in range(self.random.choice((1, 2))):
             await self._list(name, f"Seat {number} of {name}")
             await asyncio.sleep(self.random.uniform(0.0, 2.0))
         for _ in range(self.random.choice((0, 1, 1, 2, 4))):
@@ -134,8 +134,9 @@ class People:
     # Buying.
 
     async def _shop(self, name: str) -> None:
-        for _ in range(self.random.randint(1, 4)):
-            await asyncio.sleep(self.random.uniform(0.1, 6.0))
+        await asyncio.sleep(self.random.uniform(0.5, 3.0))
+        for _ in range(self.random.randint(2, 5)):
+            await asyncio.sleep(self.random.choice((0.1, 1.0, 6.0)) * self.random.random())
             if not self.tickets:
                 continue
             ticket = self.random.choice(self.tickets)
@@ -181,15 +182,15 @@ class People:
         """Do with an order what comes to mind."""
         await asyncio.sleep(self.random.choice((0.0, 0.05, 1.0, self.random.uniform(0.0, 20.0))))
         what = self.random.random()
-        if what < 0.1:
+        if what < 0.2:
             await self._cancel(name, order_id)
-        elif what < 0.2:
+        elif what < 0.3:
             return  # left to expire
-        elif what < 0.35:
+        elif what < 0.42:
             await asyncio.gather(self._pay(name, order_id), self._later(self._cancel(name, order_id)))
-        elif what < 0.5:
+        elif what < 0.55:
             await asyncio.gather(self._pay(name, order_id), self._later(self._pay(name, order_id)))
-        elif what < 0.6:
+        elif what < 0.62:
             await asyncio.sleep(self.random.uniform(0.8, 1.1) * self.world.settings.order_window_seconds)
             await self._pay(name, order_id)
         else:

@@ -376,7 +376,7 @@ class _Relay(Relay):
     """The relay, on the simulation's connection; who leads is known without asking PostgreSQL for its lock."""
 
     def __init__(self, process: Process, database: Database, bus: Bus) -> None:
-        super().__init__(database, bus, compare_every_seconds=process.world.random.uniform(4.0, 8.0))
+        super().__init__(database, bus, compare_every_seconds=process.world.random.uniform(5.0, 20.0))
         self._process = process
 
     async def _hold_lock_and_relay(self) -> None:
