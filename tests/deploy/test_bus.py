@@ -31,7 +31,7 @@ def laid_out(overlay: str, folder: Path) -> Path:
                     (mounts[volume["name"]] / item["path"]).write_text(found[source["secret"]["name"]][item["key"]])
     flag, file = bus.main["args"]
     assert flag == "--config"
-    return folder / file.lstrip("/")
+    return Path(folder, file.lstrip("/"))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
