@@ -106,8 +106,8 @@ class People:
         for number in range(self.random.choice((1, 2))):
             await self._list(name, f"Seat {number} of {name}")
             await asyncio.sleep(self.random.uniform(0.0, 2.0))
-        for _ in range(self.random.choice((0, 1, 1, 2, 4))):
-            await asyncio.sleep(self.random.uniform(0.0, 10.0))
+        for _ in range(self.random.choice((0, 1, 2, 4, 8))):
+            await asyncio.sleep(self.random.choice((0.1, 1.0, 10.0)) * self.random.random())
             own = [each for each in self.tickets if each.seller == name]
             if own:
                 await self._edit(name, self.random.choice(own))
