@@ -247,3 +247,16 @@ async def test_fields_that_no_form_of_ours_sends_do_no_harm(app: App) -> None:
     order = await reserve(bob, ticket)
     assert (await bob.get(f"{order}?was=1E%2B999999999")).status_code == 200
     assert (await alice.get("/?q=%00")).status_code == 400
+
+
+async def test_a_list_that_people_share_says_nothing_about_any_of_them(app: App) -> None:
+    alice, bob = signed_in(app, "alice"), signed_in(app, "bob")
+    await list_ticket(alice)
+
+    async def shown_to(client: httpx.AsyncClient) -> str:
+        return re.sub(r'data-live-since="[^"]*"', "", (await client.get("/")).text)
+
+    assert "Sign out" in await shown_to(alice)
+    assert "alice" not in await shown_to(alice)
+    assert await shown_to(bob) == await shown_to(alice)
+    assert "Sign out" not in await shown_to(app.client())

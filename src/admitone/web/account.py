@@ -88,7 +88,7 @@ def _reason(place: str) -> str:
 
 async def sign_out(visit: Visit) -> Response:
     """Ask before signing out, for those who come by a link; show that one is signed out."""
-    return visit.page("signout.html", "Sign out")
+    return visit.page("signout.html", "Sign out", viewer=visit.viewer)
 
 
 async def signed_out(visit: Visit) -> Response:
@@ -109,7 +109,9 @@ async def account(visit: Visit) -> Response:
 
 
 def _account(visit: Visit, form: Form, *, done: str = "", status: int = http.OK) -> Response:
-    return visit.page("account.html", _marked("Account", form), status=status, form=form, done=done)
+    return visit.page(
+        "account.html", _marked("Account", form), status=status, form=form, done=done, viewer=visit.person
+    )
 
 
 async def email_changed(visit: Visit) -> Response:

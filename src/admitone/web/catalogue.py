@@ -46,7 +46,7 @@ class Shelf:
     def __init__(self, web: Web) -> None:
         self._web = web
         self._find = Shared(self._found)
-        self._rendered: dict[Asked, _Rendered] = {}
+        self._rendered: dict[tuple[Asked, bool], _Rendered] = {}
         self._read: dict[Asked, tuple[bytes, TicketPage]] = {}
 
     async def _found(self, asked: Asked) -> _Found:
@@ -69,14 +69,14 @@ class Shelf:
             if not issubclass(refused.kind, Invalid) or not asked.cursor:
                 raise
             found = await self._find(asked._replace(cursor=""))  # a cursor from long ago, or typed by hand
-        if visit.viewer is not None:
-            return visit.answer(self._html(visit, asked, found))
-        kept = self._rendered.get(asked)
+        # A page knows of its visitor whether they are signed in and, unless it is told, nothing else.
+        looks = (asked, visit.viewer is not None)
+        kept = self._rendered.get(looks)
         if kept is None or kept.found != found:
             html = self._html(visit, asked, found)
             if len(self._rendered) >= _KEPT_PAGES_MAX:
                 self._rendered.clear()
-            kept = self._rendered[asked] = _Rendered(found, html, compress(html))
+            kept = self._rendered[looks] = _Rendered(found, html, compress(html))
         return visit.answer(kept.html, compressed=kept.compressed)
 
     def _html(self, visit: Visit, asked: Asked, found: _Found) -> bytes:

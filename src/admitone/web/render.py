@@ -58,13 +58,15 @@ _CARD: Final = _ENVIRONMENT.get_template("_card.html")
 _cards: dict[tuple[UUID, int], str] = {}
 
 
-def page(template: str, *, path: str, viewer: object, live_id: str, title: str, **context: Any) -> str:
-    """Return a whole page. `path` marks the present place in the menu; `viewer` is who is signed in, or None."""
+def page(template: str, *, path: str, signed_in: bool, live_id: str, title: str, **context: Any) -> str:
+    """Return a whole page. `path` marks the present place in the menu, which depends on `signed_in`."""
 
     def here(place: str) -> Markup:
         return Markup(' aria-current="page"') if path == place else Markup()
 
-    return _ENVIRONMENT.get_template(template).render(title=title, viewer=viewer, live_id=live_id, here=here, **context)
+    return _ENVIRONMENT.get_template(template).render(
+        title=title, signed_in=signed_in, live_id=live_id, here=here, **context
+    )
 
 
 def cards(tickets: Iterable[Ticket]) -> Markup:

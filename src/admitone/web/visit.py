@@ -113,7 +113,7 @@ class Visit:
         return render.page(
             template,
             path=self.path,
-            viewer=self.viewer,
+            signed_in=self.viewer is not None,
             live_id=live_id if live_id is not None else self.web.hub.last_id,
             title=title,
             hold=self.web.settings.order_window_seconds,
