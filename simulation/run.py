@@ -98,7 +98,7 @@ def _run_out(world: World) -> None:
     for task in left:
         task.cancel()
     if left:
-        with suppress(Stuck):
+        with suppress(Stuck, RuntimeError):
             world.loop.run_until_complete(asyncio.wait(left, timeout=60))
 
 

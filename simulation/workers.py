@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def hunt(
     """Look for each mutant until a seed catches it; yield its name, the seed, and what was seen."""
     spawning = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawning, initializer=_begin, initargs=(url,)) as pool:
-        hunts = {name: pool.submit(_hunt, name, 0, seeds_max) for name in names}
-        for name, hunted in hunts.items():
+        hunts = {pool.submit(_hunt, name, 0, seeds_max): name for name in names}
+        for hunted in as_completed(hunts):
             caught = hunted.result()
-            yield (name, *caught) if caught is not None else (name, None, "")
+            yield (hunts[hunted], *caught) if caught is not None else (hunts[hunted], None, "")

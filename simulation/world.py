@@ -112,7 +112,7 @@ class World:
         return self._random_ids.randbytes(size_bytes).hex()
 
     def trace(self, *facts: object) -> None:
-        if self.engine.statements - self._statements > _STATEMENTS_MAX:
+        if self.engine.statements - self._statements > _STATEMENTS_MAX and not self.has_stopped:
             self.wrong("the world goes round in circles")
             self.loop.stop()
         line = f"{self.loop.time():.6f} {' '.join(map(str, facts))}"
