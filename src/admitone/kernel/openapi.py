@@ -30,7 +30,7 @@ _KEY: Final[Mapping[str, Any]] = {
 
 def document(operations: Sequence[Operation], settings: Settings) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of these operations."""
-    structs = {each for op in operations for each in (op.body, op.query, op.answers, Errors) if each is not None}
+    structs = {Errors} | {each for op in operations for each in (op.body, op.query, op.answers) if each is not None}
     (*_,), components = msgspec.json.schema_components(sorted(structs, key=str), ref_template=_SCHEMA_PATH)
     _show_decimals_as_numbers(components)
     for answered in _answered(op.answers for op in operations):
