@@ -216,7 +216,7 @@ _plain(
             "SELECT DISTINCT unnest($1::uuid[]) AS id"
         ),
     ),
-    (followed, "_BEGIN", "SELECT true FROM (SELECT $1::uuid) AS asked"),
+    (followed, "_BEGIN", followed._BEGIN.replace("DO NOTHING", "(aggregate) DO UPDATE SET version = followed.version")),
     (followed, "is_known", _nothing),
 )
 _plain(
