@@ -164,6 +164,8 @@ class _Life:
         world = self._world
         healed_at = world.loop.time()
         reason: str | None = ""
+        # A relay notices single lost messages when it next compares, which its pauses put off; twice is every relay.
+        await asyncio.sleep(2 * HEALED_IDLE_SECONDS)
         while reason is not None and world.loop.time() - healed_at < SETTLES_SECONDS:
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
             reason = self._unsettled()
