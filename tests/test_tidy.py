@@ -267,7 +267,9 @@ def test_every_direct_dependency_is_locked() -> None:
 def test_every_event_has_a_golden_file() -> None:
     """The exact JSON that was once sent: whoever changes an event sees what old messages look like."""
     golden = {file.name.split(".")[0] for file in (ROOT / "tests" / "events").rglob("*.json")}
-    assert set(event_types()) - golden == set()
+    # Tests of the kernel register made-up events in the same process.
+    ours = {name for name, each in event_types().items() if each.__module__ == "admitone.events"}
+    assert ours - golden == set()
 
 
 def test_every_behaviour_of_the_reference_has_a_test() -> None:

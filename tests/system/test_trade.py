@@ -143,6 +143,12 @@ async def test_o11_o13_o17_what_orders_hears_is_acknowledged(world: World) -> No
         market, (alice, bob, _) = await _market(stack, world, order_window_seconds=1)
         ticket = await market.lists(alice)  # TicketCreated
         await alice.put(f"/api/tickets/{ticket['id']}", json={"title": "Cheaper", "price": 9})  # TicketUpdated
+
+        async def updated() -> bool:
+            seen = await market.database("orders").fetchval("SELECT version FROM ticket WHERE id = $1", ticket["id"])
+            return bool(seen == 1)
+
+        await eventually(updated, "orders knows the new price")
         order = await market.reserves(bob, ticket)
         await market.order_becomes(bob, order, "cancelled")  # OrderExpired
         bus = Bus("admin")
