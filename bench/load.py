@@ -14,9 +14,13 @@ import uvloop
 
 @dataclass
 class Measured:
-    """What a burst of requests cost: counts by status, latencies in milliseconds, the whole duration in seconds."""
+    """What a burst of requests cost: counts by status, latencies in milliseconds, the whole duration in seconds.
+
+    `began_at` is when the first request went out, in seconds since the epoch: the generator's own start is not ours.
+    """
 
     seconds: float = 0.0
+    began_at: float = 0.0
     statuses: Counter[int] = field(default_factory=Counter)
     latencies_ms: list[float] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -115,6 +119,7 @@ class _Run:
         )
         self._open = connections
         began = time.perf_counter()
+        self.measured.began_at = time.time()
         self.ends = began + self.seconds_max
         for _, connection in made:
             connection.send_next()
