@@ -147,14 +147,18 @@ def _order(row: Row) -> Order:
     return Order(**dict(row.items()))
 
 
+def _order_as_read(row: Row) -> tuple[Order, datetime]:
+    fields = dict(row.items())
+    read_at: datetime = fields.pop("read_at")
+    return Order(**fields), read_at
+
+
 async def order(db: Statements, order_id: UUID) -> tuple[Order, datetime] | None:
     """Return an order and the instant it was read at."""
     row = await db.fetchrow(f"SELECT {_COLUMNS}, instant() AS read_at FROM orders WHERE id = $1", order_id)  # noqa: S608
     if row is None:
         return None
-    fields = dict(row.items())
-    read_at: datetime = fields.pop("read_at")
-    return Order(**fields), read_at
+    return _order_as_read(row)
 
 
 async def order_for_change(tx: Transaction, order_id: UUID) -> Order | None:
@@ -172,12 +176,7 @@ async def orders_of(db: Statements, user_id: UUID, limit: int, before: UUID | No
         before,
         limit,
     )
-    found = []
-    for row in rows:
-        fields = dict(row.items())
-        read_at = fields.pop("read_at")
-        found.append((Order(**fields), read_at))
-    return found
+    return [_order_as_read(row) for row in rows]
 
 
 async def save(tx: Transaction, changed: Order) -> None:
