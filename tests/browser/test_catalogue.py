@@ -141,11 +141,11 @@ async def test_what_is_typed_and_what_has_the_focus_survive_a_live_update(visito
     await carol.page.get_by_label("Search tickets").fill("half a wo")
     await carol.page.evaluate(
         """() => {
-            window.before = document.getElementById("main");
+            document.getElementById("main").dataset.before = "";
             window.dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
         }"""
     )
-    await carol.page.wait_for_function("document.getElementById('main') !== window.before")
+    await expect(carol.page.locator("#main:not([data-before])")).to_be_attached()
     await expect(carol.page.get_by_label("Search tickets")).to_have_value("half a wo")
     await expect(carol.page.get_by_label("Search tickets")).to_be_focused()
 
