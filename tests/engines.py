@@ -125,7 +125,7 @@ class Databases:
             await connection.close()
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Return when the condition holds; fail with `what` was waited for when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

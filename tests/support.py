@@ -129,7 +129,7 @@ async def told_by(app: App, service: str, event: str | None = None) -> list[dict
     return [each for each in told if event is None or each["type"] == event]
 
 
-async def eventually(condition: Callable[[], Awaitable[object]], what: str, seconds: float = 10.0) -> Any:
+async def eventually(condition: Callable[[], Awaitable[object]], what: str, seconds: float = 30.0) -> Any:
     """Return the condition's first true value; fail with `what` was waited for when it does not come in time."""
     deadline = clock.monotonic_seconds() + seconds
     while not (value := await condition()):

@@ -64,7 +64,7 @@ class Market:
             shown: Json = (await anyone.get(f"/api/tickets/{ticket['id']}")).json()
             return shown
 
-    async def ticket_becomes(self, ticket: Json, status: str, seconds: float = 10.0) -> Json:
+    async def ticket_becomes(self, ticket: Json, status: str, seconds: float = 30.0) -> Json:
         async def as_wanted() -> Json | None:
             shown = await self.ticket(ticket)
             return shown if shown["status"] == status else None
@@ -72,7 +72,7 @@ class Market:
         found: Json = await eventually(as_wanted, f"the ticket is {status}", seconds)
         return found
 
-    async def order_becomes(self, buyer: httpx.AsyncClient, order: Json, status: str, seconds: float = 10.0) -> Json:
+    async def order_becomes(self, buyer: httpx.AsyncClient, order: Json, status: str, seconds: float = 30.0) -> Json:
         async def as_wanted() -> Json | None:
             shown: Json = (await buyer.get(f"/api/orders/{order['id']}")).json()
             return shown if shown["status"] == status else None

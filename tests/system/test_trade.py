@@ -311,13 +311,14 @@ async def _timers(folder: Path, sql: str) -> object:
 
 async def test_s15_a_poison_message_stops_nothing_and_can_be_driven_again(world: World) -> None:
     async with marketplace(*world) as market, market.person("alice") as alice, market.person("bob") as bob:
+        await market.locked(bob, await market.lists(alice))  # so the stream of orders is there
         bus = Bus("admin")
         bus.start(market.nats.url("admin"))
         await bus.ready()
-        await bus._client.publish("events.orders.OrderCreated", b'{"id": "no envelope"}')
+        stored = await bus._client.request("events.orders.OrderCreated", b'{"id": "no envelope"}')
+        assert json.loads(stored.data)["stream"] == "orders"
         await bus.close()
-        ticket = await market.lists(alice)
-        await market.locked(bob, ticket)
+        await market.locked(bob, await market.lists(alice, title="After the poison"))
 
         async def letters() -> list[Any]:
             rows: list[Any] = await market.database("tickets").fetch(

@@ -306,7 +306,8 @@ async def serve(
     `public` is the bound socket to listen on, where somebody took it already.
     """
     public = public or bound(settings.host, settings.port)
-    cancel_on_signals()
+    stop = stop or asyncio.Event()
+    cancel_on_signals(stop)
     name = services[0].name if len(services) == 1 else "admitone"
     with exported(name, settings.otlp_endpoint):
         async with App(services, settings) as app, _metrics_served(app, settings):
@@ -330,12 +331,21 @@ async def _metrics_served(app: App, settings: Settings) -> AsyncIterator[None]:
         await serving
 
 
-def cancel_on_signals() -> None:
-    """Let SIGINT and SIGTERM cancel what the current task does: nothing is served yet that would have to end well."""
+def cancel_on_signals(stop: asyncio.Event) -> None:
+    """Let SIGINT and SIGTERM cancel what the current task does: nothing is served yet that would have to end well.
+
+    `stop` is set as well, for `listen` to see: `asyncio.wait_for` of Python 3.11, which libraries use, forgets a
+    cancellation that arrives together with its result.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
+
+    def interrupt() -> None:
+        stop.set()
+        task.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, interrupt)
 
 
 async def listen(

@@ -80,7 +80,8 @@ class _Marketplace:
 
     async def run(self, server_url: str, *, processes: bool) -> None:
         """Serve until a signal comes; what is started here is stopped here."""
-        cancel_on_signals()
+        stop = asyncio.Event()
+        cancel_on_signals(stop)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(_watched(self.servers))
             if databases := self.installation.databases:
@@ -92,7 +93,6 @@ class _Marketplace:
                 with _step(self.say, sandbox.name):
                     await stack.enter_async_context(_running([sandbox]))
             stack.enter_context(noted(self.settings))
-            stop = asyncio.Event()
             stack.push_async_callback(_cancelled, asyncio.create_task(self._say_stopping(stop)))
             await (self._serve_apart if processes else self._serve_together)(stop)
 
