@@ -96,6 +96,35 @@ async def test_a_webhook_with_the_wrong_signature_is_refused_and_forgotten(deaf_
     assert await stored(world) == 0
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [
+        '{"id": "evt_1", "type": "x", "livemode": false, "data": {"object": {}}, "more": '
+        + "[" * 2000
+        + "]" * 2000
+        + "}",
+        '{"id": "evt_1\\u0000", "type": "x", "livemode": false, "data": {"object": {}}}',
+        '{"id": "", "type": "x", "livemode": false, "data": {"object": {}}}',
+    ],
+    ids=["nested without end", "an id that cannot be kept", "no id"],
+)
+async def test_what_stripe_never_says_is_refused_though_it_is_signed(deaf_world: World, strange: str) -> None:
+    assert (await send(deaf_world, strange)).status_code == 400
+    assert await stored(deaf_world) == 0
+
+
+async def test_a_webhook_about_an_id_that_cannot_be_kept_holds_up_no_other(deaf_world: World) -> None:
+    _, intent = await authorised(deaf_world)
+    strange = event(intent, data={"object": {"id": "pi_\0", "object": "payment_intent"}})
+    charge = event(intent, data={"object": {"id": "ch_1", "object": "charge", "payment_intent": "pi_\0"}})
+    plain = event(intent, "payment_intent.amount_capturable_updated")
+    for told in (strange, charge, plain):
+        assert (await send(deaf_world, told)).status_code == 200
+    assert await finding(deaf_world, plain["id"]) == "known"
+    assert await finding(deaf_world, strange["id"]) == "unknown object"
+    assert await finding(deaf_world, charge["id"]) == "unknown object"
+
+
 async def test_a_webhook_four_minutes_old_is_taken(deaf_world: World) -> None:
     _, intent = await authorised(deaf_world)
     assert (await send(deaf_world, event(intent), at=int(time.time()) - 240)).status_code == 200

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -47,8 +47,14 @@ _PROVIDER_REFUSED: Final = "The payment provider refused the request"
 _REASON_CHARACTERS_MAX: Final = 300
 
 
+# Visible ASCII, as every id of Stripe's is: it becomes a key of ours, and PostgreSQL keeps no NUL.
+StripeId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,255}\Z")]
+
 # Stripe is away, or what came is no answer of Stripe's.
 _NO_ANSWER: Final = (TimeoutError, stripe.StripeError, msgspec.MsgspecError)
+
+# What came cannot be read: it is no JSON, not what it should be, or nested without end.
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 A = TypeVar("A", bound=msgspec.Struct)
 
@@ -132,9 +138,9 @@ class Intent(msgspec.Struct, kw_only=True):
 class _Subject(msgspec.Struct):
     """The part of a webhook's object that tells what it is about."""
 
-    id: str
+    id: StripeId
     object: str
-    payment_intent: str | None = None
+    payment_intent: StripeId | None = None
 
 
 class _EventHead(msgspec.Struct):
@@ -144,7 +150,7 @@ class _EventHead(msgspec.Struct):
 class Told(msgspec.Struct):
     """A webhook's event."""
 
-    id: str
+    id: StripeId
     type: str
     livemode: bool
     data: _EventHead
@@ -154,7 +160,7 @@ class Told(msgspec.Struct):
         """The PaymentIntent that the event is about, if it is about one."""
         try:
             subject = msgspec.json.decode(self.data.object, type=_Subject)
-        except msgspec.MsgspecError:
+        except _UNREADABLE:
             return None
         return subject.id if subject.object == "payment_intent" else subject.payment_intent
 
@@ -165,7 +171,7 @@ class Told(msgspec.Struct):
             return None
         try:
             return msgspec.json.decode(self.data.object, type=Intent)
-        except msgspec.MsgspecError:
+        except _UNREADABLE:
             return None
 
 
@@ -289,7 +295,7 @@ class Gateway:
                 return msgspec.json.decode(body, type=Told)
             except stripe.SignatureVerificationError:
                 continue
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except _UNREADABLE as error:
                 raise Forged from error
         raise Forged
 
