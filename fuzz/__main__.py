@@ -5,47 +5,63 @@ import asyncio
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
+
+import uvloop
 
 from admitone.kernel import clock
 from fuzz import parsers, signin
 from fuzz.market import fuzzed_market
-from fuzz.requests import run
+from fuzz.requests import Report, run
 from tests import engines
 
-_A_ROUND = 20_000
+_A_ROUND = 50_000
 
 
 async def mutate_requests(count: int, seed: int) -> int:
-    """Send requests in rounds, each with a market and a seed of its own; return how many kinds of fault were found."""
+    """Send requests in rounds, each with a market and a seed of its own; return how many kinds of fault were found.
+
+    After each round every invariant of the marketplace is looked at, too.
+    """
     logging.getLogger().addHandler(logging.NullHandler())
-    findings: dict[str, str] = {}
-    done = 0
+    whole = Report()
+    began = clock.monotonic_seconds()
     with ExitStack() as running:
         postgres = running.enter_context(engines.running_postgres())
         databases = engines.Databases(postgres)
-        while done < count:
-            began = clock.monotonic_seconds()
-            this_round = min(_A_ROUND, count - done)
+        for this_round in rounds(count):
+            began_round = clock.monotonic_seconds()
             with ExitStack() as bus:
                 start_nats = lambda *users: bus.enter_context(engines.running_nats(users))  # noqa: E731
-                async with fuzzed_market(postgres, databases, start_nats, seed) as (app, mutator, fields):
-                    report = await run(app, mutator, fields, this_round)
+                async with fuzzed_market(postgres, databases, start_nats, seed) as fuzzed:
+                    report = await run(fuzzed.app, fuzzed.mutator, fuzzed.fields, this_round, renew=fuzzed.stock.renew)
+                    await fuzzed.stock.is_sound(report)
             await databases.drop()
-            done += this_round
-            rate = this_round / (clock.monotonic_seconds() - began)
+            rate = this_round / (clock.monotonic_seconds() - began_round)
             statuses = " ".join(f"{status}:{number}" for status, number in sorted(report.statuses.items()))
             print(
                 f"seed {seed}: {this_round} requests, {rate:.0f}/s, {len(report.findings)} findings, {statuses}",
                 flush=True,
             )
             for fault, example in report.findings.items():
-                if fault not in findings:
+                if fault not in whole.findings:
                     print(f"  {fault}\n    {example[:1200]}", flush=True)
-            findings |= report.findings
+            whole.add(report)
             seed += 1
-    print(f"{done} requests, {len(findings)} kinds of fault")
-    return len(findings)
+    print("\nanswers by way in:")
+    for way, statuses_of in sorted(whole.ways.items()):
+        print(f"  {way:<36} {' '.join(f'{status}:{number}' for status, number in sorted(statuses_of.items()))}")
+    seconds = clock.monotonic_seconds() - began
+    kinds = len(whole.findings)
+    print(f"\n{whole.total} requests in {seconds:.0f} s on {len(whole.ways)} ways in, {kinds} kinds of fault")
+    return kinds
+
+
+def rounds(count: int) -> Iterator[int]:
+    """Split a number of requests into rounds."""
+    for done in range(0, count, _A_ROUND):
+        yield min(_A_ROUND, count - done)
 
 
 def fuzz_parsers(names: list[str], seconds: int) -> int:
@@ -71,7 +87,7 @@ def main() -> int:
     chosen = parser.parse_args()
     match chosen.kind:
         case "requests":
-            return min(asyncio.run(mutate_requests(chosen.count, chosen.seed)), 1)
+            return min(uvloop.run(mutate_requests(chosen.count, chosen.seed)), 1)
         case "parsers":
             return min(fuzz_parsers(chosen.names, chosen.seconds), 1)
         case _:

@@ -1,49 +1,111 @@
 """A marketplace with people, tickets and orders in it, for mutated requests to go astray in."""
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import httpx
 
 from admitone.kernel import clock, ids
 from admitone.kernel.identity import Person
 from admitone.kernel.runner import App
 from admitone.local.postgres import Postgres
+from admitone.web.assets import EDITION
 from admitone.web.service import SERVICE as WEB
-from fuzz.requests import Mutator, field_names, ways
+from fuzz.requests import Known, Mutator, Report, field_names, ways
 from tests import engines
-from tests.support import StartNats, sign_up, token_of
-from tests.system.support import WITH_MONEY, marketplace
+from tests.sandbox.running import WEBHOOK_SECRET
+from tests.support import StartNats, set_token, sign_up, token_of
+from tests.system.support import WITH_MONEY, Market, marketplace
 
-PEOPLE = ("alice", "bob", "carol")
+STAYING: Final = ("alice", "bob", "carol")
+LEAVING: Final = ("dave", "erin")
+_SESSIONS_EACH: Final = 10
+_TICKETS_AT_ONCE: Final = 4
+
+
+@dataclass
+class Stock:
+    """Keeps a marketplace worth going astray in: fresh sessions, a few tickets on sale, some held, one paid for."""
+
+    market: Market
+    people: dict[str, UUID]
+    clients: dict[str, httpx.AsyncClient]
+    numbers: "itertools.count[int]"
+
+    async def renew(self) -> Known:
+        """Put more on sale, reserve and pay some of it; return what there is now."""
+        for name, client in self.clients.items():
+            set_token(client, self._session(name))
+        alice, bob = self.clients["alice"], self.clients["bob"]
+        tickets, orders = [], []
+        for number in itertools.islice(self.numbers, _TICKETS_AT_ONCE):
+            ticket = await self.market.lists(alice, title=f"Fado night {number}")
+            tickets.append(ticket["id"])
+            if number % 2:
+                orders.append((await self.market.locked(bob, ticket))["id"])
+        await bob.post("/api/payments", json={"orderId": orders[0], "token": "pm_card_authenticationRequired"})
+        payments = await self.market.database("payments").fetch(
+            "SELECT id, stripe_id, order_id FROM payment WHERE stripe_id IS NOT NULL ORDER BY created_at DESC LIMIT 4"
+        )
+        nothing = str(ids.new_id())
+        return Known(
+            sessions=[self._session(name) for name in STAYING for _ in range(_SESSIONS_EACH)],
+            leaving=[self._session(name) for name in LEAVING for _ in range(_SESSIONS_EACH)],
+            tickets=[*tickets, nothing],
+            orders=[*orders, nothing],
+            payments=[(str(row["id"]), row["stripe_id"], str(row["order_id"])) for row in payments],
+            edition=EDITION,
+            webhook_secret=WEBHOOK_SECRET,
+        )
+
+    async def is_sound(self, report: Report) -> None:
+        """Add the invariants that do not hold to the report, once everything is told."""
+        await self.market.all_told()
+        try:
+            await self.market.is_sound()
+        except AssertionError as broken:
+            report.found(f"not sound: {broken}", None)
+
+    def _session(self, name: str) -> str:
+        expires_at = clock.now().timestamp() + 12 * 3600
+        person = Person(self.people[name], f"{name}@example.com", ids.new_id(), expires_at)
+        return token_of(self.market.app, person)
+
+
+@dataclass
+class Fuzzed:
+    """What it takes to send mutated requests."""
+
+    market: Market
+    mutator: Mutator
+    fields: frozenset[str]
+    """What errors may name."""
+    stock: Stock
+
+    @property
+    def app(self) -> App:
+        return self.market.app
 
 
 @asynccontextmanager
 async def fuzzed_market(
     postgres: Postgres, databases: engines.Databases, start_nats: StartNats, seed: int
-) -> AsyncIterator[tuple[App, Mutator, frozenset[str]]]:
-    """Run every service; yield the application, what makes requests for it, and the fields its errors may name."""
+) -> AsyncIterator[Fuzzed]:
+    """Run every service, with people and a stock; yield it with what makes requests for it."""
     async with marketplace(postgres, databases, start_nats, *WITH_MONEY, "web") as market:
-        app = market.app
-        tokens, tickets, orders = [], [], []
-        for name in PEOPLE:
-            async with app.client() as client:
-                person_id = await sign_up(client, f"{name}@example.com")
-            # Signing out ends a session for good, so there are some to be lost.
-            expires_at = clock.now().timestamp() + 12 * 3600
-            tokens += [
-                token_of(app, Person(person_id, f"{name}@example.com", ids.new_id(), expires_at)) for _ in range(100)
-            ]
-        async with app.client() as alice, app.client() as bob:
-            alice.headers["cookie"], bob.headers["cookie"] = f"session={tokens[0]}", f"session={tokens[100]}"
-            for number in range(6):
-                ticket = await market.lists(alice, title=f"Fado night {number}")
-                tickets.append(ticket["id"])
-                if number % 2:
-                    orders.append((await market.locked(bob, ticket))["id"])
+        people = {}
+        for name in (*STAYING, *LEAVING):
+            async with market.app.client() as client:
+                people[name] = await sign_up(client, f"{name}@example.com")
+        async with market.app.client() as alice, market.app.client() as bob:
+            stock = Stock(market, people, {"alice": alice, "bob": bob}, itertools.count())
+            known = await stock.renew()
             document: dict[str, Any] = (await alice.get("/api/openapi.json")).json()
-        assert WEB.pages is not None
-        routes: list[Any] = list(WEB.pages(app.running["web"]))
-        pages = [(method, route.path) for route in routes for method in sorted(route.methods or ["GET"])]
-        nothing = str(ids.new_id())
-        mutator = Mutator(seed, ways(document, pages), tokens, [*tickets, nothing], [*orders, nothing])
-        yield app, mutator, field_names(document)
+            assert WEB.pages is not None
+            routes: list[Any] = list(WEB.pages(market.app.running["web"]))
+            pages = [(method, route.path) for route in routes for method in sorted(route.methods or ["GET"])]
+            yield Fuzzed(market, Mutator(seed, ways(document, pages), known), field_names(document), stock)

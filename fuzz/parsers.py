@@ -23,7 +23,7 @@ from admitone.kernel.identity import Identity, Person
 from admitone.kernel.refusals import Refusal
 from admitone.kernel.text import clean_line
 from admitone.orders.model import NewOrder, OrderPage
-from admitone.payments.gateway import Forged, Gateway, Told
+from admitone.payments.gateway import Forged, Gateway, Intent
 from admitone.payments.views import NewPayment, PaymentsOf
 from admitone.tickets.cursor import Place, moment_of, pack, unpack
 from admitone.tickets.model import TicketListing, TicketSearch, Versions, words_of
@@ -31,13 +31,15 @@ from admitone.web.forms import amount_of, posted
 from admitone.web.selling import _listing, _preview
 from admitone.web.visit import own_place
 from admitone.web.words import money
+from fuzz.requests import stripe_signature
 
 T = TypeVar("T")
 
 BODIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketListing, SignUp, SignIn, AccountChange, NewOrder, NewPayment)
 QUERIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketSearch, OrderPage, PaymentsOf)
 
-_GATEWAY: Final = Gateway(None, None, False, ("whsec_fuzz",))  # type: ignore[arg-type]  # its client is not asked
+_SIGNS_WEBHOOKS: Final = "whsec_fuzz"
+_GATEWAY: Final = Gateway(None, None, False, (_SIGNS_WEBHOOKS,))  # type: ignore[arg-type]  # its client is not asked
 _KEYS: Final = SigningKeys.from_pem(new_signing_key())
 _SCOPE: Final = "newest\nfado"
 
@@ -142,10 +144,16 @@ def token(octets: bytes) -> None:
 
 def told(octets: bytes) -> None:
     """What a webhook says once its signature is right."""
+    signature = stripe_signature(octets, _SIGNS_WEBHOOKS, int(clock.now().timestamp()))
     try:
-        msgspec.json.decode(octets, type=Told).intent_id  # noqa: B018
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        heard = _GATEWAY.heard(octets, signature)
+    except Forged:
         return
+    assert "\0" not in octets.decode()
+    for kept in (heard.id, heard.intent_id or ""):
+        assert kept.isascii()
+        assert "\0" not in kept
+    assert heard.intent is None or isinstance(heard.intent, Intent)
 
 
 def cursor(octets: bytes) -> None:
@@ -234,7 +242,11 @@ SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
     ),
     "envelope": (_EVENT, b"{}", _EVENT.replace(b"1999", b"1e400"), _EVENT.replace(b"2026-06", b"0000-00")),
     "webhook": (b"t=1780000000,v1=" + b"0" * 64 + b"\n" + _TOLD, b"t=,v1=\n{}", b"\n", b"t=1,t=2,v1=a,v0=b\n" + _TOLD),
-    "told": (_TOLD, b"{}", b'{"id":"","type":"","livemode":true,"data":{"object":1}}'),
+    "told": (
+        _TOLD, b"{}", b'{"id":"","type":"","livemode":true,"data":{"object":1}}', _TOLD.replace(b"evt_1", b"\\u0000"),
+        _TOLD.replace(b"pi_1", b"\\u0000"), _TOLD.replace(b'"evt_1"', b'"evt_1","more":' + b"[" * 3000),
+        _TOLD.replace(b'"pi_1"', b'"pi_1","more":' + b"[" * 900 + b"]" * 900),
+    ),
     "token": (_signed_by_somebody_else(), b"a.b.c", b"e30.e30.e30", b'"\\015\\012x: y"', b"." * 2000, b"\xff"),
     "cursor": (
         pack(_SCOPE, Place(1_780_000_000_000_000, ids.new_id())).encode(),

@@ -1,20 +1,28 @@
 """Mutated requests: each is a good one with a few things wrong, sent to the whole application without a network.
 
-What is sent depends on the seed alone. What must hold for every answer is in `faults`: no 5xx and nothing unhandled,
-the one error body below /api, the security headers, nothing of what came in repeated where it could be read as markup.
+What is sent depends on the seed and on the ids of what there is. What must hold for every answer is in `faults`: no 5xx
+and nothing unhandled, the one error body below /api, the security headers, nothing of what came in repeated where it
+could be read as markup.
 """
 
 import asyncio
+import copy
+import hashlib
+import hmac
 import json
 import logging
 import random
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
 
 from starlette.types import ASGIApp, Message, Scope
+
+from admitone.kernel import clock
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -24,6 +32,21 @@ MARKUP: Final = f"<{MARK}"
 _SOME_ID: Final = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
 _ERROR_FROM: Final = 400
 _BROKEN_FROM: Final = 500
+_UNSENDABLE: Final = re.compile(rb"[\x00-\x1f\x7f]")
+_NOT_IN_HEADERS: Final = b"\0\r\n"
+_MARK: Final = MARK.encode()
+_MARKUP: Final = MARKUP.encode()
+_KINDS: Final = frozenset(
+    {
+        b"",
+        b"application/json",
+        b"text/html",
+        b"text/event-stream",
+        b"text/css",
+        b"text/javascript",
+        b"image/svg+xml",
+    }
+)
 
 EVERYWHERE: Final = {
     b"content-security-policy": b"default-src 'none'",
@@ -101,6 +124,7 @@ class Sent:
     headers: Headers = field(default_factory=list)
     body: bytes = b""
     wrong: list[str] = field(default_factory=list)
+    way: str = ""
 
     @property
     def scope(self) -> Scope:
@@ -137,9 +161,6 @@ class Got:
     body: bytearray = field(default_factory=bytearray)
     raised: BaseException | None = None
 
-    def header(self, name: bytes) -> bytes | None:
-        return next((value for found, value in self.headers if found == name), None)
-
 
 async def send(app: ASGIApp, sent: Sent, seconds: float = 20.0) -> Got:
     """Send a request and take its whole answer; a stream is left as soon as it begins."""
@@ -175,31 +196,25 @@ def faults(sent: Sent, got: Got, fields: frozenset[str]) -> Iterator[str]:
         return
     if got.status >= _BROKEN_FROM:
         yield f"status {got.status}"
-    for name, value in EVERYWHERE.items():
-        if not (got.header(name) or b"").startswith(value) or got.header(name) is None:
-            yield f"without {name.decode()}"
+    told: dict[bytes, bytes] = {}
     for name, value in got.headers:
-        if name != name.lower() or any(each < 32 or each == 127 for each in name + value):
+        told.setdefault(name, value)
+        if name != name.lower() or _UNSENDABLE.search(name) or _UNSENDABLE.search(value):
             yield f"a header that cannot be sent: {name!r}: {value!r}"
+    for name, value in EVERYWHERE.items():
+        if name not in told or not told[name].startswith(value):
+            yield f"without {name.decode()}"
     body = bytes(got.body)
-    kind = (got.header(b"content-type") or b"").partition(b";")[0]
+    kind = told.get(b"content-type", b"").partition(b";")[0]
     if got.status >= _ERROR_FROM and (sent.scope["path"].startswith("/api/") or kind == b"application/json"):
         yield from _faults_of_error(body, kind, fields)
-        if sent.method != "HEAD" and (MARK.encode() in body or any(MARK.encode() in value for _, value in got.headers)):
+        if sent.method != "HEAD" and (_MARK in body or any(_MARK in value for _, value in got.headers)):
             yield "repeats what came in"
-    if kind == b"text/html" and got.header(b"content-encoding") is None and MARKUP.encode() in body:
+    if kind == b"text/html" and b"content-encoding" not in told and _MARKUP in body:
         yield "what came in is markup"
-    if kind not in {
-        b"",
-        b"application/json",
-        b"text/html",
-        b"text/event-stream",
-        b"text/css",
-        b"text/javascript",
-        b"image/svg+xml",
-    }:
+    if kind not in _KINDS:
         yield f"an unexpected kind of answer: {kind!r}"
-    location = got.header(b"location")
+    location = told.get(b"location")
     if location is not None and (not location.startswith(b"/") or location.startswith((b"//", b"/\\"))):
         yield f"leads elsewhere: {location!r}"
 
@@ -240,6 +255,21 @@ GOOD: Final[dict[str, Any]] = {
     "key": "a-key-of-mine", "etag": '"0"', "next": "/orders", "was": "20.00", "payment_intent": "pi_1", "back": "bank",
     "since": "0-0", "done": "email",
 }  # fmt: skip
+# A webhook that fits its payment and says nothing that could be believed: `processing` is none of the ends.
+_WEBHOOK: Final[dict[str, Any]] = {
+    "id": "evt_1", "object": "event", "type": "payment_intent.processing", "livemode": False, "created": 1_780_000_000,
+    "data": {
+        "object": {
+            "id": "pi_1", "object": "payment_intent", "status": "processing", "amount": 1999, "currency": "usd",
+            "created": 1_780_000_000, "livemode": False, "amount_received": 0, "client_secret": None,
+            "latest_charge": {"amount_refunded": 0}, "last_payment_error": {"code": "x", "message": "y"},
+            "metadata": {"order_id": _SOME_ID, "payment_id": _SOME_ID, "attempt": "1"},
+        },
+    },
+}  # fmt: skip
+_WEBHOOK_PATH: Final = "/api/payments/webhook"
+# Who comes this way ends sessions, often all that somebody has.
+_LEAVING: Final = ("sign", "password", "currentuser")
 _FORMS: Final[dict[str, tuple[str, ...]]] = {
     "/auth/signup": ("email", "password", "next", "key"),
     "/auth/signin": ("email", "password", "next"),
@@ -299,36 +329,53 @@ def field_names(document: dict[str, Any]) -> frozenset[str]:
     return frozenset([*parameters, *(name for each in properties for name in each)])
 
 
-class Mutator:
-    """Makes requests from a seed; knows ids that name something and sessions that are somebody's."""
+@dataclass
+class Known:
+    """What there is in the marketplace at the moment, to be named in requests."""
 
-    def __init__(
-        self, seed: int, found: Sequence[Way], tokens: Sequence[str], tickets: Sequence[str], orders: Sequence[str]
-    ) -> None:
+    sessions: Sequence[str]
+    """Of people who stay."""
+    leaving: Sequence[str]
+    """Of people who sign out, everywhere too, and change their password."""
+    tickets: Sequence[str]
+    orders: Sequence[str]
+    payments: Sequence[tuple[str, str, str]] = ()
+    """Each with Stripe's id of it and its order's."""
+    edition: str = ""
+    webhook_secret: str = ""
+
+
+class Mutator:
+    """Makes requests from a seed, of what is known."""
+
+    def __init__(self, seed: int, found: Sequence[Way], known: Known) -> None:
         self.dice = random.Random(seed)
-        self._ways = found
-        self._tokens = tokens
-        self._tickets = tickets
-        self._orders = orders
+        self.known = known
+        # A HEAD is a GET whose body nobody looks at.
+        self._ways = [way for way in found for _ in range(1 if way.method == "HEAD" else 4)]
 
     def request(self) -> Sent:
-        dice = self.dice
+        dice, known = self.dice, self.known
         way = dice.choice(self._ways)
-        sent = Sent(way.method, way.path)
+        sent = Sent(way.method, way.path, way=f"{way.method} {way.path}")
         body = None if way.body is None else {**way.body}
         named = {
-            "id": dice.choice(self._orders if "/orders" in way.path else self._tickets),
-            "edition": "x",
-            "name": "style.css",
+            "id": dice.choice(known.orders if "/orders" in way.path else known.tickets),
+            "edition": known.edition,
+            "name": dice.choice(("style.css", "live.js", "nothing.js")),
         }
         named["anything:path"] = "nothing/here"
         query = {name: str(GOOD[name]) for name in way.query if dice.random() < 0.4}
+        if "orderId" in way.query:
+            query["orderId"] = dice.choice(known.orders)
         if body is not None:
-            for name, known in (("ticketId", self._tickets), ("orderId", self._orders)):
-                body |= {name: dice.choice(known)} if name in body else {}
-        if dice.random() < 0.7:
-            sent.headers.append((b"cookie", b"session=" + dice.choice(self._tokens).encode()))
-        for _ in range(dice.choice((1, 1, 1, 2, 3))):
+            for name, ids in (("ticketId", known.tickets), ("orderId", known.orders)):
+                body |= {name: dice.choice(ids)} if name in body else {}
+        if dice.random() < 0.85:
+            sent.headers.append((b"cookie", b"session=" + self._session(way).encode()))
+        if way.method == "POST" and dice.random() < 0.2:
+            sent.headers.append((b"idempotency-key", b"key-%d" % dice.randrange(500)))
+        for _ in range(dice.choice((0, 1, 1, 1, 2, 3))):
             dice.choice(
                 (self._in_path, self._in_query, self._in_headers, self._in_cookie, self._in_fields, self._in_fields)
             )(sent, named, query, body)
@@ -337,12 +384,18 @@ class Mutator:
         if dice.random() < 0.05:
             self._whole_path(sent)
         sent.query = sent.query or urlencode({k: v.encode("utf-8", "surrogatepass") for k, v in query.items()})
-        if body is not None and sent.method != "GET":
+        if way.path == _WEBHOOK_PATH and dice.random() < 0.8:
+            self._encode_webhook(sent)
+        elif body is not None and sent.method != "GET":
             self._encode(sent, body, is_form=way.is_form)
         if dice.random() < 0.03:
             sent.method = dice.choice(_METHODS)
             sent.wrong.append("method")
         return sent
+
+    def _session(self, way: Way) -> str:
+        leaves = any(part in way.path for part in _LEAVING)
+        return self.dice.choice(self.known.leaving if leaves else self.known.sessions)
 
     def text(self) -> str:
         dice = self.dice
@@ -403,7 +456,7 @@ class Mutator:
         dice = self.dice
         name = dice.choice(_HEADERS)
         value = self._octets() if dice.random() < 0.5 else dice.choice(_HEADER_VALUES).encode()
-        sent.headers.append((name.encode(), bytes(each for each in value if each not in b"\0\r\n")[:8000]))
+        sent.headers.append((name.encode(), value.translate(None, _NOT_IN_HEADERS)[:8000]))
         sent.wrong.append(name)
 
     def _octets(self) -> bytes:
@@ -414,15 +467,15 @@ class Mutator:
 
     def _in_cookie(self, sent: Sent, _named: dict[str, str], _query: dict[str, str], _body: Any) -> None:
         dice = self.dice
-        token = bytearray(dice.choice(self._tokens).encode())
+        token = bytearray(dice.choice(self.known.sessions).encode())
         for _ in range(dice.randrange(1, 4)):
             token[dice.randrange(len(token))] = dice.choice(b'A.=-_"\\;, \xff\x80\x01')
         value = dice.choice(
             (bytes(token), self._octets(), b'"\\015\\012x: y"', b'"' + bytes(token) + b'"', b"", b"a.b.c", b"." * 3000)
         )
-        cookie = b"session=" + bytes(each for each in value if each not in b"\0\r\n")
+        cookie = b"session=" + value.translate(None, _NOT_IN_HEADERS)
         if dice.random() < 0.3:
-            cookie = b"; ".join((b"session=1", cookie, self._octets().translate(None, b"\0\r\n")))
+            cookie = b"; ".join((b"session=1", cookie, self._octets().translate(None, _NOT_IN_HEADERS)))
         sent.headers = [each for each in sent.headers if each[0] != b"cookie"] + [(b"cookie", cookie[:8000])]
         sent.wrong.append("cookie")
 
@@ -453,13 +506,7 @@ class Mutator:
             encoded = json.dumps(body, ensure_ascii=dice.random() < 0.5).encode("utf-8", "surrogatepass")
             if dice.random() < 0.05:
                 encoded = encoded.replace(b"19.99", dice.choice(_NUMBERS).encode())
-        if dice.random() < 0.15:
-            at = dice.randrange(len(encoded) + 1)
-            encoded = encoded[:at] + dice.choice(_PIECES) + encoded[at + dice.randrange(3) :]
-            sent.wrong.append("octets")
-        if dice.random() < 0.02:
-            encoded += b" " * 70_000
-            sent.wrong.append("size")
+        encoded = self._in_octets(sent, encoded)
         kind = b"application/x-www-form-urlencoded" if is_form else b"application/json"
         if dice.random() < 0.03:
             kind = dice.choice(
@@ -468,6 +515,50 @@ class Mutator:
             sent.wrong.append("kind")
         sent.headers += [(b"content-type", kind), (b"content-length", str(len(encoded)).encode())]
         sent.body = encoded
+
+    def _encode_webhook(self, sent: Sent) -> None:
+        """Tell of a payment as Stripe would, with things wrong inside, and mostly signed as Stripe signs."""
+        dice = self.dice
+        told = copy.deepcopy(_WEBHOOK)
+        told["id"] = f"evt_{dice.randrange(2000)}"
+        intent = told["data"]["object"]
+        if self.known.payments:
+            payment, intent["id"], order = dice.choice(self.known.payments)
+            intent["metadata"] |= {"payment_id": payment, "order_id": order}
+        parts: tuple[dict[str, Any], ...] = (told, told, intent, intent, intent["metadata"])
+        for _ in range(dice.choice((0, 1, 1, 2))):
+            part = dice.choice(parts)
+            part[dice.choice([*part, self.text()])] = self._value()
+            sent.wrong.append("webhook")
+        encoded = json.dumps(told, ensure_ascii=dice.random() < 0.5).encode("utf-8", "surrogatepass")
+        encoded = self._in_octets(sent, encoded)
+        at = int(clock.now().timestamp()) - dice.choice((0, 0, 0, 0, 10_000))
+        signed = stripe_signature(encoded, self.known.webhook_secret, at)
+        if dice.random() < 0.1:
+            signed = signed[: dice.randrange(len(signed))] + self.text()
+        sent.headers += [
+            (b"stripe-signature", signed.encode("utf-8", "surrogatepass").translate(None, _NOT_IN_HEADERS)),
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(encoded)).encode()),
+        ]
+        sent.body = encoded
+
+    def _in_octets(self, sent: Sent, encoded: bytes) -> bytes:
+        dice = self.dice
+        if dice.random() < 0.15:
+            at = dice.randrange(len(encoded) + 1)
+            encoded = encoded[:at] + dice.choice(_PIECES) + encoded[at + dice.randrange(3) :]
+            sent.wrong.append("octets")
+        if dice.random() < 0.02:
+            encoded += b" " * 70_000
+            sent.wrong.append("size")
+        return encoded
+
+
+def stripe_signature(body: bytes, secret: str, at_seconds: int) -> str:
+    """Sign a webhook as Stripe does. Source: Stripe documentation, "Verify webhook signatures manually"."""
+    signature = hmac.new(secret.encode(), b"%d.%b" % (at_seconds, body), hashlib.sha256).hexdigest()
+    return f"t={at_seconds},v1={signature}"
 
 
 _HEADER_VALUES: Final = (
@@ -478,16 +569,23 @@ _HEADER_VALUES: Final = (
 )  # fmt: skip
 
 
-class _Errors(logging.Handler):
-    """Keeps what is logged as an error: that is how the edges say that something was not expected."""
+# What the edges and jobs are to say of hostile input; everything else that is logged as an error is a finding.
+_FORESEEN: Final = ("a webhook is not believed",)
+_answering: ContextVar[Sent | None] = ContextVar("answering", default=None)
 
-    def __init__(self) -> None:
+
+class _Errors(logging.Handler):
+    """Notes what is logged as an error, with the request it is about: that is how edges tell of surprises."""
+
+    def __init__(self, report: "Report") -> None:
         super().__init__(logging.ERROR)
-        self.lines: list[str] = []
+        self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.msg in _FORESEEN:
+            return
         cause = record.exc_info[1] if record.exc_info else None
-        self.lines.append(f"{record.getMessage()}: {cause!r}")
+        self._report.found(f"logged: {record.getMessage()}: {cause!r}", _answering.get())
 
 
 @dataclass
@@ -495,29 +593,63 @@ class Report:
     """What came of many requests."""
 
     statuses: Counter[int] = field(default_factory=Counter)
+    ways: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     findings: dict[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
         return self.statuses.total()
 
+    def found(self, fault: str, sent: Sent | None) -> None:
+        """Keep one example of each kind of fault."""
+        at = f" at {sent.way}" if sent is not None else ""
+        self.findings.setdefault(f"{fault[:160]}{at}", str(sent) if sent is not None else "behind no request")
 
-async def run(app: ASGIApp, mutator: Mutator, fields: frozenset[str], count: int, *, at_once: int = 8) -> Report:
-    """Send `count` requests, a few at once; return the answers' statuses and one example of each kind of fault."""
-    report, errors = Report(), _Errors()
+    def add(self, other: "Report") -> None:
+        """Take what came of other requests in."""
+        self.statuses += other.statuses
+        for way, statuses in other.ways.items():
+            self.ways[way] += statuses
+        self.findings = other.findings | self.findings
+
+
+async def run(
+    app: ASGIApp,
+    mutator: Mutator,
+    fields: frozenset[str],
+    count: int,
+    *,
+    at_once: int = 24,
+    renew: Callable[[], Awaitable[Known]] | None = None,
+    renew_after: int = 400,
+) -> Report:
+    """Send `count` requests, some at once; return the answers' statuses and one example of each kind of fault.
+
+    What was used up is replaced after so many requests: sessions that ended, tickets that are sold.
+    """
+    report = Report()
+    errors = _Errors(report)
     root = logging.getLogger()
     root.addHandler(errors)
+    left = iter(range(count))
+
+    async def ask() -> None:
+        for number in left:
+            if renew is not None and number % renew_after == renew_after - 1:
+                mutator.known = await renew()
+            sent = mutator.request()
+            _answering.set(sent)
+            got = await send(app, sent)
+            report.statuses[got.status] += 1
+            report.ways[sent.way][got.status] += 1
+            for fault in faults(sent, got, fields):
+                report.found(fault, sent)
+            _answering.set(None)
+
     try:
-        for first in range(0, count, at_once):
-            requests = [mutator.request() for _ in range(min(at_once, count - first))]
-            answers = await asyncio.gather(*(send(app, each) for each in requests))
-            for sent, got in zip(requests, answers, strict=True):
-                report.statuses[got.status] += 1
-                for fault in faults(sent, got, fields):
-                    report.findings.setdefault(f"{fault} at {sent.method} {sent.path[:24]!r}"[:160], str(sent))
-            for line in errors.lines:
-                report.findings.setdefault(f"logged: {line}"[:160], " | ".join(map(str, requests))[:4000])
-            errors.lines.clear()
+        async with asyncio.TaskGroup() as asking:
+            for _ in range(at_once):
+                asking.create_task(ask())
     finally:
         root.removeHandler(errors)
     return report

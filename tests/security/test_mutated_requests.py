@@ -19,8 +19,9 @@ async def test_no_mutated_request_breaks_or_leaks_anything(
     postgres: Postgres, databases: engines.Databases, start_nats: StartNats, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
-    async with fuzzed_market(postgres, databases, start_nats, seed) as (app, mutator, fields):
-        report = await run(app, mutator, fields, REQUESTS)
+    async with fuzzed_market(postgres, databases, start_nats, seed) as fuzzed:
+        report = await run(fuzzed.app, fuzzed.mutator, fuzzed.fields, REQUESTS, renew=fuzzed.stock.renew)
+        await fuzzed.stock.is_sound(report)
     assert report.findings == {}
     assert report.total == REQUESTS
     # Neither are they all turned away at the door.

@@ -97,7 +97,7 @@ class Market:
 
         async def quiet() -> bool:
             for service in self.services:
-                if await self.database(service.name).fetchval(
+                if service.has_database and await self.database(service.name).fetchval(
                     "SELECT count(*) FROM outbox WHERE stream_sequence IS NULL"
                 ):
                     return False
