@@ -23,6 +23,7 @@ from tests.system.support import WITH_MONEY, Market, marketplace
 
 STAYING: Final = ("alice", "bob", "carol")
 LEAVING: Final = ("dave", "erin")
+CONNECTIONS: Final = 24
 _SESSIONS_EACH: Final = 10
 _TICKETS_AT_ONCE: Final = 4
 
@@ -97,7 +98,10 @@ async def fuzzed_market(
     postgres: Postgres, databases: engines.Databases, start_nats: StartNats, seed: int
 ) -> AsyncIterator[Fuzzed]:
     """Run every service, with people and a stock; yield it with what makes requests for it."""
-    async with marketplace(postgres, databases, start_nats, *WITH_MONEY, "web") as market:
+    # More connections than requests at once: that some must wait on a busy machine is no finding.
+    async with marketplace(
+        postgres, databases, start_nats, *WITH_MONEY, "web", database_connections=CONNECTIONS
+    ) as market:
         people = {}
         for name in (*STAYING, *LEAVING):
             async with market.app.client() as client:

@@ -619,7 +619,7 @@ async def run(
     fields: frozenset[str],
     count: int,
     *,
-    at_once: int = 24,
+    at_once: int = 16,
     renew: Callable[[], Awaitable[Known]] | None = None,
     renew_after: int = 400,
 ) -> Report:
