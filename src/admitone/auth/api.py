@@ -191,6 +191,7 @@ async def sign_out(call: Call[None]) -> Answer:
 async def sign_out_everywhere(call: Call[None]) -> Answer:
     """Sign out on every device, this one included."""
     async with call.db.transaction() as tx:
+        await store.hold_account(tx, call.person.id)
         others = await store.end_other_sessions(tx, call.person.id, call.person.session_id)
         ended = [*await _tell_ended(tx, others), *await _end_own_session(tx, call.person)]
     _refuse_from_now_on(call, ended)

@@ -35,6 +35,8 @@ _BEGIN_SESSION: Final = """
 INSERT INTO session (id, account_id, place, expires_at)
 SELECT $1, id, $4, $5 FROM account WHERE id = $2 AND password_hash = $3 FOR SHARE
 """
+# Before several sessions of an account are ended, as two who end each other's would wait for each other for ever.
+_HOLD_ACCOUNT: Final = "SELECT FROM account WHERE id = $1 FOR NO KEY UPDATE"
 _END_SESSION: Final = "UPDATE session SET ended_at = instant() WHERE id = $1 AND ended_at IS NULL"
 _END_OTHER_SESSIONS: Final = """
 UPDATE session SET ended_at = instant()
@@ -114,8 +116,13 @@ async def end_session(tx: Transaction, session_id: UUID) -> None:
     await tx.execute(_END_SESSION, session_id)
 
 
+async def hold_account(tx: Transaction, account_id: UUID) -> None:
+    """Let nobody else change this account or end several of its sessions until the transaction ends."""
+    await tx.execute(_HOLD_ACCOUNT, account_id)
+
+
 async def end_other_sessions(tx: Transaction, account_id: UUID, but_session_id: UUID) -> list[Session]:
-    """End every session of an account but one; return those that were still open."""
+    """End every session of an account that is held, but one; return those that were still open."""
     rows = await tx.fetch(_END_OTHER_SESSIONS, account_id, but_session_id)
     return [msgspec.convert(dict(row), Session) for row in rows]
 
