@@ -1,5 +1,6 @@
 """A marketplace with people, tickets and orders in it, for mutated requests to go astray in."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -98,10 +99,14 @@ async def fuzzed_market(
     postgres: Postgres, databases: engines.Databases, start_nats: StartNats, seed: int
 ) -> AsyncIterator[Fuzzed]:
     """Run every service, with people and a stock; yield it with what makes requests for it."""
-    # More connections than requests at once: that some must wait on a busy machine is no finding.
+    # More connections than requests at once, all open before the first: a busy machine is no finding.
     async with marketplace(
         postgres, databases, start_nats, *WITH_MONEY, "web", database_connections=CONNECTIONS
     ) as market:
+        databases_open = [market.database(each.name) for each in market.services if each.has_database]
+        await asyncio.gather(
+            *(each.fetchval("SELECT true FROM pg_sleep(0.5)") for each in databases_open for _ in range(CONNECTIONS))
+        )
         people = {}
         for name in (*STAYING, *LEAVING):
             async with market.app.client() as client:

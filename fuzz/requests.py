@@ -619,7 +619,7 @@ async def run(
     fields: frozenset[str],
     count: int,
     *,
-    at_once: int = 16,
+    at_once: int = 8,
     renew: Callable[[], Awaitable[Known]] | None = None,
     renew_after: int = 400,
 ) -> Report:
