@@ -32,7 +32,7 @@ check: $(INSTALLED) browser ## All that must hold before a commit: format, lint,
 	$(BIN)/pytest --numprocesses $(WORKERS)
 
 .PHONY: bench
-bench: $(INSTALLED) ## Measure speed beside the database's own limit; PARTS='reserve race' measures some of it
+bench: $(INSTALLED) ## Measure speed beside the database's own limit; PARTS='storm poison soak' what it must bear
 	$(BIN)/python -m bench $(PARTS)
 
 .PHONY: fix

@@ -11,37 +11,16 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from bench import load
+from bench import load, proof
 from bench.limits import Limit, superuser_url
 from bench.load import Measured, request
+from bench.report import Report
 from bench.world import World, running_world, tokens
 
 CLIENTS = 64
-
-
-class Report:
-    """Rows of figures, printed as they come."""
-
-    def __init__(self) -> None:
-        self.figures: dict[str, Any] = {}
-
-    def add(self, name: str, unit: str = "", /, **figures: float | str) -> None:
-        self.figures[name] = figures
-        shown = "  ".join(
-            f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
-        )
-        print(f"{name:<34} {shown} {unit}", flush=True)
-
-    def measured(self, name: str, run: Measured, **more: float | str) -> None:
-        statuses = " ".join(f"{count}x{status}" for status, count in sorted(run.statuses.items()))
-        self.add(
-            name,
-            per_second=run.per_second,
-            p50_ms=run.quantile_ms(0.5),
-            p99_ms=run.quantile_ms(0.99),
-            answers=statuses,
-            **more,
-        )
+PARTS = ("reads", "reserve", "race", "hot", "purchases", "replicas", "overload", "growth")
+# What must be borne without harm; each takes longer than a measurement of speed, and a marketplace of its own.
+PROOFS = ("storm", "poison", "soak")
 
 
 def _reservations(tickets: Sequence[UUID], sessions: Sequence[str]) -> list[bytes]:
@@ -248,7 +227,7 @@ def _subject(token: str) -> str:
 
 
 async def measure(world: World, report: Report, seconds: int, parts: Sequence[str], sizes: Sequence[int]) -> None:
-    wanted = set(parts) or {"reads", "reserve", "race", "hot", "purchases", "replicas", "overload"}
+    wanted = set(parts) or {*PARTS} - {"growth"}
     report.add("memory, idle, MB", **world.memory_mb())
     if "reads" in wanted:
         await world.fill(1000)
@@ -270,22 +249,39 @@ async def measure(world: World, report: Report, seconds: int, parts: Sequence[st
     report.add("memory, after load, MB", **world.memory_mb())
 
 
+def prove(chosen: argparse.Namespace, report: Report) -> None:
+    """Run each wanted proof in a marketplace of its own."""
+    for part in chosen.parts:
+        match part:
+            case "storm":
+                with running_world(**proof.STORM) as world:
+                    asyncio.run(proof.storm(world, report, chosen.events, chosen.times))
+            case "poison":
+                with running_world() as world:
+                    asyncio.run(proof.poisoned(world, report, chosen.seconds, chosen.pace or 100))
+            case "soak":
+                with running_world() as world:
+                    asyncio.run(proof.soak(world, report, chosen.minutes, chosen.pace))
+
+
 def main() -> None:
     reader = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    reader.add_argument(
-        "parts",
-        nargs="*",
-        help="reads reserve race hot purchases replicas overload growth; all but growth when none is named",
-    )
+    reader.add_argument("parts", nargs="*", choices=[*PARTS, *PROOFS, []], help="all but growth when none is named")
     reader.add_argument("--seconds", type=int, default=5, help="how long each load lasts")
     reader.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000], help="tickets, for growth")
+    reader.add_argument("--events", type=int, default=10_000, help="in the history, for storm")
+    reader.add_argument("--times", type=int, default=10, help="how often it is told again, for storm")
+    reader.add_argument("--minutes", type=float, default=10, help="how long people trade, for soak")
+    reader.add_argument("--pace", type=float, default=0, help="a second: tickets for poison, purchases for soak")
     reader.add_argument("--json", type=Path, help="write the figures to this file")
     chosen = reader.parse_args()
     report = Report()
     report.add("machine", cores=float(os.cpu_count() or 0), load=os.getloadavg()[0])
-    with running_world() as world:
-        report.add("cold start", seconds=world.started_seconds)
-        asyncio.run(measure(world, report, chosen.seconds, chosen.parts, chosen.sizes))
+    prove(chosen, report)
+    if not set(chosen.parts) & set(PROOFS):
+        with running_world() as world:
+            report.add("cold start", seconds=world.started_seconds)
+            asyncio.run(measure(world, report, chosen.seconds, chosen.parts, chosen.sizes))
     if chosen.json:
         chosen.json.write_text(json.dumps(report.figures, indent=1))
     sys.exit(0)

@@ -15,8 +15,9 @@ import httpx
 import uvloop
 
 from bench import load
-from bench.__main__ import CLIENTS, Report
+from bench.__main__ import CLIENTS
 from bench.load import request
+from bench.report import Report
 from bench.world import World, running_world
 
 BROWSERS: Final = 1000

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,33 @@ def ticket_id(number: int) -> UUID:
     return UUID(f"00000000-0000-7000-8000-{number:012x}")
 
 
+@dataclass(frozen=True)
+class Used:
+    """What a process uses, or several together."""
+
+    memory_mb: float = 0.0
+    cpu_seconds: float = 0.0
+    descriptors: int = 0
+
+    @classmethod
+    def by(cls, process: int) -> "Used":
+        """Ask the kernel about one process. Source: proc(5), stat and fd."""
+        folder = Path(f"/proc/{process}")
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        return cls(
+            memory_mb=int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20,
+            cpu_seconds=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
+            descriptors=sum(1 for _ in (folder / "fd").iterdir()),
+        )
+
+    def __add__(self, other: "Used") -> "Used":
+        return Used(
+            self.memory_mb + other.memory_mb,
+            self.cpu_seconds + other.cpu_seconds,
+            self.descriptors + other.descriptors,
+        )
+
+
 class World:
     """A running marketplace, its port, its databases and the key that signs its sessions."""
 
@@ -96,6 +124,10 @@ class World:
         finally:
             await connection.close()
 
+    async def change(self, service: str, sql: str) -> None:
+        """Change something about a service's tables, as their owner."""
+        await self._run(service, sql)
+
     async def value(self, service: str, sql: str, *arguments: Any) -> Any:
         """Return one value from a service's database."""
         connection = await asyncpg.connect(self.settings.migrator_urls[service])
@@ -131,25 +163,23 @@ class World:
         held = await self.value("orders", live)
         return bool(held == await self.value("tickets", locked) == await self.value("orders", locked))
 
-    def memory_mb(self) -> dict[str, float]:
-        """Return the resident memory of each process of ours, by what it runs, in MB."""
-        found: dict[str, float] = {}
-        for process, command in self._processes():
-            for line in Path(f"/proc/{process}/status").read_text().splitlines():
-                if line.startswith("VmRSS:"):
-                    name = "postgres" if "postgres" in command else "nats" if "nats" in command else command
-                    found[name] = found.get(name, 0.0) + int(line.split()[1]) / 1024
+    def used(self) -> dict[str, "Used"]:
+        """Return what each kind of process uses, by what it runs."""
+        found: dict[str, Used] = {}
+        for process, kind in self._processes():
+            try:
+                found[kind] = found.get(kind, Used()) + Used.by(process)
+            except OSError:
+                continue  # it ended meanwhile
         return found
+
+    def memory_mb(self) -> dict[str, float]:
+        """Return the resident memory of each kind of process."""
+        return {name: used.memory_mb for name, used in self.used().items()}
 
     def cpu_seconds(self) -> dict[str, float]:
         """Return the processor time each kind of process has used so far."""
-        ticks = os.sysconf("SC_CLK_TCK")
-        found: dict[str, float] = {}
-        for process, command in self._processes():
-            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-            name = "postgres" if "postgres" in command else "nats" if "nats" in command else command
-            found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / ticks
-        return found
+        return {name: used.cpu_seconds for name, used in self.used().items()}
 
     def _processes(self) -> Iterator[tuple[int, str]]:
         """Yield (pid, what it runs) of the marketplace's process and all below it."""
@@ -169,15 +199,16 @@ class World:
             found += more
         for process in found:
             try:
-                command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                yield process, "admitone" if process == self.process.pid else _kind_of(process)
             except OSError:
                 continue
-            if process == self.process.pid:
-                yield process, "admitone"
-            elif "sandbox" in command:
-                yield process, "sandbox"
-            else:
-                yield process, command
+
+
+def _kind_of(process: int) -> str:
+    """Return what a process runs: postgres, nats, sandbox, or its command line where that is something else."""
+    command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    # PostgreSQL's come first: their titles name a database, which may be the sandbox's.
+    return next((kind for kind in ("postgres", "nats", "sandbox") if kind in command), command)
 
 
 @contextmanager

@@ -1,0 +1,30 @@
+"""The table that a benchmark prints as it goes."""
+
+from typing import Any
+
+from bench.load import Measured
+
+
+class Report:
+    """Rows of figures, printed as they come."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+
+    def add(self, name: str, unit: str = "", /, **figures: float | str) -> None:
+        self.figures[name] = figures
+        shown = "  ".join(
+            f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
+        )
+        print(f"{name:<34} {shown} {unit}", flush=True)
+
+    def measured(self, name: str, run: Measured, **more: float | str) -> None:
+        statuses = " ".join(f"{count}x{status}" for status, count in sorted(run.statuses.items()))
+        self.add(
+            name,
+            per_second=run.per_second,
+            p50_ms=run.quantile_ms(0.5),
+            p99_ms=run.quantile_ms(0.99),
+            answers=statuses,
+            **more,
+        )
