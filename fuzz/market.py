@@ -16,7 +16,7 @@ from admitone.kernel.runner import App
 from admitone.local.postgres import Postgres
 from admitone.web.assets import EDITION
 from admitone.web.service import SERVICE as WEB
-from fuzz.requests import Known, Mutator, Report, field_names, ways
+from fuzz.requests import SOME_ID, Known, Mutator, Report, field_names, ways
 from tests import engines
 from tests.sandbox.running import WEBHOOK_SECRET
 from tests.support import StartNats, set_token, sign_up, token_of
@@ -27,6 +27,7 @@ LEAVING: Final = ("dave", "erin")
 CONNECTIONS: Final = 24
 _SESSIONS_EACH: Final = 10
 _TICKETS_AT_ONCE: Final = 4
+_YOUNG_EVERY: Final = 10 * _TICKETS_AT_ONCE
 
 
 @dataclass
@@ -45,7 +46,8 @@ class Stock:
         alice, bob = self.clients["alice"], self.clients["bob"]
         tickets, orders = [], []
         # Taken before anything is awaited: two of these may run at once.
-        for number in [next(self.numbers) for _ in range(_TICKETS_AT_ONCE)]:
+        numbers = [next(self.numbers) for _ in range(_TICKETS_AT_ONCE)]
+        for number in numbers:
             ticket = await self.market.lists(alice, title=f"Fado night {number}")
             tickets.append(ticket["id"])
             if number % 2:
@@ -54,7 +56,8 @@ class Stock:
         payments = await self.market.database("payments").fetch(
             "SELECT id, stripe_id, order_id FROM payment WHERE stripe_id IS NOT NULL ORDER BY created_at DESC LIMIT 4"
         )
-        nothing = str(ids.new_id())
+        # What was made a moment ago is waited for: worth trying, and not worth most of a run's time.
+        nothing = str(ids.new_id()) if numbers[0] % _YOUNG_EVERY == 0 else SOME_ID
         return Known(
             sessions=[self._session(name) for name in STAYING for _ in range(_SESSIONS_EACH)],
             leaving=[self._session(name) for name in LEAVING for _ in range(_SESSIONS_EACH)],

@@ -29,7 +29,7 @@ Headers = list[tuple[bytes, bytes]]
 # Stands in whatever is made up, so that it is noticed where it comes out again; with the bracket it would be markup.
 MARK: Final = "zq7mark"
 MARKUP: Final = f"<{MARK}"
-_SOME_ID: Final = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
+SOME_ID: Final = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
 _ERROR_FROM: Final = 400
 _BROKEN_FROM: Final = 500
 _UNSENDABLE: Final = re.compile(rb"[\x00-\x1f\x7f]")
@@ -67,7 +67,7 @@ TEXTS: Final = (
     "';SELECT pg_sleep(1)--", '" OR 1=1', "$1", "%s", "{0}", "{{7*7}}", "${jndi:ldap://x}", "`id`", "|id",
     "javascript:alert(1)", "//evil.example", "https://evil.example/", "/\tevil", "0001-01-01T00:00",
     "9999-12-31T23:59:59+14:00", "0001-01-01T00:00:00+23:59", "2027-05-01T19:30:00Z", "2027-02-30T00:00:00Z",
-    "10:00:00", "-" * 36, _SOME_ID, _SOME_ID.upper(), f"{{{_SOME_ID}}}", _SOME_ID + "\n",
+    "10:00:00", "-" * 36, SOME_ID, SOME_ID.upper(), f"{{{SOME_ID}}}", SOME_ID + "\n",
     "00000000-0000-0000-0000-000000000000", f"{MARKUP}>", f'">{MARKUP} x=', f"'{MARKUP}", f"a@b.c{MARK}",
     f"{MARK}@example.com", "tok_visa", "pm_card_visa",
 )  # fmt: skip
@@ -250,8 +250,8 @@ GOOD: Final[dict[str, Any]] = {
     "email": "alice@example.com", "password": "correct horse battery staple",
     "currentPassword": "correct horse battery staple", "emailPassword": "correct horse battery staple",
     "title": "Fado night", "price": 19.99, "eventDate": "2027-05-01T19:30:00Z", "eventInstant": "2027-05-01T19:30:00Z",
-    "venue": "Clube", "section": "A", "row": "3", "seat": "12", "note": "Row by the door", "ticketId": _SOME_ID,
-    "orderId": _SOME_ID, "token": "tok_visa", "limit": "20", "cursor": "", "q": "fado", "sort": "price",
+    "venue": "Clube", "section": "A", "row": "3", "seat": "12", "note": "Row by the door", "ticketId": SOME_ID,
+    "orderId": SOME_ID, "token": "tok_visa", "limit": "20", "cursor": "", "q": "fado", "sort": "price",
     "key": "a-key-of-mine", "etag": '"0"', "next": "/orders", "was": "20.00", "payment_intent": "pi_1", "back": "bank",
     "since": "0-0", "done": "email",
 }  # fmt: skip
@@ -263,7 +263,7 @@ _WEBHOOK: Final[dict[str, Any]] = {
             "id": "pi_1", "object": "payment_intent", "status": "processing", "amount": 1999, "currency": "usd",
             "created": 1_780_000_000, "livemode": False, "amount_received": 0, "client_secret": None,
             "latest_charge": {"amount_refunded": 0}, "last_payment_error": {"code": "x", "message": "y"},
-            "metadata": {"order_id": _SOME_ID, "payment_id": _SOME_ID, "attempt": "1"},
+            "metadata": {"order_id": SOME_ID, "payment_id": SOME_ID, "attempt": "1"},
         },
     },
 }  # fmt: skip
@@ -619,7 +619,7 @@ async def run(
     fields: frozenset[str],
     count: int,
     *,
-    at_once: int = 8,
+    at_once: int = 12,
     renew: Callable[[], Awaitable[Known]] | None = None,
     renew_after: int = 400,
 ) -> Report:
