@@ -2,15 +2,16 @@
 
 from admitone import events
 from admitone.expiration import handlers, jobs, store
+from admitone.kernel.inbox import Together
 from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
 
 SERVICE = Service(
     name="expiration",
     hears={
-        events.OrderCreated: handlers.order_created,
-        events.OrderAwaitingPayment: handlers.order_settled,
-        events.OrderCancelled: handlers.order_settled,
+        events.OrderCreated: Together(handlers.orders_created),
+        events.OrderAwaitingPayment: Together(handlers.orders_settled, handlers.order_settled),
+        events.OrderCancelled: Together(handlers.orders_settled, handlers.order_settled),
     },
     tells=(events.OrderExpired,),
     jobs=(jobs.ring,),

@@ -1,9 +1,10 @@
 """What expiration keeps: deadlines, and when each rings next."""
 
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
+from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated
 from admitone.kernel.database import Database, Transaction
 
 # It rings again until orders tells that the order is over: after 1, 2, 4 … 60 seconds.
@@ -16,17 +17,41 @@ WHERE order_id IN (
 RETURNING order_id
 """
 
+_SET: Final = """
+WITH told AS (
+    SELECT * FROM unnest($1::uuid[], $2::integer[], $3::timestamptz[]) AS told (order_id, version, expires_at)
+), begun AS (
+    INSERT INTO followed (aggregate, version) SELECT order_id, version FROM told ORDER BY order_id
+    ON CONFLICT DO NOTHING RETURNING aggregate
+)
+INSERT INTO deadline (order_id, expires_at, next_ring_at)
+SELECT order_id, expires_at, expires_at FROM told JOIN begun ON begun.aggregate = told.order_id
+ON CONFLICT DO NOTHING
+"""
+_DROP: Final = """
+WITH settled AS (
+    UPDATE followed SET version = told.version
+    FROM unnest($1::uuid[], $2::integer[]) AS told (order_id, version)
+    WHERE followed.aggregate = told.order_id AND followed.version < told.version
+    RETURNING followed.aggregate
+), dropped AS (
+    DELETE FROM deadline USING settled WHERE deadline.order_id = settled.aggregate
+)
+SELECT aggregate FROM settled
+"""
 
-async def set_deadline(tx: Transaction, order_id: UUID, expires_at: datetime) -> None:
+
+async def set_deadlines(tx: Transaction, orders: Sequence[OrderCreated]) -> None:
+    """Begin to follow orders that were not heard of before, and set their alarms."""
     await tx.execute(
-        "INSERT INTO deadline (order_id, expires_at, next_ring_at) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING",
-        order_id,
-        expires_at,
+        _SET, [each.id for each in orders], [each.version for each in orders], [each.expires_at for each in orders]
     )
 
 
-async def drop_deadline(tx: Transaction, order_id: UUID) -> None:
-    await tx.execute("DELETE FROM deadline WHERE order_id = $1", order_id)
+async def drop_deadlines(tx: Transaction, orders: Sequence[OrderAwaitingPayment | OrderCancelled]) -> list[UUID]:
+    """Drop the alarms of orders whose version is news; return these orders."""
+    rows = await tx.fetch(_DROP, [each.id for each in orders], [each.version for each in orders])
+    return [row["aggregate"] for row in rows]
 
 
 async def ring_due(tx: Transaction, deadlines_max: int) -> list[UUID]:

@@ -7,9 +7,10 @@ together are taken in together, in order; when one of them fails, each is taken 
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from nats.aio.msg import Msg
@@ -25,6 +26,8 @@ from admitone.kernel.trace import following
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Transaction, Any], Awaitable[None]]
+
+E = TypeVar("E", bound=Event)
 
 ATTEMPTS_MAX: Final = 5
 _DELAYS_SECONDS: Final = (0.2, 1.0, 5.0, 30.0)
@@ -69,10 +72,37 @@ class MissingEvents(Exception):
 
 
 @dataclass(frozen=True)
+class Heard(Generic[E]):
+    """An event as it came: where a trace began, what is done about it goes on there."""
+
+    event: E
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True)
+class Together(Generic[E]):
+    """A handler of many events in one statement, no two of them about the same aggregate.
+
+    `usual` applies the events that need no second look and returns, by aggregate, what each of these tells, or None.
+    All others go to `each`, one at a time, which knows every case; without it `usual` takes them all.
+    """
+
+    usual: Callable[[Transaction, Sequence[Heard[E]]], Awaitable[Mapping[UUID, Event | None]]]
+    each: Callable[[Transaction, E], Awaitable[None]] | None = None
+
+    async def __call__(self, tx: Transaction, event: E) -> None:
+        assert self.each is not None, f"{type(event).__name__} was left by a handler that takes all"
+        await self.each(tx, event)
+
+
+@dataclass(frozen=True)
 class _Received:
     message: Msg
     envelope: Envelope
     event: Event
+
+
+_Opened = tuple[Envelope, Event]
 
 
 class Inbox:
@@ -209,23 +239,36 @@ class Inbox:
         Whatever a handler raises besides MissingEvents is raised: then the transaction must be rolled back.
         """
         fresh = {row["id"] for row in await tx.fetch(_TAKE, [envelope.id for envelope, _ in events])}
-        missing: dict[int, MissingEvents] = {}
+        news = list({envelope.id: (envelope, event) for envelope, event in events if envelope.id in fresh}.values())
+        waiting = await self._handle(tx, news)
+        if 0 < len(waiting) < len(news):
+            # What they wait for may have come after them, in this very batch.
+            waiting = await self._handle(tx, [each for each in news if each[0].id in waiting])
+        if waiting:
+            await tx.execute(_PUT_BACK, list(waiting))
+        # The same event may stand twice in one batch: no copy of it is done with while another must come again.
+        return {index: waiting[envelope.id] for index, (envelope, _) in enumerate(events) if envelope.id in waiting}
+
+    async def _handle(self, tx: Transaction, events: Sequence[_Opened]) -> dict[UUID, MissingEvents]:
+        """Handle events, the usual ones of a type together; return those that have to wait, by id."""
         waiting: dict[UUID, MissingEvents] = {}
-        for index, (envelope, event) in enumerate(events):
-            # The same event may stand twice in one batch: no copy of it is done with while another must come again.
-            if envelope.id in waiting:
-                missing[index] = waiting[envelope.id]
-            if envelope.id not in fresh:
-                continue
-            fresh.discard(envelope.id)
-            with following(envelope.traceparent or None, f"{self._service} hears {envelope.type}"):
-                try:
-                    await self._hears[type(event)](tx, event)
-                except MissingEvents as gap:
-                    missing[index] = waiting[envelope.id] = gap
-        if missing:
-            await tx.execute(_PUT_BACK, [events[index][0].id for index in missing])
-        return missing
+        for group in _side_by_side(events):
+            handler = self._hears[type(group[0][1])]
+            done: Mapping[UUID, Event | None] = {}
+            if isinstance(handler, Together):
+                done = await handler.usual(
+                    tx, [Heard(event, envelope.traceparent or None) for envelope, event in group]
+                )
+            for envelope, event in group:
+                with following(envelope.traceparent or None, f"{self._service} hears {envelope.type}"):
+                    if event.aggregate not in done:
+                        try:
+                            await handler(tx, event)
+                        except MissingEvents as gap:
+                            waiting[envelope.id] = gap
+                    elif (told := done[event.aggregate]) is not None:
+                        tx.publish(told)
+        return waiting
 
     async def _wait_for_missing(self, each: _Received, gap: MissingEvents) -> None:
         log.info("an earlier event is missing", extra={**self._facts(each), "missing": str(gap)})
@@ -287,3 +330,16 @@ def _ends_request(message: Msg) -> bool:
     if status in {"409", "503"}:
         raise buses.Refused(int(status), (message.headers or {}).get("Description", "no consumer answers"))
     return status is not None and status != "100"
+
+
+def _side_by_side(events: Sequence[_Opened]) -> list[list[_Opened]]:
+    """Group events by type, so that those of one aggregate stay in their order and no group has two of them."""
+    turns: list[dict[type[Event], list[_Opened]]] = []
+    met: Counter[UUID] = Counter()
+    for envelope, event in events:
+        turn = met[event.aggregate]
+        met[event.aggregate] += 1
+        if turn == len(turns):
+            turns.append({})
+        turns[turn].setdefault(type(event), []).append((envelope, event))
+    return [group for turn in turns for group in turn.values()]

@@ -1,6 +1,7 @@
 """orders, on one screen: what it serves, hears, tells and does by itself."""
 
 from admitone import events
+from admitone.kernel.inbox import Together
 from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
 from admitone.orders import api, handlers, jobs, store
@@ -10,11 +11,11 @@ SERVICE = Service(
     operations=(api.reserve_ticket, api.list_orders, api.show_order, api.cancel_order),
     hears={
         events.TicketCreated: handlers.ticket_created,
-        events.TicketUpdated: handlers.ticket_updated,
+        events.TicketUpdated: Together(handlers.usual_tickets_updated, handlers.ticket_updated),
         events.TicketLockRefused: handlers.ticket_lock_refused,
         events.OrderExpired: handlers.order_expired,
-        events.PaymentAuthorized: handlers.payment_authorized,
-        events.PaymentCreated: handlers.payment_created,
+        events.PaymentAuthorized: Together(handlers.usual_payments_authorized, handlers.payment_authorized),
+        events.PaymentCreated: Together(handlers.usual_payments_created, handlers.payment_created),
         events.PaymentFailed: handlers.payment_failed,
     },
     tells=(

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.events import TicketCreated, TicketUpdated
+from admitone.events import PaymentAuthorized, PaymentCreated, TicketCreated, TicketUpdated
 from admitone.kernel import ids
 from admitone.kernel.database import Database, Row, Statements, Transaction, affected
 from admitone.orders.model import Order
@@ -141,6 +141,7 @@ async def reserve_tickets(
 
 _COLUMNS: Final = """id, version, status, user_id, ticket_id, ticket_version, title, price_cents, currency,
     created_at, expires_at, payment_id, cancel_reason"""
+_OF_ORDERS: Final = ", ".join(f"orders.{each.strip()}" for each in _COLUMNS.split(","))
 
 
 def _order(row: Row) -> Order:
@@ -194,6 +195,47 @@ async def save(tx: Transaction, changed: Order) -> None:
     tx.publish(changed.fact())
 
 
+# Money counts once tickets confirmed the lock, which it may still refuse because the price changed.
+_AWAIT_PAYMENT: Final = f"""
+UPDATE orders SET version = orders.version + 1, status = 'awaiting:payment', payment_id = held.payment_id
+FROM (
+    SELECT DISTINCT ON (order_id) *
+    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[]) WITH ORDINALITY
+    AS held (payment_id, order_id, user_id, amount_cents, currency, place)
+    ORDER BY order_id, place
+) AS held, ticket
+WHERE orders.id = held.order_id AND orders.status = 'created'
+  AND ticket.id = orders.ticket_id AND ticket.order_id = orders.id
+  AND (orders.user_id, orders.price_cents, orders.currency) = (held.user_id, held.amount_cents, held.currency)
+RETURNING {_OF_ORDERS}
+"""  # noqa: S608
+_COMPLETE: Final = f"""
+UPDATE orders SET version = orders.version + 1, status = 'complete'
+FROM unnest($1::uuid[], $2::uuid[]) AS taken (payment_id, order_id)
+WHERE orders.id = taken.order_id AND orders.payment_id = taken.payment_id AND orders.status = 'awaiting:payment'
+RETURNING {_OF_ORDERS}
+"""  # noqa: S608
+
+
+async def await_payments(tx: Transaction, held: Sequence[PaymentAuthorized]) -> list[Order]:
+    """Accept each payment that its order may take, where tickets confirmed the lock; return these orders."""
+    rows = await tx.fetch(
+        _AWAIT_PAYMENT,
+        [each.id for each in held],
+        [each.order_id for each in held],
+        [each.user_id for each in held],
+        [each.amount_cents for each in held],
+        [each.currency for each in held],
+    )
+    return [_order(row) for row in rows]
+
+
+async def complete_orders(tx: Transaction, taken: Sequence[PaymentCreated]) -> list[Order]:
+    """Complete each order that awaits the payment that was taken; return these orders."""
+    rows = await tx.fetch(_COMPLETE, [each.id for each in taken], [each.order_id for each in taken])
+    return [_order(row) for row in rows]
+
+
 async def overdue_orders(tx: Transaction, grace_seconds: float, limit: int) -> list[Order]:
     """Return unpaid orders whose deadline passed `grace_seconds` ago, locked; rows others have locked are left out."""
     rows = await tx.fetch(
@@ -222,20 +264,23 @@ async def add_ticket(tx: Transaction, told: TicketCreated) -> None:
     )
 
 
-async def advance_ticket(tx: Transaction, told: TicketUpdated) -> bool:
-    """Apply the next version of a ticket, and only the next; False when the replica is elsewhere."""
-    tag = await tx.execute(
-        "UPDATE ticket SET version = $2, title = $3, price_cents = $4, currency = $5, status = $6, order_id = $7 "
-        "WHERE id = $1 AND version = $2 - 1",
-        told.id,
-        told.version,
-        told.title,
-        told.price_cents,
-        told.currency,
-        told.status,
-        told.order_id,
+async def advance_tickets(tx: Transaction, told: Sequence[TicketUpdated]) -> list[UUID]:
+    """Apply the next version of each ticket, and only the next; return the tickets whose replica was there."""
+    rows = await tx.fetch(
+        "UPDATE ticket SET version = told.version, title = told.title, price_cents = told.price_cents, "
+        "currency = told.currency, status = told.status, order_id = told.order_id "
+        "FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::uuid[]) "
+        "AS told (id, version, title, price_cents, currency, status, order_id) "
+        "WHERE ticket.id = told.id AND ticket.version = told.version - 1 RETURNING ticket.id",
+        [each.id for each in told],
+        [each.version for each in told],
+        [each.title for each in told],
+        [each.price_cents for each in told],
+        [each.currency for each in told],
+        [each.status for each in told],
+        [each.order_id for each in told],
     )
-    return affected(tag) == 1
+    return [row["id"] for row in rows]
 
 
 class TicketReplica(msgspec.Struct, frozen=True):

@@ -1,38 +1,53 @@
 """What payments does when orders tell it something. Stripe is not asked here: what is wanted is noted for a job."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, PaymentFailed, PaymentRejected
 from admitone.kernel.database import Transaction
-from admitone.kernel.inbox import MissingEvents
-from admitone.kernel.trace import current_traceparent
+from admitone.kernel.inbox import Heard, MissingEvents
 from admitone.payments import paying, store
 from admitone.payments.paying import SETTLING
 
 log = logging.getLogger(__name__)
 
 
-async def order_created(tx: Transaction, event: OrderCreated) -> None:
-    await store.add_order(tx, event)
+async def orders_created(tx: Transaction, heard: Sequence[Heard[OrderCreated]]) -> Mapping[UUID, None]:
+    orders = [each.event for each in heard]
+    await store.add_orders(tx, orders)
+    return {order.id: None for order in orders}
+
+
+async def usual_orders_awaiting_payment(
+    tx: Transaction, heard: Sequence[Heard[OrderAwaitingPayment]]
+) -> Mapping[UUID, PaymentFailed | None]:
+    """The orders can no longer expire or be cancelled: take the money that is held for them."""
+    orders = [each.event for each in heard]
+    advanced = await store.await_payments(tx, orders, [each.traceparent for each in heard])
+    if any(advanced.values()):
+        tx.wake(SETTLING)
+    return {
+        order.id: None if advanced[order.id] else await _without_money(tx, order)
+        for order in orders
+        if order.id in advanced
+    }
+
+
+async def _without_money(tx: Transaction, order: OrderAwaitingPayment) -> PaymentFailed | None:
+    """Return what to tell of an order that awaits a payment which is not held."""
+    payment = await store.payment(tx, order.payment_id)
+    if payment is None or payment.wanted == "void" or payment.state == "voided":
+        # Given up, or forgotten by a restored database: nothing will be taken, so the order must not wait for it.
+        log.error("orders await a payment that will not come", extra={"order": order.id, "payment": order.payment_id})
+        return PaymentFailed(id=order.payment_id, order_id=order.id, reason="The payment was not completed")
+    log.info("a payment that is awaited is not held", extra={"payment": payment.id, "state": payment.state})
+    return None
 
 
 async def order_awaiting_payment(tx: Transaction, event: OrderAwaitingPayment) -> None:
-    """The order can no longer expire or be cancelled: take the money that is held for it."""
-    is_advanced, is_wanted = await store.await_payment(tx, event, current_traceparent())
-    if is_wanted:
-        tx.wake(SETTLING)
-        return
-    if not is_advanced:
-        await _note_other_version(tx, event.id, event.version)
-        return
-    payment = await store.payment(tx, event.payment_id)
-    if payment is None or payment.wanted == "void" or payment.state == "voided":
-        # Given up, or forgotten by a restored database: nothing will be taken, so the order must not wait for it.
-        log.error("orders await a payment that will not come", extra={"order": event.id, "payment": event.payment_id})
-        tx.publish(PaymentFailed(id=event.payment_id, order_id=event.id, reason="The payment was not completed"))
-    else:
-        log.info("a payment that is awaited is not held", extra={"payment": payment.id, "state": payment.state})
+    """Every order whose version is the next one is usual; see above."""
+    await _note_other_version(tx, event.id, event.version)
 
 
 async def order_cancelled(tx: Transaction, event: OrderCancelled) -> None:

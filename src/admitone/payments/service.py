@@ -1,6 +1,7 @@
 """payments, on one screen: what it serves, hears, tells and does by itself."""
 
 from admitone import events
+from admitone.kernel.inbox import Together
 from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
 from admitone.payments import api, handlers, jobs, own, store
@@ -9,8 +10,8 @@ SERVICE = Service(
     name="payments",
     operations=(api.pay_order, api.list_payments, api.hear_stripe),
     hears={
-        events.OrderCreated: handlers.order_created,
-        events.OrderAwaitingPayment: handlers.order_awaiting_payment,
+        events.OrderCreated: Together(handlers.orders_created),
+        events.OrderAwaitingPayment: Together(handlers.usual_orders_awaiting_payment, handlers.order_awaiting_payment),
         events.OrderCancelled: handlers.order_cancelled,
         events.PaymentRejected: handlers.payment_rejected,
     },

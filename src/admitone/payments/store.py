@@ -27,18 +27,19 @@ def _payment(row: Row) -> Payment:
 # Orders, as they were told.
 
 
-async def add_order(tx: Transaction, told: OrderCreated) -> None:
-    """Begin an order's replica; one that exists stays."""
+async def add_orders(tx: Transaction, told: Sequence[OrderCreated]) -> None:
+    """Begin the orders' replicas; one that exists stays."""
     await tx.execute(
         "INSERT INTO orders (id, version, status, user_id, price_cents, currency, expires_at) "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-        told.id,
-        told.version,
-        told.status,
-        told.user_id,
-        told.ticket.price_cents,
-        told.ticket.currency,
-        told.expires_at,
+        "SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::text[], "
+        "$7::timestamptz[]) ON CONFLICT DO NOTHING",
+        [each.id for each in told],
+        [each.version for each in told],
+        [each.status for each in told],
+        [each.user_id for each in told],
+        [each.ticket.price_cents for each in told],
+        [each.ticket.currency for each in told],
+        [each.expires_at for each in told],
     )
 
 
@@ -50,31 +51,38 @@ async def advance_order(tx: Transaction, order_id: UUID, version: int, status: O
     return affected(tag) == 1
 
 
-async def await_payment(tx: Transaction, told: OrderAwaitingPayment, traceparent: str | None) -> tuple[bool, bool]:
-    """Apply an order's next version and want the money held for it, in one statement: every purchase comes by here.
+async def await_payments(
+    tx: Transaction, told: Sequence[OrderAwaitingPayment], traceparents: Sequence[str | None]
+) -> dict[UUID, bool]:
+    """Apply the orders' next versions and want the money held for them, in one statement: every purchase comes by here.
 
-    Return whether the order was advanced, and whether the payment was held and free to be taken.
+    Return the orders that were advanced, and of each whether its payment was held and free to be taken.
     """
-    row = await tx.fetchrow(
+    rows = await tx.fetch(
         """
         WITH advanced AS (
-            UPDATE orders SET version = $2, status = 'awaiting:payment' WHERE id = $1 AND version = $2 - 1 RETURNING id
+            UPDATE orders SET version = told.version, status = 'awaiting:payment'
+            FROM unnest($1::uuid[], $2::integer[], $3::uuid[], $4::text[])
+            AS told (id, version, payment_id, traceparent)
+            WHERE orders.id = told.id AND orders.version = told.version - 1
+            RETURNING orders.id, told.payment_id, told.traceparent
         ),
         wanted AS (
-            UPDATE payment SET wanted = 'capture', due_at = instant(), tries = 0, traceparent = $4
+            UPDATE payment SET wanted = 'capture', due_at = instant(), tries = 0, traceparent = advanced.traceparent
             FROM advanced
-            WHERE payment.id = $3 AND payment.order_id = advanced.id AND state = 'authorized' AND wanted IS NULL
-            RETURNING payment.id
+            WHERE payment.id = advanced.payment_id AND payment.order_id = advanced.id
+              AND state = 'authorized' AND wanted IS NULL
+            RETURNING payment.order_id
         )
-        SELECT EXISTS (SELECT FROM advanced) AS is_advanced, EXISTS (SELECT FROM wanted) AS is_wanted
+        SELECT advanced.id, wanted.order_id IS NOT NULL AS is_wanted
+        FROM advanced LEFT JOIN wanted ON wanted.order_id = advanced.id
         """,
-        told.id,
-        told.version,
-        told.payment_id,
-        traceparent,
+        [each.id for each in told],
+        [each.version for each in told],
+        [each.payment_id for each in told],
+        traceparents,
     )
-    assert row is not None
-    return row["is_advanced"], row["is_wanted"]
+    return {row["id"]: row["is_wanted"] for row in rows}
 
 
 async def order(db: Statements, order_id: UUID) -> Order | None:

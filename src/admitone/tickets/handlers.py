@@ -5,14 +5,33 @@ comes after its end locks nothing.
 """
 
 import logging
+from collections.abc import Mapping, Sequence
+from uuid import UUID
 
-from admitone.events import OrderCancelled, OrderCompleted, OrderCreated, TicketLockRefused
+from admitone.events import OrderCancelled, OrderCompleted, OrderCreated, TicketLockRefused, TicketUpdated
 from admitone.kernel import followed
 from admitone.kernel.database import Transaction
-from admitone.kernel.inbox import MissingEvents
+from admitone.kernel.inbox import Heard, MissingEvents
 from admitone.tickets import store
+from admitone.tickets.model import Ticket
 
 log = logging.getLogger(__name__)
+
+
+async def usual_orders_created(tx: Transaction, heard: Sequence[Heard[OrderCreated]]) -> Mapping[UUID, TicketUpdated]:
+    """Lock the tickets that are free and as they were ordered, for orders not heard of before."""
+    return _told(await store.lock_as_ordered(tx, [each.event for each in heard]))
+
+
+async def usual_orders_completed(
+    tx: Transaction, heard: Sequence[Heard[OrderCompleted]]
+) -> Mapping[UUID, TicketUpdated]:
+    """Sell the tickets that are locked for these orders."""
+    return _told(await store.sell(tx, [each.event for each in heard]))
+
+
+def _told(held: Sequence[Ticket]) -> Mapping[UUID, TicketUpdated]:
+    return {ticket.order_id: ticket.changed_fact() for ticket in held if ticket.order_id is not None}
 
 
 async def order_created(tx: Transaction, event: OrderCreated) -> None:
