@@ -19,7 +19,7 @@ from admitone.auth.tokens import SigningKeys, new_signing_key
 from admitone.kernel import bodies, clock, ids
 from admitone.kernel.event import Undecodable, unwrap
 from admitone.kernel.http import session_token
-from admitone.kernel.identity import Identity, Person
+from admitone.kernel.identity import Identity, Person, Tokens
 from admitone.kernel.refusals import Refusal
 from admitone.kernel.text import clean_line
 from admitone.orders.model import NewOrder, OrderPage
@@ -132,7 +132,7 @@ async def _keys() -> bytes:
     return msgspec.json.encode(_KEYS.published)
 
 
-_IDENTITY: Final = Identity(_keys)
+_IDENTITY: Final = Identity(Tokens(_keys))
 
 
 def token(octets: bytes) -> None:

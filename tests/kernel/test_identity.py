@@ -10,7 +10,7 @@ from admitone.auth.tokens import SigningKeys, new_signing_key
 from admitone.events import SessionRevoked
 from admitone.kernel import clock
 from admitone.kernel.event import unwrap, wrap
-from admitone.kernel.identity import Identity, Person, session_revoked
+from admitone.kernel.identity import Identity, Person, Tokens, session_revoked
 from admitone.kernel.ids import new_id
 from admitone.kernel.inbox import Inbox
 from admitone.kernel.refusals import Unavailable
@@ -41,7 +41,7 @@ def person(hours: float = 1) -> Person:
 async def test_s16_a_revoked_session_is_noticed_by_another_process_within_a_second(world: World) -> None:
     keys, alice = Keys(), person()
     token = keys.signing.sign(alice, clock.now())
-    hears, elsewhere = Identity(keys.fetch), Identity(keys.fetch)
+    hears, elsewhere = Identity(Tokens(keys.fetch)), Identity(Tokens(keys.fetch))
     for identity, database in ((hears, world.beta), (elsewhere, await world.database(world.beta_fresh, "beta"))):
         world.run(identity.follow_revocations(database))
         assert await identity.person(token) == Person(alice.id, alice.email, alice.session_id, int(alice.expires_at))
@@ -61,9 +61,9 @@ async def test_s16_a_revoked_session_is_noticed_by_another_process_within_a_seco
 
 async def test_s16_an_expired_token_is_refused_though_it_was_verified_before() -> None:
     keys, alice = Keys(), person(hours=0.5 / 3600)
-    identity = Identity(keys.fetch)
+    identity = Identity(Tokens(keys.fetch))
     token = keys.signing.sign(alice, clock.now())
-    assert await Identity(keys.fetch).person(keys.signing.sign(person(hours=-1), clock.now())) is None
+    assert await Identity(Tokens(keys.fetch)).person(keys.signing.sign(person(hours=-1), clock.now())) is None
 
     async def is_refused() -> bool:
         return await identity.person(token) is None
@@ -73,7 +73,7 @@ async def test_s16_an_expired_token_is_refused_though_it_was_verified_before() -
 
 async def test_keys_are_fetched_once_kept_while_auth_is_away_and_not_asked_for_by_forgers() -> None:
     keys, alice = Keys(), person()
-    identity = Identity(keys.fetch)
+    identity = Identity(Tokens(keys.fetch))
     token = keys.signing.sign(alice, clock.now())
     foreign = SigningKeys.from_pem(new_signing_key()).sign(alice, clock.now())
     assert await identity.person(token) is not None
@@ -88,7 +88,7 @@ async def test_keys_are_fetched_once_kept_while_auth_is_away_and_not_asked_for_b
 async def test_without_any_key_nobody_is_refused_for_good() -> None:
     keys = Keys()
     keys.is_away = True
-    identity = Identity(keys.fetch)
+    identity = Identity(Tokens(keys.fetch))
     token = keys.signing.sign(person(), clock.now())
     with pytest.raises(Unavailable):
         await identity.person(token)

@@ -54,8 +54,8 @@ async def session_revoked(tx: Transaction, event: SessionRevoked) -> None:
     await tx.execute(_REVOKE, event.session_id, event.expires_at)
 
 
-class Identity:
-    """Verifies session tokens for one service."""
+class Tokens:
+    """Verifies session tokens with auth's keys; one of these serves every service of a process."""
 
     def __init__(self, fetch_keys: FetchKeys) -> None:
         self._fetch_keys = fetch_keys
@@ -63,15 +63,12 @@ class Identity:
         self._fetched_at = float("-inf")
         self._fetching = asyncio.Lock()
         self._verified: dict[str, Person] = {}
-        self._revoked: set[UUID] = set()
 
-    async def person(self, token: str | None) -> Person | None:
-        """Return who holds a token, or None when it is absent, forged, expired or revoked.
+    async def holder(self, token: str) -> Person | None:
+        """Return to whom a token was given, or None when it is forged or expired.
 
         Raises Unavailable when the signing keys were never seen and cannot be fetched.
         """
-        if not token or len(token) > _TOKEN_CHARACTERS_MAX:
-            return None
         person = self._verified.get(token)
         if person is None:
             person = await self._verify(token)
@@ -83,7 +80,7 @@ class Identity:
         if person.expires_at <= clock.now().timestamp():
             self._verified.pop(token, None)
             return None
-        return None if person.session_id in self._revoked else person
+        return person
 
     async def _verify(self, token: str) -> Person | None:
         try:
@@ -138,6 +135,24 @@ class Identity:
                 raise Unavailable from None
             return
         self._keys = {key.key_id: key for key in fetched.keys if key.key_id is not None}
+
+
+class Identity:
+    """Tells one service who is asking: the holder of a token whose session has not ended."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._revoked: set[UUID] = set()
+
+    async def person(self, token: str | None) -> Person | None:
+        """Return who holds a token, or None when it is absent, forged, expired or revoked.
+
+        Raises Unavailable when the signing keys were never seen and cannot be fetched.
+        """
+        if not token or len(token) > _TOKEN_CHARACTERS_MAX:
+            return None
+        person = await self._tokens.holder(token)
+        return None if person is None or person.session_id in self._revoked else person
 
     def revoke(self, session_id: UUID) -> None:
         """Refuse a session in this process at once; the database tells the others."""

@@ -21,7 +21,7 @@ from admitone.kernel import http, migrations, openapi
 from admitone.kernel.bus import Bus
 from admitone.kernel.database import Database, connect_patiently
 from admitone.kernel.http import Answer, Edge, api_routes, plain_route
-from admitone.kernel.identity import FetchKeys, Identity
+from admitone.kernel.identity import FetchKeys, Identity, Tokens
 from admitone.kernel.inbox import Inbox
 from admitone.kernel.metrics import Measured, Metrics, Requests, Watched
 from admitone.kernel.outbox import Relay
@@ -46,7 +46,7 @@ class Outdated(Exception):
 
 @asynccontextmanager
 async def running(
-    service: Service, settings: Settings, fetch_keys: FetchKeys, client_of: Callable[[str], httpx.AsyncClient]
+    service: Service, settings: Settings, tokens: Tokens, client_of: Callable[[str], httpx.AsyncClient]
 ) -> AsyncIterator[tuple[Running, Relay | None]]:
     """Run one service's relay, inbox and jobs; yield it for as long as the block lasts.
 
@@ -63,7 +63,7 @@ async def running(
         bus = Bus(service.name, replicas=settings.nats_replicas)
         bus.start(settings.nats_url(service.name))
         stack.push_async_callback(bus.close)
-        current = Running(service.name, settings, Identity(fetch_keys), bus, database, client_of)
+        current = Running(service.name, settings, Identity(tokens), bus, database, client_of)
         current.own = await stack.enter_async_context(service.opens(current))
 
         background: list[Callable[[], Awaitable[None]]] = [_job(job, current) for job in service.jobs]
@@ -156,8 +156,8 @@ class App:
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
         try:
-            keys = await self._stack.enter_async_context(self._fetch_keys())
-            for current, relay in await self._start(keys):
+            tokens = Tokens(await self._stack.enter_async_context(self._fetch_keys()))
+            for current, relay in await self._start(tokens):
                 self.running[current.name] = current
                 self._relays |= {current.name: relay} if relay is not None else {}
             routes = self._routes()
@@ -170,10 +170,12 @@ class App:
             raise
         return self
 
-    async def _start(self, keys: FetchKeys) -> list[tuple[Running, Relay | None]]:
+    async def _start(self, tokens: Tokens) -> list[tuple[Running, Relay | None]]:
         """Start every service at once; when one of them cannot, none goes on trying."""
         starting = [
-            asyncio.ensure_future(self._stack.enter_async_context(running(each, self._settings, keys, self._client_of)))
+            asyncio.ensure_future(
+                self._stack.enter_async_context(running(each, self._settings, tokens, self._client_of))
+            )
             for each in self._services
         ]
         try:
