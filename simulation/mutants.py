@@ -25,6 +25,7 @@ from admitone.payments import jobs as payment_jobs
 from admitone.payments import store as payment_store
 from admitone.payments.model import Payment
 from admitone.payments.service import SERVICE as PAYMENTS
+from admitone.tickets import store as ticket_store
 from admitone.tickets.model import Ticket
 from simulation.bus import BusOfProcess, SimulatedBus
 from simulation.engine import Engine
@@ -99,6 +100,11 @@ _plain(
 _plain(
     "the lock is given although the price changed",
     (Ticket, "is_as_ordered", lambda self, _: self.status == "available"),
+    (
+        ticket_store,
+        "_LOCK_AS_ORDERED",
+        ticket_store._LOCK_AS_ORDERED.replace("ticket.price_cents, ticket.currency", "ordered.price_cents, 'usd'"),
+    ),
 )
 _plain("an order expires whatever the clock says", (Order, "is_overdue", lambda self, _now: self.status == "created"))
 _plain("an order expires whatever its status is", (Order, "is_overdue", lambda self, now: self.expires_at <= now))
@@ -192,20 +198,14 @@ _plain("no version guard on the replica of orders", (payment_store, "advance_ord
 # Events.
 
 
-async def _advances_ticket_anyhow(tx: Transaction, told: Any) -> bool:
-    await tx.execute(
-        "UPDATE ticket SET version = $2, title = $3, price_cents = $4, status = $5, order_id = $6 WHERE id = $1",
-        told.id,
-        told.version,
-        told.title,
-        told.price_cents,
-        told.status,
-        told.order_id,
-    )
-    return True
-
-
-_plain("no version guard on the replica of tickets", (order_store, "advance_ticket", _advances_ticket_anyhow))
+_plain(
+    "no version guard on the replica of tickets",
+    (
+        order_store,
+        "_ADVANCE_TICKETS",
+        order_store._ADVANCE_TICKETS.replace("ticket.version = told.version - 1", "told.version >= 0"),
+    ),
+)
 _plain(
     "no inbox and no memory of followed orders",
     (
@@ -218,6 +218,21 @@ _plain(
     ),
     (followed, "_BEGIN", followed._BEGIN.replace("DO NOTHING", "(aggregate) DO UPDATE SET version = followed.version")),
     (followed, "is_known", _nothing),
+    (
+        ticket_store,
+        "_LOCK_AS_ORDERED",
+        ticket_store._LOCK_AS_ORDERED.replace("WHERE aggregate = order_id)", "WHERE false)").replace(
+            "SELECT order_id, 0 FROM locked", "SELECT order_id, 0 FROM locked ON CONFLICT DO NOTHING"
+        ),
+    ),
+    (
+        expiration_store,
+        "_SET",
+        expiration_store._SET.replace(
+            "ON CONFLICT DO NOTHING RETURNING aggregate",
+            "ON CONFLICT (aggregate) DO UPDATE SET version = followed.version RETURNING aggregate",
+        ),
+    ),
 )
 _plain(
     "the end of an order is not remembered",

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -15,7 +15,7 @@ from admitone.kernel.clock import now
 from admitone.kernel.database import UNREACHABLE, Transaction
 from admitone.kernel.event import Undecodable, unwrap, wrap
 from admitone.kernel.ids import new_id
-from admitone.kernel.inbox import Inbox, MissingEvents
+from admitone.kernel.inbox import Heard, Inbox, MissingEvents, Together
 from admitone.kernel.refusals import Unavailable
 from admitone.kernel.trace import current_traceparent, following
 from admitone.local.postgres import Postgres
@@ -120,6 +120,42 @@ async def test_an_event_committed_but_not_acknowledged_has_one_effect(world: Wor
 
     await eventually(lambda: everything_acknowledged(world), "the copy is acknowledged")
     assert await world.effects() == ["once"]
+
+
+async def test_the_usual_events_of_a_batch_are_taken_together_and_every_other_one_alone(world: World) -> None:
+    together: list[int] = []
+
+    async def begin_notes(tx: Transaction, heard: Sequence[Heard[NoteWritten]]) -> dict[UUID, NoteCopied | None]:
+        together.append(len(heard))
+        assert len({each.event.id for each in heard}) == len(heard)
+        usual = [each.event for each in heard if each.event.version == 0]
+        for event in usual:
+            await replicate(tx, event)
+        return {event.id: NoteCopied(id=event.id) for event in usual}
+
+    inbox = Inbox("beta", world.beta, await world.bus("beta"), {NoteWritten: Together(begin_notes, replicate)})
+    one, two, three = note("one v0"), note("two v0"), note("three v0")
+    later = [note(f"{name} v1", note_id=each.id, version=1) for name, each in (("one", one), ("two", two))]
+    early = note("four v2", version=2)
+    trace = f"00-{'1' * 32}-{'2' * 16}-01"
+    messages = [enveloped(each, trace=trace) for each in (one, two, later[0], three, later[1], early)]
+    async with world.beta.transaction() as tx:
+        missing = await inbox.take_in(tx, [unwrap(each) for each in (*messages, messages[0])])
+    assert list(missing) == [5]
+    assert together == [4, 2, 1]  # first and second news of each note, and once more what had to wait
+    assert sorted(await world.effects()) == ["one v0", "one v1", "three v0", "two v0", "two v1"]
+    told = await world.beta.fetch("SELECT aggregate, traceparent FROM outbox")
+    assert {row["aggregate"] for row in told} == {one.id, two.id, three.id}
+    assert {row["traceparent"].split("-")[1] for row in told} == {"1" * 32}
+
+
+async def test_an_event_that_waits_for_one_behind_it_in_the_batch_is_taken_with_it(world: World) -> None:
+    inbox = Inbox("beta", world.beta, await world.bus("beta"), {NoteWritten: replicate})
+    first = note("v0")
+    then = note("v1", note_id=first.id, version=1)
+    async with world.beta.transaction() as tx:
+        assert await inbox.take_in(tx, [unwrap(enveloped(each)) for each in (then, first)]) == {}
+    assert await world.effects() == ["v0", "v1"]
 
 
 async def test_s15_a_failing_handler_stops_no_other_event_and_ends_as_a_dead_letter(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 from typing import Any
 from uuid import UUID
 
@@ -300,3 +301,42 @@ async def test_three_orders_that_all_end_leave_the_ticket_free_in_every_sequence
             story: list[Event] = [*orders, *(cancelled(order) for order in orders)]
             await hear_until_settled(database, *(story[place] for place in places))
             assert (await state(database, ticket))[:2] == ("available", None), places
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_however_events_are_bundled_every_ticket_ends_with_the_same_holder(
+    databases: engines.Databases, seed: int
+) -> None:
+    """Most events are applied many at a time; what came of each alone must come of them together."""
+    chance = random.Random(seed)
+    async with tickets_database(databases) as database:
+        history: list[list[Event]] = []
+        holders: dict[str, tuple[str, str | None]] = {}
+        for _ in range(6):
+            ticket = await offer(database)
+            one: list[Event] = []
+            holders[ticket["id"]] = ("available", None)
+            for _ in range(chance.randint(1, 5)):
+                order = order_of(ticket)
+                one.append(order)
+                what = chance.random()
+                if what < 0.7:
+                    one.append(cancelled(order))
+                    continue
+                holders[ticket["id"]] = ("sold" if what < 0.9 else "reserved", str(order.id))
+                one += [completed(order)] if what < 0.9 else []
+                break
+            history.append(one)
+        stream: list[Event] = []
+        while left := [each for each in history if each]:
+            stream.append(chance.choice(left).pop(0))
+        bundles: list[list[bytes]] = []
+        while stream:
+            size = chance.randint(1, 12)
+            bundles.append([on_the_bus(event) for event in stream[:size]])
+            stream = stream[size:]
+        for _ in range(len(bundles) + 1):
+            bundles = [bundle for bundle in bundles if await hear(database, *bundle)]
+        assert bundles == []
+        for ticket_id, holder in holders.items():
+            assert (await state(database, {"id": ticket_id}))[:2] == holder

@@ -264,14 +264,20 @@ async def add_ticket(tx: Transaction, told: TicketCreated) -> None:
     )
 
 
+_ADVANCE_TICKETS: Final = """
+UPDATE ticket SET version = told.version, title = told.title, price_cents = told.price_cents,
+    currency = told.currency, status = told.status, order_id = told.order_id
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::uuid[])
+AS told (id, version, title, price_cents, currency, status, order_id)
+WHERE ticket.id = told.id AND ticket.version = told.version - 1
+RETURNING ticket.id
+"""
+
+
 async def advance_tickets(tx: Transaction, told: Sequence[TicketUpdated]) -> list[UUID]:
     """Apply the next version of each ticket, and only the next; return the tickets whose replica was there."""
     rows = await tx.fetch(
-        "UPDATE ticket SET version = told.version, title = told.title, price_cents = told.price_cents, "
-        "currency = told.currency, status = told.status, order_id = told.order_id "
-        "FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::uuid[]) "
-        "AS told (id, version, title, price_cents, currency, status, order_id) "
-        "WHERE ticket.id = told.id AND ticket.version = told.version - 1 RETURNING ticket.id",
+        _ADVANCE_TICKETS,
         [each.id for each in told],
         [each.version for each in told],
         [each.title for each in told],
