@@ -282,6 +282,33 @@ async def test_a_refused_request_tells_nothing(app: App) -> None:
 # Answers given once.
 
 
+async def test_more_than_can_be_served_soon_is_refused_at_once_and_nothing_else_is(
+    databases: engines.Databases, start_nats: StartNats
+) -> None:
+    gate = asyncio.Event()
+
+    @operation("GET", "/api/notes/held")
+    async def held(_call: Call[None]) -> Answer:
+        """Wait"""
+        await gate.wait()
+        return Answer(OK)
+
+    service = Service("alpha", operations=[held, list_notes])
+    async with running_app(databases, start_nats, service, AUTH) as app, app.client() as client:
+        waiting = {asyncio.create_task(client.get("/api/notes/held")) for _ in range(2000)}
+        refused: set[asyncio.Task[httpx.Response]] = set()
+        while len(waiting) > 1500:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            refused |= done
+        assert {(each.result().status_code, each.result().headers["retry-after"]) for each in refused} == {(503, "1")}
+        assert (await client.get("/api/notes")).status_code == 200
+        gate.set()
+        served, _ = await asyncio.wait(waiting)
+        assert {each.result().status_code for each in served} == {200}
+        assert len(served) == 1500
+        assert (await client.get("/api/notes/held")).status_code == 200
+
+
 async def test_the_same_key_at_the_same_time_has_one_effect_and_one_answer(app: App) -> None:
     async with signed_in(app, "alice") as alice:
         headers = {"idempotency-key": "one"}

@@ -1,7 +1,6 @@
 """Reserving is one statement: who gets the ticket, and what is told about it."""
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
@@ -10,7 +9,6 @@ import pytest
 from admitone.events import OrderCancelled, OrderCreated
 from admitone.kernel.gather import Gatherer
 from admitone.kernel.ids import new_id
-from admitone.kernel.refusals import Unavailable
 from admitone.orders.model import OrderView
 from admitone.orders.store import Reservation, Reserved, reserve_tickets
 from tests import engines
@@ -215,21 +213,3 @@ async def test_a_reservation_that_fails_spoils_no_other_of_its_batch(databases: 
         assert isinstance(results[2], Exception)
         assert isinstance(results[3], Reserved)
         assert results[3].outcome == "made"
-
-
-async def test_more_reservations_than_can_be_served_soon_are_told_so_at_once() -> None:
-    gate = asyncio.Event()
-
-    async def stuck(asks: Sequence[int]) -> Sequence[int]:
-        await gate.wait()
-        return asks
-
-    gathered: Gatherer[int, int] = Gatherer(stuck)
-    waiting = [asyncio.create_task(gathered(number)) for number in range(3000)]
-    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    gate.set()
-    await asyncio.wait(waiting)
-    assert all(isinstance(each.exception(), Unavailable) for each in done)
-    answered = [each.result() for each in waiting if each.exception() is None]
-    assert answered == list(range(len(answered)))
-    assert len(answered) + len(done) == 3000

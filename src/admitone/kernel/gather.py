@@ -10,15 +10,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from admitone.kernel.database import is_away
-from admitone.kernel.refusals import Unavailable
 
 A = TypeVar("A")
 R = TypeVar("R")
 
 _IN_FLIGHT_MAX: Final = 2
 _BATCH_MAX: Final = 64
-# More than can be served within a second or so: whoever comes then is better told at once.
-_WAITING_MAX: Final = 1500
 
 
 class Gatherer(Generic[A, R]):
@@ -34,9 +31,7 @@ class Gatherer(Generic[A, R]):
         self._in_flight: set[asyncio.Task[None]] = set()
 
     async def __call__(self, ask: A) -> R:
-        """Return this ask's result; raises what `run` raises for it alone, or Unavailable when too many wait."""
-        if len(self._waiting) >= _WAITING_MAX:
-            raise Unavailable
+        """Return this ask's result; raises what `run` raises for it alone."""
         result: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((ask, result))
         self._send()

@@ -65,6 +65,9 @@ _OWN_SITE: Final = frozenset({b"same-origin", b"none"})
 KEY_CHARACTERS_MAX: Final = 255
 _LENGTH_DIGITS_MAX: Final = 18
 
+# More of one operation than can be served within a second or so: whoever comes then is better told at once.
+_UNDER_WAY_MAX: Final = 1500
+
 # On every response that does not bring its own. Source: OWASP Secure Headers Project; RFC 6797; CSP level 3.
 _HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
@@ -233,15 +236,22 @@ async def read_raw(request: Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
 
 
 class _Endpoint:
-    """Runs one operation for one service."""
+    """Runs one operation for one service; when too many of it are under way, it refuses before it does any work."""
 
     def __init__(self, service: "Running", declared: Operation) -> None:
         self._service = service
         self._operation = declared
+        self._under_way = 0
         self.says = f"{service.name} {declared.method} {declared.path}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await self._answer(Request(scope, receive))
+        if self._under_way >= _UNDER_WAY_MAX:
+            raise Unavailable
+        self._under_way += 1
+        try:
+            answer = await self._answer(Request(scope, receive))
+        finally:
+            self._under_way -= 1
         await send_answer(send, answer.status, answer.encoded(), answer.headers)
 
     async def _answer(self, request: Request) -> Answer:
@@ -308,6 +318,7 @@ class Edge:
 
     def __init__(self, routes: Sequence[BaseRoute], settings: Settings) -> None:
         self._router = Router(routes, redirect_slashes=False, default=_nothing_here)
+        self._operations = _by_path(routes)
         self._own_origins = {settings.public_origin.encode()}
         self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
 
@@ -328,7 +339,12 @@ class Edge:
         with following(_first(headers, b"traceparent"), lambda: _done(scope)):
             try:
                 self._check_origin(scope)
-                await self._router(scope, receive, send_with_headers)
+                endpoint = self._operations.get((scope["method"], scope["path"]))
+                if endpoint is not None:
+                    scope["endpoint"] = endpoint
+                    await endpoint(scope, receive, send_with_headers)
+                else:
+                    await self._router(scope, receive, send_with_headers)
             except ClientDisconnect:
                 log.info("the client went away", extra={"path": scope["path"]})
             except Exception as error:
@@ -373,6 +389,16 @@ class Edge:
         host = _first_bytes(headers, b"host")
         if not host or origin.partition(b"://")[2] != host:
             raise Forbidden("The request came from another site")
+
+
+def _by_path(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], _Endpoint]:
+    """Return the operations whose path has no parameters: one look instead of a pattern for each route."""
+    return {
+        (method, route.path): route.endpoint
+        for route in routes
+        if isinstance(route, Route) and isinstance(route.endpoint, _Endpoint) and not route.param_convertors
+        for method in route.methods or ()
+    }
 
 
 def _peer(scope: Scope) -> str:
