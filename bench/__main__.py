@@ -18,6 +18,7 @@ from bench.report import Report
 from bench.world import World, running_world, tokens
 
 CLIENTS = 64
+CREATED, UNAVAILABLE = 201, 503
 PARTS = ("reads", "reserve", "race", "hot", "purchases", "replicas", "overload", "growth")
 # What must be borne without harm; each takes longer than a measurement of speed, and a marketplace of its own.
 PROOFS = ("storm", "poison", "soak")
@@ -208,15 +209,36 @@ def _read(world: World, path: str, seconds: int, token: str | None = None) -> Me
 
 
 async def overload(world: World, report: Report, seconds: int) -> None:
-    """Far more at once than can be served: what is served stays served, the rest is told so quickly."""
+    """Twice what can be served: what is served stays served, the rest is told so quickly, and then it is over."""
     sessions = tokens(world, 500)
-    for connections in (CLIENTS, 4000):
-        tickets = await world.fill(4000 * seconds)
-        run = load.run(world.port, _reservations(tickets, sessions), connections=connections, seconds=seconds)
-        report.measured(f"reserve, {connections} at once", run, served_per_second=run.statuses[201] / run.seconds)
-        await world.settled()
-    again = await world.fill(500)
-    report.measured("  right afterwards", load.run(world.port, _reservations(again, sessions), connections=CLIENTS))
+    at_capacity = await _reserve_for(world, sessions, seconds, connections=CLIENTS)
+    capacity = at_capacity.statuses[CREATED] / at_capacity.seconds
+    report.measured("reserve, as many as can be served", at_capacity)
+    await world.settled()
+    run = await _reserve_for(world, sessions, seconds, connections=4000, pace_per_second=2 * capacity)
+    served = run.statuses[CREATED] / run.seconds
+    report.measured("reserve, twice as many asked", run, served_per_second=served, of_capacity=served / capacity)
+    report.add(
+        "  answers",
+        served_p50_ms=run.quantile_ms(0.5, CREATED),
+        served_p99_ms=run.quantile_ms(0.99, CREATED),
+        refused_p50_ms=run.quantile_ms(0.5, UNAVAILABLE),
+        refused_p99_ms=run.quantile_ms(0.99, UNAVAILABLE),
+    )
+    report.measured("  right afterwards", await _reserve_for(world, sessions, 1, connections=CLIENTS))
+    settle = await world.settled()
+    run = await _reserve_for(world, sessions, seconds, connections=4000)
+    served = run.statuses[CREATED] / run.seconds
+    report.measured("reserve, 4,000 who never wait", run, served_per_second=served, settled_before_s=settle)
+    await world.settled()
+
+
+async def _reserve_for(
+    world: World, sessions: Sequence[str], seconds: int, *, connections: int, pace_per_second: float = 0.0
+) -> Measured:
+    """Reserve distinct tickets for so many seconds."""
+    wanted = _reservations(await world.fill(5000 * seconds), sessions)
+    return load.run(world.port, wanted, connections=connections, seconds=seconds, pace_per_second=pace_per_second)
 
 
 def _subject(token: str) -> str:

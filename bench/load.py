@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from multiprocessing.connection import Connection
 from typing import cast
 
@@ -14,24 +15,27 @@ import uvloop
 
 @dataclass
 class Measured:
-    """What a burst of requests cost: counts by status, latencies in milliseconds, the whole duration in seconds.
+    """What a burst of requests cost: latencies in milliseconds by status, the whole duration in seconds.
 
     `began_at` is when the first request went out, in seconds since the epoch: the generator's own start is not ours.
     """
 
     seconds: float = 0.0
     began_at: float = 0.0
-    statuses: Counter[int] = field(default_factory=Counter)
-    latencies_ms: list[float] = field(default_factory=list)
+    latencies_ms: dict[int, list[float]] = field(default_factory=dict)
     bodies: list[bytes] = field(default_factory=list)
 
     @property
-    def per_second(self) -> float:
-        return len(self.latencies_ms) / self.seconds if self.seconds else 0.0
+    def statuses(self) -> Counter[int]:
+        return Counter({status: len(each) for status, each in self.latencies_ms.items()})
 
-    def quantile_ms(self, share: float) -> float:
-        """Return the latency that this share of the answers was not slower than."""
-        ordered = sorted(self.latencies_ms)
+    @property
+    def per_second(self) -> float:
+        return self.statuses.total() / self.seconds if self.seconds else 0.0
+
+    def quantile_ms(self, share: float, *statuses: int) -> float:
+        """Return the latency that this share of the answers (with one of these statuses) was not slower than."""
+        ordered = sorted(chain.from_iterable(self.latencies_ms.get(each, ()) for each in statuses or self.latencies_ms))
         return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
 
@@ -87,8 +91,8 @@ class _Connection(asyncio.Protocol):
         if len(self._received) < self._whole:
             return
         measured = self._run.measured
-        measured.latencies_ms.append((time.perf_counter() - self._began) * 1000)
-        measured.statuses[int(self._received[9:12])] += 1
+        latencies_ms = measured.latencies_ms.setdefault(int(self._received[9:12]), [])
+        latencies_ms.append((time.perf_counter() - self._began) * 1000)
         if self._run.keep_bodies:
             measured.bodies.append(self._received[self._head :])
         self._received, self._whole = b"", None
