@@ -49,6 +49,35 @@ SELECT ('00000000-0000-7000-8000-' || lpad(to_hex($2::bigint + n), 12, '0'))::uu
     500 + (n * 7919) % 20000, 'usd', $1, 'available'
 FROM generate_series(0, $3::bigint - 1) AS n
 """
+# What was sold before: $3 tickets, numbered from $2. Each buyer has ten, but for $4, who has the first 40.
+_SOLD_TICKETS = """
+INSERT INTO ticket (id, version, user_id, title, price_cents, currency, status, order_id, words, shown)
+SELECT id, 2, $1, 'Seat ' || n, 2000, 'usd', 'sold', id, to_tsvector('simple', 'Seat ' || n), '{}'
+FROM (
+    SELECT n, ('00000000-0000-7000-8000-' || lpad(to_hex($2::bigint + n), 12, '0'))::uuid AS id
+    FROM generate_series(0, $3::bigint - 1) AS n
+) AS made
+"""
+_SOLD_REPLICAS = """
+INSERT INTO ticket (id, version, title, price_cents, currency, seller_id, status, order_id)
+SELECT id, 2, 'Seat ' || n, 2000, 'usd', $1, 'sold', id
+FROM (
+    SELECT n, ('00000000-0000-7000-8000-' || lpad(to_hex($2::bigint + n), 12, '0'))::uuid AS id
+    FROM generate_series(0, $3::bigint - 1) AS n
+) AS made
+"""
+_ORDERS = """
+INSERT INTO orders (id, version, status, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at,
+    payment_id)
+SELECT id, 2, 'complete',
+    CASE WHEN n < 40 THEN $4::uuid ELSE ('00000000-0000-7000-9000-' || lpad(to_hex(n / 10), 12, '0'))::uuid END,
+    id, 0, 'Seat ' || n, 2000, 'usd', instant() + interval '15 minutes', id
+FROM (
+    SELECT n, ('00000000-0000-7000-8000-' || lpad(to_hex($2::bigint + n), 12, '0'))::uuid AS id
+    FROM generate_series(0, $3::bigint - 1) AS n
+) AS made
+WHERE $1::uuid IS NOT NULL
+"""
 
 
 def ticket_id(number: int) -> UUID:
@@ -117,10 +146,22 @@ class World:
             await self._run(service, "VACUUM ANALYZE ticket")
         return [ticket_id(first + number) for number in range(tickets)]
 
+    async def fill_sold(self, tickets: int, buyer: UUID) -> None:
+        """Add tickets that were sold before, with their orders; each call gives `buyer` 40 of them."""
+        first, self._next_ticket = self._next_ticket, self._next_ticket + tickets
+        await self._run("tickets", "ALTER TABLE ticket DISABLE TRIGGER guard_ticket")
+        await asyncio.gather(
+            self._run("tickets", _SOLD_TICKETS, ALICE, first, tickets),
+            self._run("orders", _SOLD_REPLICAS, ALICE, first, tickets),
+            self._run("orders", _ORDERS, ALICE, first, tickets, buyer),
+        )
+        await self._run("tickets", "ALTER TABLE ticket ENABLE TRIGGER guard_ticket")
+        await self._run("orders", "VACUUM ANALYZE orders")
+
     async def _run(self, service: str, sql: str, *arguments: Any) -> None:
         connection = await asyncpg.connect(self.settings.migrator_urls[service])
         try:
-            await connection.execute(sql, *arguments, timeout=600)
+            await connection.execute(sql, *arguments, timeout=3600)
         finally:
             await connection.close()
 
