@@ -15,7 +15,7 @@ import httpx
 
 from admitone.expiration import jobs as expiration_jobs
 from admitone.kernel import bus as buses
-from admitone.kernel import clock, http, ids, outbox, runner
+from admitone.kernel import arrival, clock, http, ids, outbox, runner
 from admitone.kernel.bus import Bus, RepublishRequest
 from admitone.kernel.database import UNREACHABLE, Database
 from admitone.kernel.event import subject_of
@@ -25,6 +25,7 @@ from admitone.kernel.outbox import Relay
 from admitone.kernel.service import Running, Service
 from admitone.kernel.settings import Settings
 from admitone.orders import jobs as order_jobs
+from admitone.payments import api as payment_api
 from admitone.payments import gateway
 from admitone.payments import jobs as payment_jobs
 from admitone.registry import named
@@ -51,6 +52,13 @@ _PAUSES: Final = (
     (expiration_jobs, "_LOOK_ANYWAY_SECONDS"),
     (order_jobs, "_EVERY_SECONDS"),
     (payment_jobs, "_SWEEP_SECONDS"),
+)
+# How long those pause who wait for something that is on its way: a request is as patient as outside, with fewer looks.
+_BETWEEN_LOOKS_SECONDS: Final = 0.5
+_WAITS: Final = (
+    (arrival, "_FIRST_PAUSE_SECONDS"),
+    (arrival, "_PAUSE_SECONDS_MAX"),
+    (payment_api, "_PAUSE_SECONDS_MAX"),
 )
 
 _process: ContextVar["Process | None"] = ContextVar("process", default=None)
@@ -131,8 +139,10 @@ class World:
         real_ids = (ids._uuid_source, ids._token_source)
         clock.use_sources(lambda: self.true_time().timestamp(), self.loop.time)
         ids.use_sources(self.new_uuid, self.new_token)
-        pauses = [(module, name, getattr(module, name)) for module, name in _PAUSES]
+        pauses = [(module, name, getattr(module, name)) for module, name in (*_PAUSES, *_WAITS)]
         self.set_pauses(IDLE_SECONDS)
+        for module, name in _WAITS:
+            setattr(module, name, _BETWEEN_LOOKS_SECONDS)
         try:
             yield
         finally:
