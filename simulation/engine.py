@@ -372,11 +372,11 @@ class Connection:
     terminate = close
 
     async def _perform(self, verb: str, sql: str, *arguments: Any) -> Any:
+        if sql == "SELECT instant()" and self.session is not None:
+            return self._began if self.session.in_transaction else self._process.instant()
         await self._process.lives_on("statement")
         if self.session is None:
             raise Lost("connection was closed in the middle of operation")
-        if sql == "SELECT instant()":
-            return self._began if self.session.in_transaction else self._process.instant()
         if self._world.faults.happens("connection lost"):
             self.close()
             raise Lost("connection was closed in the middle of operation")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 _UNKNOWN_FROM: Final = 500
-_CARDS: Final = (GOOD_CARD,) * 7 + (BAD_CARD, CONFIRMED_CARD, CONFIRMED_CARD, NO_CARD)
+_CARDS: Final = (GOOD_CARD,) * 9 + (BAD_CARD, CONFIRMED_CARD, CONFIRMED_CARD, NO_CARD)
 _RETRIES_MAX: Final = 6
 
 
@@ -103,7 +103,7 @@ class People:
     # Selling.
 
     async def _sell(self, name: str) -> None:
-        for number in range(self.random.choice((1, 2))):
+        for number in range(self.random.choice((1, 2, 3))):
             await self._list(name, f"Seat {number} of {name}")
             await asyncio.sleep(self.random.uniform(0.0, 2.0))
         for _ in range(self.random.choice((0, 1, 2, 4, 8))):
@@ -140,9 +140,11 @@ class People:
             if not self.tickets:
                 continue
             ticket = self.random.choice(self.tickets)
-            orders = await self._order(name, ticket)
-            for order_id in orders:
-                await self._settle(name, order_id)
+            for order_id in await self._order(name, ticket):
+                is_paid = await self._settle(name, order_id)
+                # Most people look for something else then; some want what is sold.
+                if is_paid and ticket in self.tickets and self.random.random() < 0.8:
+                    self.tickets.remove(ticket)
 
     async def _order(self, name: str, ticket: Ticket) -> list[UUID]:
         """Reserve, sometimes with a double click, sometimes under a key of its own for each click."""
@@ -178,30 +180,32 @@ class People:
             self.world.wrong(f"one key made several orders: {made}")
         return made
 
-    async def _settle(self, name: str, order_id: UUID) -> None:
-        """Do with an order what comes to mind."""
+    async def _settle(self, name: str, order_id: UUID) -> bool:
+        """Do with an order what comes to mind; return whether it was paid."""
         await asyncio.sleep(self.random.choice((0.0, 0.05, 1.0, self.random.uniform(0.0, 20.0))))
         what = self.random.random()
-        if what < 0.2:
+        is_paid = False
+        if what < 0.1:
             await self._cancel(name, order_id)
-        elif what < 0.3:
-            return  # left to expire
-        elif what < 0.42:
+        elif what < 0.15:
+            return False  # left to expire
+        elif what < 0.25:
             await asyncio.gather(self._pay(name, order_id), self._later(self._cancel(name, order_id)))
-        elif what < 0.55:
+        elif what < 0.35:
             await asyncio.gather(self._pay(name, order_id), self._later(self._pay(name, order_id)))
-        elif what < 0.62:
+        elif what < 0.4:
             await asyncio.sleep(self.random.uniform(0.8, 1.1) * self.world.settings.order_window_seconds)
             await self._pay(name, order_id)
         else:
             for _ in range(self.random.randint(1, 3)):
-                if await self._pay(name, order_id):
-                    return
+                if is_paid := await self._pay(name, order_id):
+                    break
                 await asyncio.sleep(self.random.uniform(0.1, 3.0))
         if self.random.random() < 0.1:
             stranger = self.random.choice([each for each in self.buyers if each != name])
             await self._ask(stranger, "orders", "DELETE", f"/api/orders/{order_id}")
             await self._pay(stranger, order_id)
+        return is_paid
 
     async def _later(self, work: Any) -> Any:
         await asyncio.sleep(self.random.choice((0.0, 0.02, 0.5, 2.0)))
