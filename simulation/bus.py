@@ -204,6 +204,9 @@ class SimulatedBus:
                     taken.append(delivery)
                 else:
                     each.from_ = now + self._random.uniform(0.0, 3.0)
+        if taken and faults.happens("deliveries lost on their way"):
+            # The bus waits for their acknowledgement, and delivers them again long after those that come later.
+            taken = []
         return taken, min((each.from_ for each in waiting.values()), default=float("inf"))
 
     def settle(self, process: "Process", producer: str, sequence: int, delay: float | None) -> None:

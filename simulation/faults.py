@@ -14,6 +14,7 @@ CHANCES: Final = {
     "message lost after acknowledgement": 0.04,
     "acknowledgement of a publication lost": 0.05,
     "acknowledgement of a delivery lost": 0.08,
+    "deliveries lost on their way": 0.05,
     "request to publish again lost": 0.5,
     # processes and databases
     "crash before commit": 0.012,
@@ -36,7 +37,7 @@ CHANCES: Final = {
     "webhook lost": 0.3,
     "webhook late": 0.3,
     "webhook twice": 0.2,
-    "hold lost": 0.03,
+    "hold lost": 0.08,
 }
 # Those that a disturber brings about now and then.
 DISTURBANCES: Final = (

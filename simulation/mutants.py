@@ -21,6 +21,7 @@ from admitone.orders import jobs as order_jobs
 from admitone.orders import store as order_store
 from admitone.orders.model import Order
 from admitone.orders.service import SERVICE as ORDERS
+from admitone.payments import handlers as payment_handlers
 from admitone.payments import jobs as payment_jobs
 from admitone.payments import store as payment_store
 from admitone.payments.model import Payment
@@ -150,6 +151,26 @@ _plain(
 )
 
 
+async def _rejects_nothing(tx: Transaction, event: Any) -> None:
+    order = await order_store.order_for_change(tx, event.order_id)
+    if order is None or order.status == "created":
+        await order_handlers.payment_authorized(tx, event)
+
+
+async def _only_notes_the_end(tx: Transaction, event: Any) -> None:
+    if not await payment_store.advance_order(tx, event.id, event.version, "cancelled"):
+        await payment_handlers._note_other_version(tx, event.id, event.version)
+
+
+_plain(
+    # Either would do: the end of an order gives back whatever is paid for it. Orders reject late payments all the same
+    # because of orders that they do not know: a restored database forgot them, and their end will not be told.
+    "a late payment is not rejected and the end of an order gives nothing back",
+    (_heard_by_orders, _by_name["PaymentAuthorized"], _rejects_nothing),
+    (_heard_by_payments, _by_name["OrderCancelled"], _only_notes_the_end),
+)
+
+
 # Money.
 
 
@@ -249,13 +270,27 @@ _plain(
         ),
     ),
 )
+_FORGET_NONE: Final = (
+    "UPDATE outbox SET copies = copies WHERE false AND $1::bigint + $2::bigint > 0 AND $3::bigint[] = $4::bigint[]"
+)
 _plain(
-    "no comparison with the stream",
+    # What was sent once is not sent again, whether it arrived or not: all that an outbox is for.
+    "events are published directly and not kept until they have arrived",
     (
         outbox,
-        "_FORGET_LOST",
-        "UPDATE outbox SET copies = copies WHERE false AND $1::bigint + $2::bigint > 0 AND $3::bigint[] = $4::bigint[]",
+        "_UNPUBLISHED",
+        (
+            "WITH sent AS (UPDATE outbox SET stream_sequence = 0 WHERE stream_sequence IS NULL RETURNING *) "
+            "SELECT position, id, type, aggregate, data, traceparent, recorded_at, copies FROM sent "
+            "ORDER BY position LIMIT greatest($1, 1000)"
+        ),
     ),
+    (outbox, "_FORGET_LOST", _FORGET_NONE),
+    (outbox, "_FORGET_AGGREGATE", f"{outbox._FORGET_AGGREGATE} AND false"),
+)
+_plain(
+    "no comparison with the stream",
+    (outbox, "_FORGET_LOST", _FORGET_NONE),
 )
 _plain(
     "no gap is asked for and single lost messages are not looked for",

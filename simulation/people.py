@@ -135,16 +135,25 @@ class People:
 
     async def _shop(self, name: str) -> None:
         await asyncio.sleep(self.random.uniform(0.5, 3.0))
-        for _ in range(self.random.randint(2, 5)):
+        for _ in range(self.random.randint(2, 4)):
             await asyncio.sleep(self.random.choice((0.1, 1.0, 6.0)) * self.random.random())
             if not self.tickets:
                 continue
             ticket = self.random.choice(self.tickets)
-            for order_id in await self._order(name, ticket):
+            orders = await self._order(name, ticket)
+            if orders and self.random.random() < 0.12:
+                orders = await self._change_mind(name, ticket, orders[0])
+            for order_id in orders:
                 is_paid = await self._settle(name, order_id)
                 # Most people look for something else then; some want what is sold.
                 if is_paid and ticket in self.tickets and self.random.random() < 0.8:
                     self.tickets.remove(ticket)
+
+    async def _change_mind(self, name: str, ticket: Ticket, order_id: UUID) -> list[UUID]:
+        """Cancel at once and want it again: one order begins right after another one ends."""
+        if await self._cancel(name, order_id):
+            return await self._order(name, ticket)
+        return [order_id]
 
     async def _order(self, name: str, ticket: Ticket) -> list[UUID]:
         """Reserve, sometimes with a double click, sometimes under a key of its own for each click."""
@@ -173,7 +182,8 @@ class People:
                     price_cents=round(order["ticket"]["price"] * 100),
                 )  # fmt: skip
 
-        await asyncio.gather(*(click() for _ in range(clicks)))
+        edits = [self._edit(ticket.seller, ticket)] if self.random.random() < 0.1 else []
+        await asyncio.gather(*(click() for _ in range(clicks)), *edits)
         if is_keyed and not made:
             self._note("order", name, None if None in answers else answers[0], CREATED, ticket=ticket.id)
         elif is_keyed and len(made) > 1:
@@ -185,7 +195,7 @@ class People:
         await asyncio.sleep(self.random.choice((0.0, 0.05, 1.0, self.random.uniform(0.0, 20.0))))
         what = self.random.random()
         is_paid = False
-        if what < 0.1:
+        if what < 0.08:
             await self._cancel(name, order_id)
         elif what < 0.15:
             return False  # left to expire

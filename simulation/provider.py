@@ -54,6 +54,7 @@ class Provider:
         self.intents: dict[str, Json] = {}
         self._seen_from: dict[str, float] = {}
         self._answers: dict[str, tuple[Any, Json | _Failure]] = {}
+        self._under_way: set[str | None] = set()
         self._told = 0
         self.captures = 0
 
@@ -71,9 +72,12 @@ class Provider:
             await asyncio.sleep(self._random.uniform(1.0, 8.0))
         if faults.happens("provider times out before"):
             # It takes effect long after the caller has given up.
-            loop.call_later(self._random.uniform(5.0, 100.0), self._answer, method, path, params, key)
+            self._under_way.add(key)
+            loop.call_later(self._random.uniform(5.0, 100.0), self._answer_late, method, path, params, key)
             await asyncio.sleep(6.0)
             raise Timeout
+        if key is not None and key in self._under_way:
+            raise _raised(_Failure(409, "idempotency_key_in_use"))
         answer = self._answer(method, path, params, key)
         if faults.happens("provider times out after"):
             await asyncio.sleep(6.0)
@@ -82,6 +86,10 @@ class Provider:
         if isinstance(answer, _Failure):
             raise _raised(answer)
         return answer
+
+    def _answer_late(self, method: str, path: str, params: Json, key: str | None) -> None:
+        self._under_way.discard(key)
+        self._answer(method, path, params, key)
 
     def _answer(self, method: str, path: str, params: Json, key: str | None) -> Json | _Failure:
         asked = (method, path, repr(params))
@@ -152,7 +160,9 @@ class Provider:
             return intent
         self._tell("payment_intent.amount_capturable_updated", intent)
         if self._world.faults.happens("hold lost"):
-            self._world.loop.call_later(self._random.uniform(1.0, 60.0), self._lose_hold, intent)
+            # Most often before it can be taken: afterwards there is nothing to lose.
+            after = self._random.choice((0.3, 1.0, 60.0)) * self._random.random()
+            self._world.loop.call_later(after, self._lose_hold, intent)
         return intent
 
     def _list(self, params: Json) -> Json:
@@ -260,8 +270,8 @@ def _raised(failure: _Failure) -> stripe.StripeError:
             return stripe.CardError("declined", None, failure.code, None, 402, body)  # type: ignore[no-untyped-call]
         case 429:
             return stripe.RateLimitError("too many", None, 429, body)
-        case 500:
-            return stripe.APIError("failed", None, 500, body)
+        case 409 | 500:
+            return stripe.APIError("failed", None, failure.status, body)
         case _ if failure.code == "idempotency_key_in_use":
             return stripe.IdempotencyError("another request", None, 400, body)
         case status:

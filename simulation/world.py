@@ -31,7 +31,7 @@ from admitone.payments import gateway
 from admitone.payments import jobs as payment_jobs
 from admitone.registry import named
 from simulation.bus import BusOfProcess, SimulatedBus
-from simulation.engine import Engine, Pool
+from simulation.engine import Connection, Engine, Pool
 from simulation.faults import SKEW, Faults
 from simulation.loop import VirtualLoop
 from simulation.provider import Provider, opener
@@ -99,6 +99,7 @@ class World:
         ]
         self.idle_seconds = IDLE_SECONDS
         self.people: dict[str, Person] = {}
+        self.relay_locks: dict[str, tuple[Connection, _Relay]] = {}
         self.violations: list[str] = []
         self.log: list[str] | None = [] if keeps_log else None
         self._hash = hashlib.sha256()
@@ -187,16 +188,12 @@ class World:
         alive = [each for each in self.processes if each.service.name == service and each.is_alive]
         return random.choice(alive) if alive else None
 
-    def leader(self, service: str) -> "Process | None":
-        """The process whose relay publishes."""
-        return next((each for each in self.processes if each.service.name == service and each.is_alive), None)
-
     def ask_to_republish(self, producer: str, request: RepublishRequest) -> None:
         if self.faults.happens("request to publish again lost"):
             return
 
         def ask() -> None:
-            process = self.leader(producer)
+            process = self.process_of(producer, self.random)
             if process is not None and process.republish is not None:
                 process.spawn(process.republish(request))
 
@@ -381,25 +378,26 @@ class Process:
 
 
 class _Relay(Relay):
-    """The relay, on the simulation's connection; who leads is known without asking PostgreSQL for its lock."""
+    """The relay, on the simulation's connection, whose lock of the database is kept here instead of in PostgreSQL."""
 
     def __init__(self, process: Process, database: Database, bus: Bus) -> None:
         super().__init__(database, bus, compare_every_seconds=process.world.random.uniform(5.0, 20.0))
         self._process = process
 
     async def _hold_lock_and_relay(self) -> None:
-        process = self._process
-        while process.world.leader(process.service.name) is not process:  # noqa: ASYNC110 – as often as outside
-            await asyncio.sleep(1.0)
+        locks, service = self._process.world.relay_locks, self._process.service.name
         async with self._database.connection() as connection:
+            # As PostgreSQL does: free again as soon as the connection that holds it is gone, whoever is on the way.
+            if service in locks and not locks[service][0].is_closed():
+                raise outbox._StandBy
+            locks[service] = connection, self
             self._leads = True
             await self._relay(connection)
 
     async def _notify(self) -> None:
         await asyncio.sleep(0.002)
-        leader = self._process.world.leader(self._process.service.name)
-        if leader is not None and leader is not self._process:
-            leader.relay._wake.set()
+        if (held := self._process.world.relay_locks.get(self._process.service.name)) is not None:
+            held[1]._wake.set()
 
 
 class _KnownPeople:
