@@ -225,7 +225,7 @@ class Engine:
         store = self.stores[session.service]
         for blocked in [each for each in store.blocked if each.session is session]:
             store.blocked.remove(blocked)
-            self.driver.run(_ended(blocked.task))
+            self.driver.run(_ended(blocked.task, session.physical))
         if session.in_transaction:
             self.finish(session, "ROLLBACK")
         store.free.append(session)
@@ -283,7 +283,7 @@ class Engine:
         task = self.driver.start(statement)
         if not self._settle(store, session, task):
             if self._closes_circle(store, session):
-                self.driver.run(_ended(task))
+                self.driver.run(_ended(task, session.physical))
                 raise asyncpg.DeadlockDetectedError("deadlock detected")
             blocked = _Blocked(session, task, asyncio.get_running_loop().create_future())
             store.blocked.append(blocked)
@@ -339,10 +339,13 @@ async def _wait(task: "asyncio.Task[Any]") -> None:
     await asyncio.wait({task}, timeout=_LOOKS_BLOCKED_SECONDS)
 
 
-async def _ended(task: "asyncio.Task[Any]") -> None:
+async def _ended(task: "asyncio.Task[Any]", physical: Physical) -> None:
+    """Cancel a statement, and wait until the connection is done with it."""
     task.cancel()
     with suppress(asyncio.CancelledError, asyncpg.PostgresError):
         await task
+    with suppress(asyncpg.PostgresError):  # the transaction is lost
+        await physical.execute("SELECT")
 
 
 class Lost(asyncpg.ConnectionDoesNotExistError):
