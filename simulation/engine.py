@@ -28,7 +28,8 @@ Physical = Any  # asyncpg's connection is generic in a way that differs between 
 SERVICES: Final = ("auth", "tickets", "orders", "expiration", "payments")
 _READS: Final = re.compile(r"\s*SELECT\b")
 _TELLS_TIME: Final = re.compile(r"instant\(|\bINSERT\b")  # defaults of columns tell it, too
-_DECIDES: Final = re.compile(r"\b(INSERT INTO|UPDATE) (orders|payment)\b")
+# What could make a second order for a ticket, or a second charge for an order.
+_DECIDES: Final = re.compile(r"\bINSERT INTO orders\b|\bUPDATE payment\b.*'captured'", re.DOTALL)
 _LOOKS_BLOCKED_SECONDS: Final = 0.02
 _SESSION: Final = {
     "jit": "off",
@@ -385,7 +386,7 @@ class Connection:
             raise Lost("connection was closed in the middle of operation")
         result = await self._world.engine.perform(self.session, self._process.instant(), verb, sql, arguments)
         self._world.trace("sql", self._process.name, sql[:60], result if isinstance(result, str) else None)
-        self._decided = self._decided or _DECIDES.search(sql) is not None
+        self._decided = self._decided or _DECIDES.search(f"{sql} {arguments}") is not None
         if not self.session.in_transaction:
             self._notice()
         return result

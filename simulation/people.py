@@ -135,7 +135,7 @@ class People:
 
     async def _shop(self, name: str) -> None:
         await asyncio.sleep(self.random.uniform(0.5, 3.0))
-        for _ in range(self.random.randint(2, 4)):
+        for _ in range(self.random.randint(1, 4)):
             await asyncio.sleep(self.random.choice((0.1, 1.0, 6.0)) * self.random.random())
             if not self.tickets:
                 continue
@@ -158,7 +158,7 @@ class People:
     async def _order(self, name: str, ticket: Ticket) -> list[UUID]:
         """Reserve, sometimes with a double click, sometimes under a key of its own for each click."""
         key = self._key()
-        clicks = self.random.choice((1, 1, 1, 2, 2, 3))
+        clicks = self.random.choice((1, 1, 1, 1, 2, 3))
         is_keyed = self.random.random() < 0.8
         made: list[UUID] = []
         answers: list[int | None] = []
