@@ -9,7 +9,7 @@ from collections import Counter
 
 from simulation.engine import Engine
 from simulation.mutants import MUTANTS
-from simulation.run import run_seed
+from simulation.run import Outcome, run_seed
 from simulation.workers import hunt, run_seeds, running_postgres
 
 
@@ -61,28 +61,48 @@ def _replay(url: str, seed: int) -> int:
 
 
 def _many(url: str, seeds: range, jobs: int) -> int:
-    started = time.monotonic()
-    totals: Counter[str] = Counter()
-    faults: Counter[str] = Counter()
-    failed = 0
-    for number, outcome in enumerate(run_seeds(url, seeds, jobs), start=1):
-        totals.update(purchases=outcome.purchases, orders=outcome.orders, statements=outcome.statements)
-        faults.update(outcome.faults)
+    """Run seeds, and say what became of them, or of those there was time for."""
+    total = _Total(seeds)
+    try:
+        for outcome in run_seeds(url, seeds, jobs):
+            total.add(outcome)
+            if total.seeds % 500 == 0:
+                print(f"… {total}", file=sys.stderr, flush=True)
+    finally:
+        for kind, count in sorted(total.faults.items()):
+            print(f"  {kind:<40} {count:>9,}")
+        print(total)
+    return 1 if total.failed else 0
+
+
+class _Total:
+    """What seeds came to so far."""
+
+    def __init__(self, seeds: range) -> None:
+        self._first = seeds.start
+        self._began = time.monotonic()
+        self.seeds = self.failed = 0
+        self.faults: Counter[str] = Counter()
+        self._orders = self._purchases = self._statements = 0
+
+    def add(self, outcome: Outcome) -> None:
+        self.seeds += 1
+        self.faults.update(outcome.faults)
+        self._orders += outcome.orders
+        self._purchases += outcome.purchases
+        self._statements += outcome.statements
         if outcome.violations:
-            failed += 1
+            self.failed += 1
             print(f"seed {outcome.seed}: {outcome.violations[0]}")
             print(f"  replay: python -m simulation --seed {outcome.seed}", flush=True)
-        if number % 500 == 0:
-            print(f"… {number} seeds, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    seconds = time.monotonic() - started
-    for kind, count in sorted(faults.items()):
-        print(f"  {kind:<40} {count:>9,}")
-    print(
-        f"{len(seeds):,} seeds, {sum(faults.values()):,} faults, {totals['orders']:,} orders, "
-        f"{totals['purchases']:,} purchases, {failed} seeds with violations; "
-        f"{totals['statements'] / max(len(seeds), 1):.0f} statements a seed, {len(seeds) / seconds:.1f} seeds/s"
-    )
-    return 1 if failed else 0
+
+    def __str__(self) -> str:
+        return (
+            f"seeds {self._first} to {self._first + self.seeds - 1}: {sum(self.faults.values()):,} faults, "
+            f"{self._orders:,} orders, {self._purchases:,} purchases, {self.failed} seeds with violations; "
+            f"{self._statements / max(self.seeds, 1):.0f} statements a seed, "
+            f"{self.seeds / (time.monotonic() - self._began):.1f} seeds/s"
+        )
 
 
 if __name__ == "__main__":
