@@ -144,11 +144,6 @@ _plain(
     "a payment is accepted before the lock is confirmed",
     (_heard_by_orders, _by_name["PaymentAuthorized"], _accepts_unconfirmed),
 )
-_plain(
-    "a payment is accepted before the lock is confirmed and a refused lock cancels nothing",
-    (_heard_by_orders, _by_name["PaymentAuthorized"], _accepts_unconfirmed),
-    (_heard_by_orders, _by_name["TicketLockRefused"], _nothing),
-)
 
 
 async def _rejects_nothing(tx: Transaction, event: Any) -> None:

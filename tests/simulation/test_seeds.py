@@ -18,6 +18,8 @@ from simulation.run import run_seed
 
 SEEDS = 500
 PARTS = 10
+# One in which much goes wrong.
+ROUGH_SEED = 79
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +48,20 @@ def test_no_seed_breaks_an_invariant(engine: Engine, part: int) -> None:
 
 
 def test_the_same_seed_gives_the_same_trace(engine: Engine) -> None:
-    seed = 84
-    first, second = run_seed(seed, engine), run_seed(seed, engine)
+    first, second = run_seed(ROUGH_SEED, engine), run_seed(ROUGH_SEED, engine)
     assert first.trace_hash == second.trace_hash
     assert sum(first.faults.values()) > 0
 
 
 def test_the_same_seed_gives_the_same_trace_in_another_process(engine: Engine) -> None:
     replayed = subprocess.run(
-        [sys.executable, "-m", "simulation", "--seed", "84"],
+        [sys.executable, "-m", "simulation", "--seed", str(ROUGH_SEED)],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert replayed.stdout.splitlines()[-1].split()[0] == run_seed(84, engine).trace_hash
+    assert replayed.stdout.splitlines()[-1].split()[0] == run_seed(ROUGH_SEED, engine).trace_hash
 
 
 def test_time_and_clocks_are_given_back(engine: Engine) -> None:
