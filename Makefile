@@ -41,8 +41,9 @@ fix: $(INSTALLED) ## Format, and mend what the linter can mend
 	$(BIN)/ruff format
 
 .PHONY: fuzz
-fuzz: .venv/fuzz-installed ## Hostile input at length: REQUESTS=1000000 mutated requests, SECONDS=120 for each parser
+fuzz: .venv/fuzz-installed ## Hostile input: REQUESTS=1000000 mutated ones, CASES=20000 of the API, SECONDS=120 a parser
 	$(BIN)/python -m fuzz requests --count $(or $(REQUESTS),1000000)
+	$(BIN)/python -m fuzz schema $(or $(CASES),20000)
 	$(BIN)/python -m fuzz parsers --seconds $(or $(SECONDS),120)
 
 .PHONY: signin

@@ -1,4 +1,4 @@
-"""`python -m fuzz`: mutated requests at length, one parser at length, or what signing in costs."""
+"""`python -m fuzz`: mutated requests, the OpenAPI document or parsers at length, or what signing in costs."""
 
 import argparse
 import asyncio
@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import uvloop
+from argon2 import PasswordHasher
 
+from admitone.auth import passwords
 from admitone.kernel import clock
-from fuzz import parsers, signin
+from fuzz import parsers, schema, signin
 from fuzz.market import fuzzed_market
 from fuzz.requests import Report, run
 from tests import engines
@@ -25,6 +27,8 @@ async def mutate_requests(count: int, seed: int) -> int:
     After each round every invariant of the marketplace is looked at, too.
     """
     logging.getLogger().addHandler(logging.NullHandler())
+    # What a hash costs is no part of this: the cheapest one leaves time for more requests.
+    vars(passwords)["_HASHER"] = PasswordHasher(memory_cost=8, time_cost=1, parallelism=1)
     whole = Report()
     began = clock.monotonic_seconds()
     with ExitStack() as running:
@@ -82,6 +86,9 @@ def main() -> int:
     one = kinds.add_parser("parsers", help="coverage-guided runs; needs the extra `fuzz` (Linux)")
     one.add_argument("names", nargs="*", choices=[*sorted(parsers.TARGETS), []], default=[])
     one.add_argument("--seconds", type=int, default=120)
+    document = kinds.add_parser("schema", help="whatever the OpenAPI document allows and forbids, by schemathesis")
+    document.add_argument("cases", nargs="?", type=int, default=20_000)
+    document.add_argument("--seed", type=int, default=1)
     timing = kinds.add_parser("signin", help="what signing in costs, for known and unknown e-mails")
     timing.add_argument("--tries", type=int, default=300)
     chosen = parser.parse_args()
@@ -90,6 +97,9 @@ def main() -> int:
             return min(uvloop.run(mutate_requests(chosen.count, chosen.seed)), 1)
         case "parsers":
             return min(fuzz_parsers(chosen.names, chosen.seconds), 1)
+        case "schema":
+            schema.explore(chosen.cases, chosen.seed)
+            return 0
         case _:
             asyncio.run(signin.measure(chosen.tries))
             return 0
