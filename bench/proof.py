@@ -34,11 +34,11 @@ async def storm(world: World, report: Report, events_wanted: int, times: int) ->
     events = await history(world.settings)
     report.add(
         "a history of purchases",
-        events=float(len(events)),
-        tickets=float(sum(done.values())),
-        kinds_of_end=float(len(done)),
-        complete=float(await world.value("orders", "SELECT count(*) FROM orders WHERE status = 'complete'")),
-        cancelled=float(await world.value("orders", "SELECT count(*) FROM orders WHERE status = 'cancelled'")),
+        events=len(events),
+        tickets=sum(done.values()),
+        kinds_of_end=len(done),
+        complete=await world.value("orders", "SELECT count(*) FROM orders WHERE status = 'complete'"),
+        cancelled=await world.value("orders", "SELECT count(*) FROM orders WHERE status = 'cancelled'"),
         seconds=clock.monotonic_seconds() - began,
     )
     before = await digests(world.settings)
@@ -46,9 +46,9 @@ async def storm(world: World, report: Report, events_wanted: int, times: int) ->
     after = await digests(world.settings)
     for service, what in sorted(heard.items()):
         if what.events:
-            report.add(f"  {service} hears it {times} times", events=float(what.events), per_second=what.per_second)
+            report.add(f"  {service} hears it {times} times", events=what.events, per_second=what.per_second)
     changed = [table for table in before if before[table] != after.get(table)]
-    report.add("  tables changed by it", of=float(len(before)), changed=", ".join(changed) or "none")
+    report.add("  tables changed by it", of=len(before), changed=", ".join(changed) or "none")
 
 
 async def _told(world: World) -> int:
@@ -68,7 +68,7 @@ async def poisoned(world: World, report: Report, seconds: int, per_second: float
             p50_ms=each.quantile_ms(0.5),
             p99_ms=each.quantile_ms(0.99),
             max_ms=each.late_ms[-1],
-            events=float(len(each.late_ms)),
+            events=len(each.late_ms),
         )
     report.add("  p99 beside the baseline", ratio=spoilt.quantile_ms(0.99) / plain.quantile_ms(0.99))
     letters = await poison.given_up(world, spoilt.poison)
@@ -79,8 +79,8 @@ async def poisoned(world: World, report: Report, seconds: int, per_second: float
     first, second = poison.retried(world), poison.retried(world)
     there = await world.value("orders", "SELECT count(*) FROM ticket WHERE id = ANY($1)", list(spoilt.poison))
     left = await world.value("orders", "SELECT count(*) FROM dead_letter")
-    report.add("  dead letters", letters=float(len(letters)), of=float(len(spoilt.poison)), attempts=attempts)
-    report.add("  retried after the fix", first=first, again=second, tickets=float(there), left=float(left))
+    report.add("  dead letters", letters=len(letters), of=len(spoilt.poison), attempts=attempts)
+    report.add("  retried after the fix", first=first, again=second, tickets=there, left=left)
 
 
 async def soak(world: World, report: Report, minutes: float, per_second: float) -> None:
@@ -95,8 +95,8 @@ async def soak(world: World, report: Report, minutes: float, per_second: float) 
     report.add(
         f"soak, {minutes:g} minutes",
         asked_per_second=per_second,
-        purchases=float(traded.purchases),
-        late=float(traded.late),
+        purchases=traded.purchases,
+        late=traded.late,
         answers=statuses,
     )
     begin, end = 120.0 if minutes > 3 else minutes * 15, minutes * 60

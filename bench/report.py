@@ -13,9 +13,7 @@ class Report:
 
     def add(self, name: str, unit: str = "", /, **figures: float | str) -> None:
         self.figures[name] = figures
-        shown = "  ".join(
-            f"{key} {value:,.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in figures.items()
-        )
+        shown = "  ".join(f"{key} {_shown(value)}" for key, value in figures.items())
         print(f"{name:<34} {shown} {unit}", flush=True)
 
     def measured(self, name: str, run: Measured, **more: float | str) -> None:
@@ -28,3 +26,9 @@ class Report:
             answers=statuses,
             **more,
         )
+
+
+def _shown(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.4g}" if value % 1 else f"{value:,.0f}"
