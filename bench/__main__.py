@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,13 @@ from admitone.kernel.ids import new_id
 from bench import load, proof
 from bench.limits import Limit, superuser_url
 from bench.load import Measured, request
+from bench.noise import Noise
 from bench.report import Report
-from bench.world import World, running_world, tokens
+from bench.world import World, running_world, started_world, tokens
 
 CLIENTS = 64
 CREATED, UNAVAILABLE = 201, 503
-PARTS = ("reads", "reserve", "race", "hot", "purchases", "replicas", "overload", "growth")
+PARTS = ("reads", "signin", "reserve", "race", "hot", "purchases", "replicas", "overload", "growth")
 # What must be borne without harm; each takes longer than a measurement of speed, and a marketplace of its own.
 PROOFS = ("storm", "poison", "soak")
 
@@ -250,6 +252,29 @@ async def _reserve_for(
     return load.run(world.port, wanted, connections=connections, seconds=seconds, pace_per_second=pace_per_second)
 
 
+async def sign_in(world: World, report: Report, seconds: int) -> None:
+    """Sign in as often as can be, and look at the list meanwhile: hashing must not keep the rest waiting."""
+    emails = [f"bench{number}@example.com" for number in range(32)]
+    people = [json.dumps({"email": email, "password": "correct horse battery"}).encode() for email in emails]
+    load.run(world.port, [request("POST", "/api/users/signup", body=each) for each in people], connections=4)
+    wanted = [request("POST", "/api/users/signin", body=each) for each in people]
+    await world.fill(1000)
+    report.measured("list, alone", _read(world, "/api/tickets", seconds))
+    signing_in = asyncio.to_thread(load.run, world.port, wanted, connections=32, seconds=seconds, repeat=True)
+    looking = asyncio.to_thread(_read, world, "/api/tickets", seconds)
+    signed_in, looked = await asyncio.gather(signing_in, looking)
+    report.measured("sign-in, 32 at once", signed_in)
+    report.measured("list, beside 32 who sign in", looked)
+
+
+def start(report: Report) -> None:
+    """Start with an empty folder, and again with what is in it then."""
+    with tempfile.TemporaryDirectory(prefix="admitone-bench-", ignore_cleanup_errors=True) as data:
+        for name in ("cold start", "warm start"):
+            with started_world(Path(data)) as world:
+                report.add(name, seconds=world.started_seconds)
+
+
 def _subject(token: str) -> str:
     import jwt
 
@@ -260,6 +285,9 @@ def _subject(token: str) -> str:
 async def measure(world: World, report: Report, seconds: int, parts: Sequence[str], sizes: Sequence[int]) -> None:
     wanted = set(parts) or {*PARTS} - {"growth"}
     report.add("memory, idle, MB", **world.memory_mb())
+    report.noise = Noise(lambda: sum(world.cpu_seconds().values()))
+    if "signin" in wanted:
+        await sign_in(world, report, seconds)
     if "reads" in wanted:
         await world.fill(1000)
         await reads(world, report, seconds)
@@ -310,8 +338,8 @@ def main() -> None:
     report.add("machine", cores=float(os.cpu_count() or 0), load=os.getloadavg()[0])
     prove(chosen, report)
     if not set(chosen.parts) & set(PROOFS):
+        start(report)
         with running_world() as world:
-            report.add("cold start", seconds=world.started_seconds)
             asyncio.run(measure(world, report, chosen.seconds, chosen.parts, chosen.sizes))
     if chosen.json:
         chosen.json.write_text(json.dumps(report.figures, indent=1))

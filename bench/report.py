@@ -3,13 +3,15 @@
 from typing import Any
 
 from bench.load import Measured
+from bench.noise import NOISY_FROM, Noise
 
 
 class Report:
-    """Rows of figures, printed as they come."""
+    """Rows of figures, printed as they come; a measured one says when something else used the machine meanwhile."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {}
+        self.noise: Noise | None = None
 
     def add(self, name: str, unit: str = "", /, **figures: float | str) -> None:
         self.figures[name] = figures
@@ -18,6 +20,8 @@ class Report:
 
     def measured(self, name: str, run: Measured, **more: float | str) -> None:
         statuses = " ".join(f"{count}x{status}" for status, count in sorted(run.statuses.items()))
+        if self.noise is not None and (others := self.noise.share()) >= NOISY_FROM:
+            more["noisy"] = f"others used {others:.0%} of the machine"
         self.add(
             name,
             per_second=run.per_second,

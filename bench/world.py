@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +99,8 @@ class Used:
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
         return cls(
             memory_mb=int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20,
-            cpu_seconds=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
+            # With that of its children that have ended: PostgreSQL has many.
+            cpu_seconds=sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK"),
             descriptors=sum(1 for _ in (folder / "fd").iterdir()),
         )
 
@@ -255,7 +255,17 @@ def _kind_of(process: int) -> str:
 @contextmanager
 def running_world(*arguments: str, **environment: str) -> Iterator[World]:
     """Start `admitone up` with fresh data and stop it at the end."""
-    data, key, port = Path(tempfile.mkdtemp(prefix="admitone-bench-")), new_signing_key(), free_port()
+    with (
+        tempfile.TemporaryDirectory(prefix="admitone-bench-", ignore_cleanup_errors=True) as data,
+        started_world(Path(data), *arguments, **environment) as world,
+    ):
+        yield world
+
+
+@contextmanager
+def started_world(data: Path, *arguments: str, **environment: str) -> Iterator[World]:
+    """Start `admitone up` with the data of that folder and stop it at the end."""
+    key, port = new_signing_key(), free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "admitone", "up", *arguments],
         env={
@@ -278,7 +288,6 @@ def running_world(*arguments: str, **environment: str) -> Iterator[World]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=30)
-        shutil.rmtree(data, ignore_errors=True)
 
 
 def _wait_until_ready(port: int, process: "subprocess.Popen[bytes]") -> None:
