@@ -18,7 +18,7 @@ from bench.limits import Limit, superuser_url
 from bench.load import Measured, request
 from bench.noise import Noise
 from bench.report import Report
-from bench.world import World, running_world, started_world, tokens
+from bench.world import FIRST_TICKET, World, running_world, started_world, tokens
 
 CLIENTS = 64
 CREATED, UNAVAILABLE = 201, 503
@@ -195,8 +195,9 @@ async def growth(world: World, report: Report, seconds: int, sizes: Sequence[int
     reads = (
         ("list", "/api/tickets?limit=50", None),
         ("by price", "/api/tickets?sort=price", None),
-        ("search, every fifth", "/api/tickets?q=harbour+derby", None),
-        ("search, one", "/api/tickets?q=seat+77", None),
+        ("search, one in five", "/api/tickets?q=harbour+derby", None),
+        ("search, one in a hundred", "/api/tickets?q=c17", None),
+        ("search, a single one", f"/api/tickets?q={FIRST_TICKET + sizes[0] + 7}", None),
         ("my orders", "/api/orders?limit=20", world.token_of(buyer)),
     )
     for size in sizes:

@@ -26,6 +26,7 @@ from admitone.kernel.settings import Settings
 from admitone.local.installation import found_running
 from admitone.local.server import free_port
 
+FIRST_TICKET = 1 << 32
 ALICE = UUID("00000000-0000-7000-8000-00000000a11c")
 
 _LIST_TICKETS = """
@@ -36,7 +37,7 @@ FROM (
     SELECT n,
         ('00000000-0000-7000-8000-' || lpad(to_hex($2::bigint + n), 12, '0'))::uuid AS id,
         (ARRAY['Fado night', 'Rainbow Chasers', 'Midsummer Quartet', 'Harbour derby', 'The Winter Play'])[n % 5 + 1]
-            || ', seat ' || n AS title,
+            || ', company c' || n % 100 || ', seat ' || $2::bigint + n AS title,
         500 + (n * 7919) % 20000 AS price_cents,
         (ARRAY['Lisbon', 'Old Vic', 'Harbour Arena', 'Town Hall'])[n % 4 + 1] AS venue
     FROM generate_series(0, $3::bigint - 1) AS n
@@ -123,7 +124,7 @@ class World:
         self.port = settings.port
         self.process = process
         self._keys = SigningKeys.from_pem(key)
-        self._next_ticket = 1 << 32
+        self._next_ticket = FIRST_TICKET
 
     def token(self) -> str:
         """Return the session of somebody new."""

@@ -148,6 +148,29 @@ async def test_a_search_finds_words_by_their_beginnings(databases: engines.Datab
         assert (await page(database, q=""))["tickets"] == [ticket, other]
 
 
+MANY: Final = """
+INSERT INTO ticket (id, user_id, title, price_cents, currency, event_date, words)
+SELECT gen_random_uuid(), $1, word, 1000 + n % 7, 'usd', '2027-05-01Z'::timestamptz + n % 11 * '1 day'::interval,
+    array_to_tsvector(ARRAY[word])
+FROM generate_series(1, 2400) AS n,
+    LATERAL (SELECT CASE WHEN n % 200 = 0 THEN 'rare' WHEN n % 2 = 0 THEN 'common' ELSE 'other' END AS word) AS named
+"""
+
+
+@FOR_EVERY_SORT
+async def test_a_search_finds_the_same_wherever_it_looks(databases: engines.Databases, sort: str) -> None:
+    """Common words are found along the shelf, rare ones by their index, and those in between are looked for twice."""
+    async with tickets_database(databases) as database:
+        await database.execute(MANY, SELLER)
+        everything = await walk(database, sort=sort, limit=100)
+        assert everything == sorted(everything, key=in_order(sort), reverse=sort in {"newest", "-price"})
+        for word, count in (("common", 1188), ("rare", 12), ("nothing", 0)):
+            expected = [ticket for ticket in everything if ticket["title"] == word]
+            assert len(expected) == count
+            for limit in (5, 11, 12, 100):
+                assert await walk(database, sort=sort, limit=limit, q=word[:4]) == expected
+
+
 async def test_a_search_means_its_words_and_nothing_else(databases: engines.Databases) -> None:
     async with tickets_database(databases) as database:
         ticket = await offer(database, 1, title="Fado night")

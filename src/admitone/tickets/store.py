@@ -158,9 +158,12 @@ class _Ordering:
         )
 
     @property
+    def direction(self) -> str:
+        return "DESC" if self.descends else "ASC"
+
+    @property
     def by(self) -> str:
-        direction = "DESC" if self.descends else "ASC"
-        return f"{self.key} {direction}, id {direction}"
+        return f"{self.key} {self.direction}, id {self.direction}"
 
     @property
     def first(self) -> tuple[Any, UUID]:
@@ -210,15 +213,53 @@ def _page(ordering: _Ordering, within: str) -> str:
 
 
 _SHELF: Final = {sort: _page(each, "status = 'available'") for sort, each in _ORDERINGS.items()}
-_FOUND: Final = {
-    sort: _page(each, "status = 'available' AND words @@ $4::text::tsquery") for sort, each in _ORDERINGS.items()
-}
 _OF_SELLER: Final = _page(_NEWEST, "user_id = $4")
 
 
-# The plan that is best for a rare word reads everything for a common one, and the other way round: each search gets
-# the plan for its own words.
-_PLAN_EACH: Final = "SET LOCAL plan_cache_mode = force_custom_plan"
+# Searching. A common word is found soon along the shelf, a rare one by its index; either way round reads everything.
+# PostgreSQL cannot tell which is which for words by their beginnings, so it is tried: a short stretch of the shelf, a
+# long one if the short one held some, then the index.
+
+_STRETCH: Final = """
+SELECT shown, id, key FROM (
+    SELECT shown, id, {key} AS key, words FROM ticket
+    WHERE status = 'available' AND {beyond}
+    ORDER BY {by} LIMIT {length}
+) AS stretch
+WHERE words @@ $4::text::tsquery LIMIT $3
+"""
+_INDEXED: Final = """
+WITH found AS MATERIALIZED (
+    SELECT {key} AS key, id FROM ticket WHERE status = 'available' AND words @@ $4::text::tsquery AND {beyond}
+), page AS (
+    SELECT * FROM found ORDER BY key {direction}, id {direction} LIMIT $3
+)
+SELECT shown, id, page.key FROM page JOIN ticket USING (id) ORDER BY page.key {direction}, id {direction}
+"""
+_SHORT: Final = 1_000
+_LONG: Final = 16_000
+# So many on the short stretch, and the long one probably has a page of them.
+_PROMISING: Final = 4
+
+
+def _stretch(ordering: _Ordering, length: int) -> str:
+    return _STRETCH.format(key=ordering.key, beyond=ordering.beyond, by=ordering.by, length=length)
+
+
+_ON_SHORT: Final = {sort: _stretch(each, _SHORT) for sort, each in _ORDERINGS.items()}
+_ON_LONG: Final = {sort: _stretch(each, _LONG) for sort, each in _ORDERINGS.items()}
+_BY_INDEX: Final = {
+    sort: _INDEXED.format(key=each.key, beyond=each.beyond, direction=each.direction)
+    for sort, each in _ORDERINGS.items()
+}
+
+
+async def _found(db: Database, sort: Sort, after: tuple[Any, UUID], wanted: int, query: str) -> list[Row]:
+    """Return the next `wanted` tickets that a query finds, or all there are."""
+    rows = await db.fetch(_ON_SHORT[sort], *after, wanted, query)
+    if _PROMISING <= len(rows) < wanted:
+        rows = await db.fetch(_ON_LONG[sort], *after, wanted, query)
+    return rows if len(rows) == wanted else await db.fetch(_BY_INDEX[sort], *after, wanted, query)
 
 
 async def shelf(db: Database, search: TicketSearch) -> bytes:
@@ -231,10 +272,7 @@ async def shelf(db: Database, search: TicketSearch) -> bytes:
     # Each word by its beginning. They hold letters and digits only, so nothing in them can end the quotation.
     query = " & ".join(f"'{word}':*" for word in words_of(search.q))
     scope = f"{search.sort} {query}"
-    after = ordering.after(scope, search.cursor)
-    async with db.transaction() as tx:
-        await tx.execute(_PLAN_EACH)
-        rows = await tx.fetch(_FOUND[search.sort], *after, search.limit + 1, query)
+    rows = await _found(db, search.sort, ordering.after(scope, search.cursor), search.limit + 1, query)
     return _joined(rows, search.limit, ordering, scope)
 
 
