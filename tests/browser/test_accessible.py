@@ -1,7 +1,9 @@
 """Every page in every state, for people who see little, hear pages or use a narrow screen: axe finds nothing."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
+import asyncpg
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
@@ -350,6 +352,50 @@ async def test_axe_finds_nothing_while_the_payment_provider_is_down(visitors: Vi
         waiting = bob.page.get_by_role("heading", name="Confirming your payment")
         unreachable = bob.page.get_by_role("heading", name="The payment could not be sent")
         await expect(waiting.or_(unreachable)).to_be_visible(timeout=20_000)
+        await check(bob)
+
+
+@asynccontextmanager
+async def _done_to(visitors: Visitors, service: str, do: str, undo: str) -> AsyncIterator[None]:
+    """Do something to a service's database while the block lasts."""
+    connection = await asyncpg.connect(visitors.market.settings.migrator_urls[service])
+    try:
+        await connection.execute(do)
+        try:
+            yield
+        finally:
+            await connection.execute(undo)
+    finally:
+        await connection.close()
+
+
+async def test_axe_finds_nothing_when_a_database_does_not_answer(visitors: Visitors) -> None:
+    carol = await visitors.somebody()
+    async with _done_to(visitors, "tickets", "BEGIN; LOCK TABLE ticket", "ROLLBACK"):
+        await carol.go("/")
+        assert await carol.heading() == "We cannot answer just now"
+        await check(carol)
+
+
+async def test_axe_finds_nothing_when_something_is_broken(visitors: Visitors) -> None:
+    alice, carol = await visitors.person("alice"), await visitors.somebody()
+    ticket = await alice.list_ticket("Fado night")
+    spoilt = f"""
+        ALTER TABLE ticket DISABLE TRIGGER guard_ticket;
+        UPDATE ticket SET shown = {{}} WHERE id = '{ticket}';
+        ALTER TABLE ticket ENABLE TRIGGER guard_ticket;
+    """
+    async with _done_to(visitors, "tickets", spoilt.format("'{}'"), spoilt.format("shown_ticket(ticket)")):
+        await carol.go(f"/tickets/{ticket}")
+        assert await carol.heading() == "Something went wrong on our side"
+        await check(carol)
+
+
+async def test_axe_finds_nothing_when_a_payment_could_not_be_sent(visitors: Visitors) -> None:
+    bob = await an_order_to_pay(visitors)
+    async with _done_to(visitors, "payments", "BEGIN; LOCK TABLE payment", "ROLLBACK"):
+        await bob.page.get_by_role("button", name="A card that works").click()
+        await expect(bob.page.get_by_role("heading", name="The payment could not be sent")).to_be_visible()
         await check(bob)
 
 
