@@ -46,6 +46,11 @@ def hearing(event: type[Event]) -> list[str]:
     return [each.name for each in registry.SERVICES if event in each.all_heard]
 
 
+def watching() -> list[str]:
+    """Return the names of the services that look at every event as it passes, and keep nothing."""
+    return [each.name for each in registry.SERVICES if not each.has_database]
+
+
 def page() -> str:
     """Return the Markdown page."""
     parts = [_INTRODUCTION]

@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from admitone.auth.model import Account, EmailInUse, Place, Session, Tries
-from admitone.kernel.database import Row, Statements, Transaction, affected
+from admitone.kernel.database import Row, Statements, Transaction, affected, columns
 
 _ADD_ACCOUNT: Final = """
 INSERT INTO account (id, email, password_hash, version, sign_up_key) VALUES ($1, $2, $3, $4, $5)
@@ -140,10 +140,7 @@ async def lock_tries(tx: Transaction, about: Sequence[bytes]) -> list[Tries]:
 async def keep_tries(tx: Transaction, tries: Sequence[Tries]) -> None:
     await tx.execute(
         _KEEP_TRIES,
-        [each.about for each in tries],
-        [each.count for each in tries],
-        [each.last_at for each in tries],
-        [each.wait_until for each in tries],
+        *columns(tries, "about", "count", "last_at", "wait_until"),
     )
 
 

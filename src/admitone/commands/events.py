@@ -3,10 +3,9 @@
 import click
 import msgspec
 
-from admitone import events as catalogue
-from admitone import registry
+from admitone.catalogue import hearing, shipped, watching
 from admitone.commands.failing import told_plainly
-from admitone.kernel.event import Event, event_types, subject_of
+from admitone.kernel.event import Event, subject_of
 
 
 @click.command
@@ -20,7 +19,7 @@ def events(*, name: str | None) -> None:
       admitone events
       admitone events OrderCreated
     """
-    known = {each.__name__: each for each in event_types().values() if each.__module__ == catalogue.__name__}
+    known = {each.__name__: each for each in shipped()}
     if name is None:
         for event in known.values():
             _describe(event)
@@ -37,10 +36,5 @@ def _describe(event: type[Event]) -> None:
     click.echo(click.style(event.__name__, bold=True))
     click.echo(f"  {event.__doc__.strip()}")
     click.echo(f"  told by    {event.producer}, on {subject_of(event)}")
-    click.echo(f"  heard by   {', '.join(hearing(event)) or 'nobody'}")
+    click.echo(f"  heard by   {', '.join((*hearing(event), *watching()))}")
     click.echo(f"  says       {fields}\n")
-
-
-def hearing(event: type[Event]) -> list[str]:
-    """Return the names of the services that hear an event."""
-    return [each.name for each in registry.SERVICES if event in each.all_heard or not each.has_database]

@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated
-from admitone.kernel.database import Database, Transaction
+from admitone.kernel.database import Database, Transaction, columns
 
 # It rings again until orders tells that the order is over: after 1, 2, 4 … 60 seconds.
 _RING: Final = """
@@ -43,14 +43,12 @@ SELECT aggregate FROM settled
 
 async def set_deadlines(tx: Transaction, orders: Sequence[OrderCreated]) -> None:
     """Begin to follow orders that were not heard of before, and set their alarms."""
-    await tx.execute(
-        _SET, [each.id for each in orders], [each.version for each in orders], [each.expires_at for each in orders]
-    )
+    await tx.execute(_SET, *columns(orders, "id", "version", "expires_at"))
 
 
 async def drop_deadlines(tx: Transaction, orders: Sequence[OrderAwaitingPayment | OrderCancelled]) -> list[UUID]:
     """Drop the alarms of orders whose version is news; return these orders."""
-    rows = await tx.fetch(_DROP, [each.id for each in orders], [each.version for each in orders])
+    rows = await tx.fetch(_DROP, *columns(orders, "id", "version"))
     return [row["aggregate"] for row in rows]
 
 

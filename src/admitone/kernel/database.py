@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import asyncpg
@@ -283,3 +284,8 @@ async def connect_patiently(url: str, *, application: str, connections: int) -> 
 def affected(tag: str) -> int:
     """Return how many rows a command tag such as `UPDATE 1` speaks of."""
     return int(tag.rsplit(" ", 1)[-1])
+
+
+def columns(rows: Sequence[object], *names: str) -> list[list[Any]]:
+    """Return a list for each of the named attributes (`id`, `ticket.id`): what `unnest` takes to make rows of."""
+    return [list(map(attrgetter(name), rows)) for name in names]

@@ -9,7 +9,7 @@ import msgspec
 
 from admitone.events import PaymentAuthorized, PaymentCreated, TicketCreated, TicketUpdated
 from admitone.kernel import ids
-from admitone.kernel.database import Database, Row, Statements, Transaction, affected
+from admitone.kernel.database import Database, Row, Statements, Transaction, affected, columns
 from admitone.orders.model import Order
 
 Outcome = Literal["made", "repeated", "key reused", "no such ticket", "own ticket", "reserved"]
@@ -125,13 +125,10 @@ async def reserve_tickets(
     rows = await db.fetch(
         _RESERVE,
         [ids.new_id() for _ in reservations],
-        [each.ticket_id for each in reservations],
-        [each.user_id for each in reservations],
+        *columns(reservations, "ticket_id", "user_id"),
         [ids.new_id() for _ in reservations],
         [ids.new_id() for _ in reservations],
-        [each.traceparent for each in reservations],
-        [each.key for each in reservations],
-        [each.request_hash for each in reservations],
+        *columns(reservations, "traceparent", "key", "request_hash"),
         float(window_seconds),
         answer_status,
     )
@@ -219,20 +216,13 @@ RETURNING {_OF_ORDERS}
 
 async def await_payments(tx: Transaction, held: Sequence[PaymentAuthorized]) -> list[Order]:
     """Accept each payment that its order may take, where tickets confirmed the lock; return these orders."""
-    rows = await tx.fetch(
-        _AWAIT_PAYMENT,
-        [each.id for each in held],
-        [each.order_id for each in held],
-        [each.user_id for each in held],
-        [each.amount_cents for each in held],
-        [each.currency for each in held],
-    )
+    rows = await tx.fetch(_AWAIT_PAYMENT, *columns(held, "id", "order_id", "user_id", "amount_cents", "currency"))
     return [_order(row) for row in rows]
 
 
 async def complete_orders(tx: Transaction, taken: Sequence[PaymentCreated]) -> list[Order]:
     """Complete each order that awaits the payment that was taken; return these orders."""
-    rows = await tx.fetch(_COMPLETE, [each.id for each in taken], [each.order_id for each in taken])
+    rows = await tx.fetch(_COMPLETE, *columns(taken, "id", "order_id"))
     return [_order(row) for row in rows]
 
 
@@ -277,14 +267,7 @@ RETURNING ticket.id
 async def advance_tickets(tx: Transaction, told: Sequence[TicketUpdated]) -> list[UUID]:
     """Apply the next version of each ticket, and only the next; return the tickets whose replica was there."""
     rows = await tx.fetch(
-        _ADVANCE_TICKETS,
-        [each.id for each in told],
-        [each.version for each in told],
-        [each.title for each in told],
-        [each.price_cents for each in told],
-        [each.currency for each in told],
-        [each.status for each in told],
-        [each.order_id for each in told],
+        _ADVANCE_TICKETS, *columns(told, "id", "version", "title", "price_cents", "currency", "status", "order_id")
     )
     return [row["id"] for row in rows]
 

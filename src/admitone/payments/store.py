@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from admitone.events import OrderAwaitingPayment, OrderCreated
-from admitone.kernel.database import Row, Statements, Transaction, affected
+from admitone.kernel.database import Row, Statements, Transaction, affected, columns
 from admitone.payments.model import LEASE_SECONDS, Order, OrderStatus, Payment
 
 _ORDER: Final = "id, version, status, user_id, price_cents, currency, expires_at"
@@ -33,13 +33,7 @@ async def add_orders(tx: Transaction, told: Sequence[OrderCreated]) -> None:
         "INSERT INTO orders (id, version, status, user_id, price_cents, currency, expires_at) "
         "SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::text[], "
         "$7::timestamptz[]) ON CONFLICT DO NOTHING",
-        [each.id for each in told],
-        [each.version for each in told],
-        [each.status for each in told],
-        [each.user_id for each in told],
-        [each.ticket.price_cents for each in told],
-        [each.ticket.currency for each in told],
-        [each.expires_at for each in told],
+        *columns(told, "id", "version", "status", "user_id", "ticket.price_cents", "ticket.currency", "expires_at"),
     )
 
 
@@ -77,9 +71,7 @@ async def await_payments(
         SELECT advanced.id, wanted.order_id IS NOT NULL AS is_wanted
         FROM advanced LEFT JOIN wanted ON wanted.order_id = advanced.id
         """,
-        [each.id for each in told],
-        [each.version for each in told],
-        [each.payment_id for each in told],
+        *columns(told, "id", "version", "payment_id"),
         traceparents,
     )
     return {row["id"]: row["is_wanted"] for row in rows}
@@ -138,7 +130,7 @@ async def add_payments(tx: Transaction, begun: Sequence[Payment]) -> None:
         "(id, order_id, attempt, user_id, amount_cents, currency, token, request_key, traceparent, created_at, due_at) "
         "SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::uuid[], $5::bigint[], $6::text[], "
         "$7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[])",
-        *_columns(
+        *columns(
             begun,
             *("id", "order_id", "attempt", "user_id", "amount_cents", "currency", "token", "request_key"),
             *("traceparent", "created_at", "due_at"),
@@ -155,17 +147,13 @@ async def save_payments(tx: Transaction, changed: Sequence[Payment]) -> None:
         "FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], "
         "$9::text[], $10::timestamptz[], $11::integer[]) AS new (id, state, wanted, stripe_id, client_secret, "
         "action_url, reason_code, reason, traceparent, due_at, tries) WHERE payment.id = new.id",
-        *_columns(
+        *columns(
             changed,
             *("id", "state", "wanted", "stripe_id", "client_secret", "action_url", "reason_code", "reason"),
             *("traceparent", "due_at", "tries"),
         ),
     )
     assert affected(tag) == len(changed), "a payment that was read for a change is gone"
-
-
-def _columns(rows: Sequence[msgspec.Struct], *names: str) -> list[list[Any]]:
-    return [[getattr(row, name) for row in rows] for name in names]
 
 
 _LENT: Final = ", ".join(f"lent.{each.strip()}" for each in _PAYMENT.split(","))

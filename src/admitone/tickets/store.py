@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from admitone.events import OrderCompleted, OrderCreated
-from admitone.kernel.database import Database, Row, Statements, Transaction
+from admitone.kernel.database import Database, Row, Statements, Transaction, columns
 from admitone.tickets.cursor import Place, key_of, moment_of, pack, unpack
 from admitone.tickets.model import OwnTicketsPage, Sort, Ticket, TicketListing, TicketSearch, words_of
 
@@ -110,23 +110,14 @@ async def save_hold(tx: Transaction, changed: Ticket) -> None:
 async def lock_as_ordered(tx: Transaction, orders: Sequence[OrderCreated]) -> list[Ticket]:
     """Lock each free ticket that is as it was ordered for its order; return those, as they are then."""
     rows = await tx.fetch(
-        _LOCK_AS_ORDERED,
-        [order.id for order in orders],
-        [order.ticket.id for order in orders],
-        [order.ticket.price_cents for order in orders],
-        [order.ticket.currency for order in orders],
+        _LOCK_AS_ORDERED, *columns(orders, "id", "ticket.id", "ticket.price_cents", "ticket.currency")
     )
     return [Ticket(**dict(row.items())) for row in rows]
 
 
 async def sell(tx: Transaction, orders: Sequence[OrderCompleted]) -> list[Ticket]:
     """Sell each ticket that is locked for its order to it; return those, as they are then."""
-    rows = await tx.fetch(
-        _SELL,
-        [order.id for order in orders],
-        [order.version for order in orders],
-        [order.ticket_id for order in orders],
-    )
+    rows = await tx.fetch(_SELL, *columns(orders, "id", "version", "ticket_id"))
     return [Ticket(**dict(row.items())) for row in rows]
 
 
