@@ -45,7 +45,8 @@ async def mutate_requests(count: int, seed: int) -> int:
             rate = this_round / (clock.monotonic_seconds() - began_round)
             statuses = " ".join(f"{status}:{number}" for status, number in sorted(report.statuses.items()))
             print(
-                f"seed {seed}: {this_round} requests, {rate:.0f}/s, {len(report.findings)} findings, {statuses}",
+                f"seed {seed}: {this_round} requests, {rate:.0f}/s, {len(report.findings)} findings, {statuses},"
+                f" busy at first {report.busy}",
                 flush=True,
             )
             for fault, example in report.findings.items():
@@ -58,7 +59,10 @@ async def mutate_requests(count: int, seed: int) -> int:
         print(f"  {way:<36} {' '.join(f'{status}:{number}' for status, number in sorted(statuses_of.items()))}")
     seconds = clock.monotonic_seconds() - began
     kinds = len(whole.findings)
-    print(f"\n{whole.total} requests in {seconds:.0f} s on {len(whole.ways)} ways in, {kinds} kinds of fault")
+    print(
+        f"\n{whole.total} requests in {seconds:.0f} s on {len(whole.ways)} ways in, {kinds} kinds of fault,"
+        f" {whole.busy} busy at first"
+    )
     return kinds
 
 

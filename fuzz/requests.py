@@ -32,6 +32,8 @@ MARKUP: Final = f"<{MARK}"
 SOME_ID: Final = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
 _ERROR_FROM: Final = 400
 _BROKEN_FROM: Final = 500
+_BUSY: Final = 503
+_BUSY_SECONDS: Final = 2.0
 _UNSENDABLE: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _NOT_IN_HEADERS: Final = b"\0\r\n"
 _MARK: Final = MARK.encode()
@@ -601,6 +603,8 @@ class Report:
     statuses: Counter[int] = field(default_factory=Counter)
     ways: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     findings: dict[str, str] = field(default_factory=dict)
+    busy: int = 0
+    """Answers "busy, try again in a moment" that were another one a moment later; the same again is a fault."""
 
     @property
     def total(self) -> int:
@@ -614,6 +618,7 @@ class Report:
     def add(self, other: "Report") -> None:
         """Take what came of other requests in."""
         self.statuses += other.statuses
+        self.busy += other.busy
         for way, statuses in other.ways.items():
             self.ways[way] += statuses
         self.findings = other.findings | self.findings
@@ -646,6 +651,10 @@ async def run(
             sent = mutator.request()
             _answering.set(sent)
             got = await send(app, sent)
+            if got.status == _BUSY:
+                report.busy += 1
+                await asyncio.sleep(_BUSY_SECONDS)
+                got = await send(app, sent)
             report.statuses[got.status] += 1
             report.ways[sent.way][got.status] += 1
             for fault in faults(sent, got, fields):
