@@ -18,7 +18,7 @@ from fuzz.market import fuzzed_market
 from fuzz.requests import Report, run
 from tests import engines
 
-_A_ROUND = 50_000
+_A_ROUND = 20_000
 
 
 async def mutate_requests(count: int, seed: int) -> int:
