@@ -97,6 +97,7 @@ async def soak(world: World, report: Report, minutes: float, per_second: float) 
         asked_per_second=per_second,
         purchases=traded.purchases,
         late=traded.late,
+        unanswered=traded.unanswered,
         answers=statuses,
     )
     begin, end = 120.0 if minutes > 3 else minutes * 15, minutes * 60

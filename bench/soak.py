@@ -42,6 +42,7 @@ class Traded:
     """What was asked for, and how it ended."""
 
     statuses: Counter[int] = field(default_factory=Counter)
+    unanswered: int = 0
     purchases: int = 0
     late: int = 0
     """Purchases that began more than a second after their turn: more was asked for than there is room for."""
@@ -77,6 +78,12 @@ class Trade:
         await asyncio.gather(*(one_by_one() for _ in range(at_once)))
 
     async def _purchase(self, number: int) -> None:
+        try:
+            await self._buy(number)
+        except httpx.TransportError:
+            self.done.unanswered += 1
+
+    async def _buy(self, number: int) -> None:
         seller, buyer = self._clients[number % len(self._clients)], self._clients[(number + 1) % len(self._clients)]
         listed = self._seen(await seller.post("/api/tickets", json={"title": f"Fado night {number}", "price": 20}))
         self._seen(await buyer.get("/api/tickets"))
@@ -112,6 +119,8 @@ async def trade(world: World) -> AsyncIterator[Trade]:
                         cookies={"session": world.token()},
                         timeout=30,
                         verify=certificates,
+                        # Shorter than the server's own patience, or it hangs up just as the next request goes out.
+                        limits=httpx.Limits(keepalive_expiry=2),
                     )
                 )
                 for _ in range(_BUYERS)
