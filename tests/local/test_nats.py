@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import nats
 import nats.errors
 import pytest
@@ -15,7 +16,7 @@ from nats.aio.client import Client
 
 from admitone.local import nats as local_nats
 from admitone.local.errors import ServerMissing
-from admitone.local.nats import Nats, User, allow_list, program, render
+from admitone.local.nats import MAX_STORE_BYTES, Nats, User, allow_list, program, render
 from admitone.local.server import LOOPBACK
 from tests.engines import ADMIN
 
@@ -212,6 +213,11 @@ async def test_one_service_tells_and_another_hears_within_their_rights(server: N
 
 def test_what_is_acknowledged_is_on_the_disk() -> None:
     assert "sync_interval: always" in render([ADMIN], store=Path("/store"), port=1, monitor_port=2)
+
+
+def test_how_much_is_stored_does_not_depend_on_how_full_the_disk_was_at_the_start(server: Nats) -> None:
+    answer = httpx.get(f"http://127.0.0.1:{server.monitor_port}/jsz").raise_for_status().json()
+    assert answer["config"]["max_storage"] == MAX_STORE_BYTES
 
 
 def test_the_configuration_is_one_that_the_server_accepts(folder: Path) -> None:

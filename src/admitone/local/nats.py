@@ -18,6 +18,9 @@ from admitone.local.server import LOOPBACK, Server, free_port
 
 VERSION_MIN = (2, 14)
 MAX_PAYLOAD_BYTES = 262_144
+# The disk is the limit. By itself the server would take three quarters of what is free when it starts, and for as long
+# as it runs: started on a full disk it would refuse every event, even when there is room again, and look healthy.
+MAX_STORE_BYTES = 2**40
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ ports_file_dir: {json.dumps(str(store.parent))}
 max_payload: {MAX_PAYLOAD_BYTES}
 jetstream {{
   store_dir: {json.dumps(str(store))}
+  max_file_store: {MAX_STORE_BYTES}
   {sync}
 }}
 authorization {{
