@@ -269,9 +269,15 @@ async def examined(
     return await _findings(reading)
 
 
-async def _findings(reading: Reading) -> list[Finding]:
+async def check_always(sources: Sources) -> list[Finding]:
+    """Return what one reading finds of the invariants that hold at every instant, even while everything breaks."""
+    async with _reading(sources, ()) as reading:
+        return await _findings(reading, [each for each in INVARIANTS if not each.settles])
+
+
+async def _findings(reading: Reading, invariants: Sequence[_Invariant] = INVARIANTS) -> list[Finding]:
     findings = []
-    for each in INVARIANTS:
+    for each in invariants:
         looked_at, violations = await each.examine(reading)
         findings.append(Finding(each.id, each.description, looked_at, frozenset(violations)))
     return findings
