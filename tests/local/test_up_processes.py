@@ -1,5 +1,7 @@
 """`admitone up --processes`: every service on its own, behind one address."""
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -10,8 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from admitone.local.proxy import service_for
-from admitone.local.server import command_line
+from admitone.kernel.settings import Settings
+from admitone.local.proxy import Proxy, service_for
+from admitone.local.server import LOOPBACK, command_line, free_port
 from tests.engines import short_folder, wait_until
 from tests.whole import Up, running_up
 
@@ -95,6 +98,42 @@ def test_while_a_service_is_away_the_whole_is_not_ready_and_says_so_in_the_one_e
     assert answer.json()["errors"][0]["message"]
     assert answer.headers["retry-after"] == "1"
     wait_until(lambda: httpx.get(f"{up.url}/health/ready").status_code == 200, "ready again")
+
+
+async def test_a_crowd_takes_turns_at_a_service() -> None:
+    """A thousand buyers of one ticket would otherwise be a thousand connections, and some were told 503."""
+    at_once, most, go = 0, 0, asyncio.Event()
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal at_once, most
+        serving.add(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                at_once += 1
+                most = max(most, at_once)
+                await go.wait()
+                at_once -= 1
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    port = free_port()
+    async with await asyncio.start_server(serve, LOOPBACK, port):
+        urls = {"orders": f"http://{LOOPBACK}:{port}"}
+        async with (
+            Proxy(urls, [], Settings()) as proxy,
+            httpx.AsyncClient(transport=httpx.ASGITransport(app=proxy), base_url="http://127.0.0.1:8000") as crowd,
+        ):
+            asking = [asyncio.create_task(crowd.get("/api/orders")) for _ in range(200)]
+            async with asyncio.timeout(20):
+                while at_once < 64:
+                    await asyncio.wait(asking, timeout=0.01)
+            go.set()
+            answers = await asyncio.gather(*asking)
+        await asyncio.gather(*(each for each in serving if each is not None))
+    assert {answer.status_code for answer in answers} == {200}
+    assert most == 64
 
 
 def test_the_description_of_the_api_is_whole(up: Up) -> None:

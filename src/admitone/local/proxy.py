@@ -1,6 +1,7 @@
 """The one public port when every service is a process of its own: passes each request to the service it is for."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Final, Self, cast
@@ -34,6 +35,9 @@ _CONNECT_SECONDS: Final = 2.0
 _ANSWER_SECONDS: Final = 60.0
 # A probe that waits longer than this is given up by whoever probes.
 _PROBE_SECONDS: Final = 2.0
+# A service works on no more at once anyway. The client library walks through all its connections for every request, so
+# that a thousand of them would cost more than the work itself.
+_AT_ONCE: Final = 64
 
 
 def service_for(path: str) -> str:
@@ -50,6 +54,8 @@ class Proxy:
     def __init__(self, urls: Mapping[str, str], operations: Sequence[Operation], settings: Settings) -> None:
         self._urls = {service: httpx.URL(url) for service, url in urls.items()}
         self._stopping = asyncio.Event()
+        # Pages may be streams that never end; they wait for nobody.
+        self._turns = {service: asyncio.Semaphore(_AT_ONCE) for service in urls if service != _ELSE}
         timeouts = {"connect": _CONNECT_SECONDS, "pool": _CONNECT_SECONDS}
         self._timeouts = {**timeouts, "read": _ANSWER_SECONDS, "write": _ANSWER_SECONDS}
         # The transport alone: no cookies kept, no redirects followed, no body unpacked.
@@ -106,18 +112,23 @@ class Proxy:
             extensions={"timeout": self._timeouts, "target": _target(scope)},
         )
         try:
-            response = await self._transport.handle_async_request(request)
-            try:
-                is_endless = response.headers.get("content-type", "").startswith("text/event-stream")
-                endings = [_gone(receive), *([self._stopping.wait()] if is_endless else [])]
-                is_whole = await _until_any(_stream(response, send), endings)
-                if not is_whole and self._stopping.is_set():
-                    await send({"type": "http.response.body", "body": b""})
-            finally:
-                await response.aclose()
+            async with self._turns.get(service, contextlib.nullcontext()):
+                await self._exchange(request, receive, send)
         except httpx.TransportError as error:
             log.warning("a service did not answer", extra={"service": service, "error": repr(error)})
             raise Unavailable from None
+
+    async def _exchange(self, request: httpx.Request, receive: Receive, send: Send) -> None:
+        """Send a request on and its answer back, until either side has had enough."""
+        response = await self._transport.handle_async_request(request)
+        try:
+            is_endless = response.headers.get("content-type", "").startswith("text/event-stream")
+            endings = [_gone(receive), *([self._stopping.wait()] if is_endless else [])]
+            is_whole = await _until_any(_stream(response, send), endings)
+            if not is_whole and self._stopping.is_set():
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            await response.aclose()
 
 
 def _target(scope: Scope) -> bytes:
