@@ -121,3 +121,11 @@ simulate: $(INSTALLED) ## Live the marketplace through with seeded faults; SEEDS
 .PHONY: simulate-mutants
 simulate-mutants: $(INSTALLED) ## Take one defence away after the other: each must be noticed within 3,000 seeds
 	$(BIN)/python -m simulation 3000 --mutants
+
+.PHONY: chaos
+chaos: $(INSTALLED) ## Break all that real processes stand on, under load; MINUTES=8, SEED=…
+	$(BIN)/python -m chaos --minutes $(or $(MINUTES),8) $(if $(SEED),--seed $(SEED))
+
+.PHONY: chaos-hot
+chaos-hot: $(INSTALLED) ## One ticket, a thousand buyers at once, twenty rounds
+	$(BIN)/python -m chaos hot

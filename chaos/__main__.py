@@ -11,17 +11,23 @@ from pathlib import Path
 
 import uvloop
 
+from chaos.hot import race
 from chaos.report import report
 from chaos.run import Run, planned
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("run", "hot"), default="run", help="faults under load, or the race")
     parser.add_argument("--minutes", type=float, default=8.0, help="how long faults strike")
     parser.add_argument("--seed", type=int, help="which plan to play; a new one is drawn and printed otherwise")
     parser.add_argument("--keep", action="store_true", help="leave the data folder with its logs behind")
+    parser.add_argument("--rounds", type=int, default=20, help="of the race")
+    parser.add_argument("--buyers", type=int, default=1000, help="in each round of the race")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # or nobody would stop the servers and clean up
+    if arguments.what == "hot":
+        return race(arguments.rounds, arguments.buyers)
     logging.disable(logging.WARNING)  # that something is away is what this is about
     seed = arguments.seed if arguments.seed is not None else secrets.randbelow(1_000_000)
     folder = Path(tempfile.mkdtemp(prefix="admitone-chaos-"))

@@ -27,6 +27,7 @@ _TIMEOUT_SECONDS: Final = 10.0
 _RETRIES_MAX: Final = 2
 _RETRY_AFTER_SECONDS_MAX: Final = 2.0
 _ON_SALE: Final = 40
+_TRIES_TO_PAY: Final = 6
 GOOD_CARD: Final = "tok_visa"
 BAD_CARD: Final = "tok_chargeDeclined"
 CONFIRMED_CARD: Final = "tok_threeDSecureRequired"
@@ -279,9 +280,7 @@ class Crowd:
         elif what < 0.17:
             await asyncio.gather(self.pay(buyer, order_id), self._soon(lambda: self.pay(buyer, order_id)))
         else:
-            for _ in range(3):
-                if await self.pay(buyer, order_id) is not False:
-                    break
+            await self._pay_at_last(buyer, order_id)
         if self.random.random() < 0.03:
             stranger = self.random.choice(self.people)
             if stranger is not buyer:
@@ -289,12 +288,19 @@ class Crowd:
                 if status == NO_CONTENT:
                     self.wrong.append(f"a stranger cancelled order {order_id}")
 
+    async def _pay_at_last(self, buyer: Person, order_id: UUID) -> None:
+        """Press the button again until the order is paid or lost, as one does who wants the ticket."""
+        for _ in range(_TRIES_TO_PAY):
+            if await self.pay(buyer, order_id) != "again" or self.is_over:
+                return
+            await self._pause(1.0)
+
     async def _soon(self, act: Callable[[], Any]) -> None:
         await self._pause(0.2)
         await act()
 
-    async def pay(self, buyer: Person, order_id: UUID, card: str | None = None) -> bool | None:
-        """Pay; return whether that is done, or None where there is no use in trying again."""
+    async def pay(self, buyer: Person, order_id: UUID, card: str | None = None) -> Literal["done", "again", "over"]:
+        """Pay; return whether that is done, or worth another try."""
         token = card or self.random.choice(_CARDS)
         body = {"orderId": str(order_id), "token": token}
         status, payment = await self.insist(buyer, "POST", "/api/payments", body, headers=self._keyed(self.new_key()))
@@ -304,8 +310,11 @@ class Crowd:
         if status == CREATED and payment["status"] == "requires_action":
             await self._pause(0.5)
             await self._confirm(payment["action"])
-            return True
-        return is_done if status in {CREATED, httpx.codes.PAYMENT_REQUIRED} else None
+            return "done"
+        if is_done or is_open:
+            return "done"
+        # Refused, or payments has not heard of the order, or nobody answered: what remains is a closed order.
+        return "over" if status in {httpx.codes.BAD_REQUEST, httpx.codes.CONFLICT} else "again"
 
     async def _confirm(self, action: Json) -> None:
         """Say yes at the bank, or no."""

@@ -96,7 +96,7 @@ class Probes:
         """Whether a ticket listed now can be paid for: the provider answers, too."""
         ticket = await self.crowd.list(self.seller, is_public=False)
         order_id = await self.crowd.order(self.buyer, ticket) if ticket is not None else None
-        return order_id is not None and await self.crowd.pay(self.buyer, order_id, GOOD_CARD) is True
+        return order_id is not None and await self.crowd.pay(self.buyer, order_id, GOOD_CARD) == "done"
 
     async def hears(self, service: str, since: datetime) -> bool:
         """Whether a service has taken in an event since then, and published what it told before."""

@@ -23,9 +23,9 @@ from chaos.probes import AWAY, NeverCameBack, Probes
 from chaos.schedule import Planned, drawn
 from chaos.stack import Stack
 
-WINDOW_SECONDS: Final = 12
-_SELLERS: Final = 8
-_BUYERS: Final = 36
+WINDOW_SECONDS: Final = 20
+_SELLERS: Final = 6
+_BUYERS: Final = 20
 _LOOK_EVERY_SECONDS: Final = 8.0
 # The longest pause between two tries to settle a payment is 60 s, and one lease of 30 s may have to run out before.
 _SETTLE_SECONDS: Final = 150.0
