@@ -35,8 +35,8 @@ _CONNECT_SECONDS: Final = 2.0
 _ANSWER_SECONDS: Final = 60.0
 # A probe that waits longer than this is given up by whoever probes.
 _PROBE_SECONDS: Final = 2.0
-# A service works on no more at once anyway. The client library walks through all its connections for every request, so
-# that a thousand of them would cost more than the work itself.
+# A service works on no more at once anyway. For every request the client library compares all connections of its pool
+# with each other, so that a thousand of them, or one pool for all services, would cost more than the work itself.
 _AT_ONCE: Final = 64
 
 
@@ -58,10 +58,9 @@ class Proxy:
         self._turns = {service: asyncio.Semaphore(_AT_ONCE) for service in urls if service != _ELSE}
         timeouts = {"connect": _CONNECT_SECONDS, "pool": _CONNECT_SECONDS}
         self._timeouts = {**timeouts, "read": _ANSWER_SECONDS, "write": _ANSWER_SECONDS}
-        # The transport alone: no cookies kept, no redirects followed, no body unpacked.
-        self._transport = httpx.AsyncHTTPTransport(
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=200), trust_env=False
-        )
+        # Transports alone: no cookies kept, no redirects followed, no body unpacked.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=_AT_ONCE)
+        self._transports = {service: httpx.AsyncHTTPTransport(limits=limits, trust_env=False) for service in urls}
         routes: list[BaseRoute] = [
             plain_route("/health/live", self._live),
             plain_route("/health/ready", self._ready),
@@ -74,7 +73,8 @@ class Proxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._transport.aclose()
+        for transport in self._transports.values():
+            await transport.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._edge(scope, receive, send)
@@ -88,14 +88,15 @@ class Proxy:
 
     async def _ready(self, _request: Request) -> Answer:
         """Ready: every service is."""
-        if self._stopping.is_set() or not all(await asyncio.gather(*map(self._is_ready, self._urls.values()))):
+        if self._stopping.is_set() or not all(await asyncio.gather(*map(self._is_ready, self._urls))):
             raise Unavailable
         return Answer(http.OK, {"status": "ready"})
 
-    async def _is_ready(self, url: httpx.URL) -> bool:
+    async def _is_ready(self, service: str) -> bool:
+        request = httpx.Request("GET", self._urls[service].join("/health/ready"))
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
-                response = await self._transport.handle_async_request(httpx.Request("GET", url.join("/health/ready")))
+                response = await self._transports[service].handle_async_request(request)
                 await response.aread()
         except (httpx.TransportError, TimeoutError):
             return False
@@ -113,14 +114,16 @@ class Proxy:
         )
         try:
             async with self._turns.get(service, contextlib.nullcontext()):
-                await self._exchange(request, receive, send)
+                await self._exchange(self._transports[service], request, receive, send)
         except httpx.TransportError as error:
             log.warning("a service did not answer", extra={"service": service, "error": repr(error)})
             raise Unavailable from None
 
-    async def _exchange(self, request: httpx.Request, receive: Receive, send: Send) -> None:
+    async def _exchange(
+        self, transport: httpx.AsyncBaseTransport, request: httpx.Request, receive: Receive, send: Send
+    ) -> None:
         """Send a request on and its answer back, until either side has had enough."""
-        response = await self._transport.handle_async_request(request)
+        response = await transport.handle_async_request(request)
         try:
             is_endless = response.headers.get("content-type", "").startswith("text/event-stream")
             endings = [_gone(receive), *([self._stopping.wait()] if is_endless else [])]
