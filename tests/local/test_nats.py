@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import json
+import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -213,6 +214,44 @@ async def test_one_service_tells_and_another_hears_within_their_rights(server: N
 
 def test_what_is_acknowledged_is_on_the_disk() -> None:
     assert "sync_interval: always" in render([ADMIN], store=Path("/store"), port=1, monitor_port=2)
+
+
+async def test_a_consumer_that_is_ahead_of_a_restored_stream_is_set_back_by_the_server(folder: Path) -> None:
+    """A copy made while the server ran may hold older events than what consumers had heard: nothing new may be skipped."""
+    server = Nats(folder / "nats", [*EVERYBODY, ADMIN])
+    events = server.folder / "store" / "jetstream" / "$G" / "streams" / "orders" / "msgs"
+
+    async def told_and_heard(words: Sequence[str]) -> list[str]:
+        """Tell these, hear them, and return what was heard."""
+        async with signed_in(server, "orders") as teller, signed_in(server, "tickets") as hearer:
+            stream = teller.jetstream()
+            await stream.add_stream(name="orders", subjects=["events.orders.>"])
+            for word in words:
+                await stream.publish("events.orders.OrderCreated", word.encode())
+            subscription = await hearer.jetstream().pull_subscribe(
+                "events.orders.OrderCreated", durable="tickets", stream="orders"
+            )
+            heard = []
+            while len(heard) < len(words):
+                for message in await subscription.fetch(len(words) - len(heard), timeout=5):
+                    heard.append(message.data.decode())
+                    await message.ack_sync()
+            return heard
+
+    server.start()
+    try:
+        assert await told_and_heard(["first"]) == ["first"]
+        server.stop()
+        shutil.copytree(events, folder / "older")
+        server.start()
+        assert await told_and_heard(["second", "third"]) == ["second", "third"]
+        server.stop()
+        shutil.rmtree(events)
+        shutil.copytree(folder / "older", events)
+        server.start()
+        assert await told_and_heard(["other second", "other third"]) == ["other second", "other third"]
+    finally:
+        server.stop()
 
 
 def test_how_much_is_stored_does_not_depend_on_how_full_the_disk_was_at_the_start(server: Nats) -> None:
