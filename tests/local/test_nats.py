@@ -217,7 +217,7 @@ def test_what_is_acknowledged_is_on_the_disk() -> None:
 
 
 async def test_a_consumer_that_is_ahead_of_a_restored_stream_is_set_back_by_the_server(folder: Path) -> None:
-    """A copy made while the server ran may hold older events than what consumers had heard: nothing new may be skipped."""
+    """A copy made of a running server may hold older events than what consumers had heard: none may be skipped."""
     server = Nats(folder / "nats", [*EVERYBODY, ADMIN])
     events = server.folder / "store" / "jetstream" / "$G" / "streams" / "orders" / "msgs"
 
@@ -231,7 +231,7 @@ async def test_a_consumer_that_is_ahead_of_a_restored_stream_is_set_back_by_the_
             subscription = await hearer.jetstream().pull_subscribe(
                 "events.orders.OrderCreated", durable="tickets", stream="orders"
             )
-            heard = []
+            heard: list[str] = []
             while len(heard) < len(words):
                 for message in await subscription.fetch(len(words) - len(heard), timeout=5):
                     heard.append(message.data.decode())
