@@ -1,9 +1,10 @@
 """Every kind of fault: how it is brought about, how often in eight minutes, and by when all should work again."""
 
 import asyncio
+import contextlib
 import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Literal
@@ -36,6 +37,20 @@ class Ground:
     stack: Stack
     probes: Probes
     random: Random
+    pauses: int = 0
+    paused: int = 0
+
+    @contextlib.contextmanager
+    def pause(self, service: str) -> Iterator[None]:
+        """Let a service stand still; whatever else comes back meanwhile may have had to wait for it."""
+        self.pauses += 1
+        self.paused += 1
+        self.stack.signal(service, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.stack.signal(service, signal.SIGCONT)
+            self.paused -= 1
 
     def between(self, seconds: tuple[float, float]) -> float:
         return self.random.uniform(*seconds)
@@ -145,11 +160,10 @@ async def _kill_everything(ground: Ground, _: str) -> Struck:
     return Struck(time.monotonic() - began, kills=1)
 
 
-@_kind("SIGSTOP a service for longer than the bus waits", "long", 4, ("expiration", "twin", "payments", "tickets"))
+@_kind("SIGSTOP a service for longer than the bus waits", "long", 3, ("expiration", "twin", "payments", "tickets"))
 async def _pause(ground: Ground, service: str) -> Struck:
-    ground.stack.signal(service, signal.SIGSTOP)
-    await asyncio.sleep(PAUSE_SECONDS)
-    ground.stack.signal(service, signal.SIGCONT)
+    with ground.pause(service):
+        await asyncio.sleep(PAUSE_SECONDS)
     # The twin is asked by nobody: its service must be well.
     return Struck(await ground.probes.until(lambda: ground.probes.answers(TWIN if service == "twin" else service)))
 
@@ -178,7 +192,7 @@ async def _restore_bus(ground: Ground, _: str) -> Struck:
 
 @_kind("PostgreSQL's disk is full", "blows", 3, mark_seconds=10.0, needs="postgres")
 async def _fill_postgres(ground: Ground, _: str) -> Struck:
-    await _fill(ground, "postgres")
+    await _fill(ground, "postgres", use_up=_begin_new_log)
     return Struck(await ground.probes.until(ground.probes.all_answer))
 
 
@@ -188,12 +202,24 @@ async def _fill_nats(ground: Ground, _: str) -> Struck:
     return Struck(await ground.probes.until(ground.probes.sells))
 
 
-async def _fill(ground: Ground, name: str) -> None:
+async def _begin_new_log(stack: Stack) -> None:
+    """Let PostgreSQL want a new file for its log: what it had made beforehand would last for minutes."""
+    with contextlib.suppress(*AWAY):
+        async with stack.connected("postgres") as connection:
+            await connection.execute("SELECT pg_switch_wal()")
+
+
+async def _nothing(_: Stack) -> None:
+    """Use nothing up: the next event is too much already."""
+
+
+async def _fill(ground: Ground, name: str, use_up: Callable[[Stack], Awaitable[None]] = _nothing) -> None:
     disk = ground.stack.disks[name]
     ends = time.monotonic() + ground.between(_FULL_SECONDS)
     try:
         while time.monotonic() < ends:
             disk.fill()  # again, because a server may give room back
+            await use_up(ground.stack)
             await asyncio.sleep(0.2)
     finally:
         disk.free()

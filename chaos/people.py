@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http import HTTPStatus
 from random import Random
 from typing import Any, Final, Literal
+from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
-import httpx
 import msgspec
 
 from admitone.invariants import Asked
 from admitone.kernel.http import ACCEPTED, CREATED, NO_CONTENT, OK
+from chaos.client import NO_ANSWER, Client
 
 Json = dict[str, Any]
 NO_HEADERS: Final[Mapping[str, str]] = {}
@@ -26,7 +27,7 @@ _UNKNOWN_FROM: Final = 500
 _TIMEOUT_SECONDS: Final = 10.0
 _RETRIES_MAX: Final = 2
 _RETRY_AFTER_SECONDS_MAX: Final = 2.0
-_ON_SALE: Final = 40
+_ON_SALE: Final = 60
 _TRIES_TO_PAY: Final = 6
 GOOD_CARD: Final = "tok_visa"
 BAD_CARD: Final = "tok_chargeDeclined"
@@ -57,7 +58,7 @@ class Ticket:
 class Crowd:
     """Everybody who trades, and the record of what they asked and were told."""
 
-    origin: str
+    port: int
     random: Random
     history: list[Asked] = field(default_factory=list)
     on_sale: dict[UUID, Ticket] = field(default_factory=dict)
@@ -73,17 +74,12 @@ class Crowd:
     _number: int = 0
 
     def __post_init__(self) -> None:
-        self._client = httpx.AsyncClient(
-            base_url=self.origin,
-            timeout=_TIMEOUT_SECONDS,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=60),
-            # One client for everybody: it keeps nobody's cookie.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        )
+        self._client = Client(self.port)
+        self._banks: dict[int, Client] = {}
 
-    async def close(self) -> None:
-        await self._client.aclose()
+    def close(self) -> None:
+        for client in (self._client, *self._banks.values()):
+            client.close()
 
     async def gather(self, people: int) -> None:
         """Sign people up, while all is well."""
@@ -124,7 +120,7 @@ class Crowd:
         *,
         headers: Mapping[str, str] = NO_HEADERS,
         timeout_seconds: float = _TIMEOUT_SECONDS,
-    ) -> tuple[int | None, Json, httpx.Headers]:
+    ) -> tuple[int | None, Json, Mapping[str, str]]:
         """Send one request; the status is None where nobody can know whether it had its effect."""
         service = _SERVICE_OF.get(path.split("/")[2] if path.startswith("/api/") else "", "web")
         given = dict(headers)
@@ -134,18 +130,17 @@ class Crowd:
             given["content-type"] = "application/json"
         content = None if body is None else msgspec.json.encode(body)
         try:
-            answer = await self._client.request(method, path, content=content, headers=given, timeout=timeout_seconds)
-        except (httpx.HTTPError, AttributeError):
-            # The second is what anyio says on uvloop of a connection that breaks in the moment it is made.
+            answer = await self._client.ask(method, path, given, content, timeout_seconds)
+        except NO_ANSWER:
             self.statuses[service, 0] += 1
-            return None, {}, httpx.Headers()
-        self.statuses[service, answer.status_code] += 1
-        if answer.status_code == _UNKNOWN_FROM:
-            self.wrong.append(f"{method} {path} is answered with 500: {answer.text[:200]}")
-        if answer.status_code >= _UNKNOWN_FROM:
+            return None, {}, NO_HEADERS
+        self.statuses[service, answer.status] += 1
+        if answer.status == _UNKNOWN_FROM:
+            self.wrong.append(f"{method} {path} is answered with 500: {answer.body[:200]!r}")
+        if answer.status >= _UNKNOWN_FROM:
             return None, {}, answer.headers
-        is_json = answer.content and answer.headers.get("content-type", "").startswith("application/json")
-        return answer.status_code, msgspec.json.decode(answer.content) if is_json else {}, answer.headers
+        is_json = answer.body and answer.headers.get("content-type", "").startswith("application/json")
+        return answer.status, msgspec.json.decode(answer.body) if is_json else {}, answer.headers
 
     async def insist(
         self, person: Person | None, method: str, path: str, body: Json | None = None, *, retries: int = _RETRIES_MAX,
@@ -309,22 +304,28 @@ class Crowd:
         self.note("pay", buyer.id, None if is_open else status, CREATED, order=order_id)
         if status == CREATED and payment["status"] == "requires_action":
             await self._pause(0.5)
-            await self._confirm(payment["action"])
+            await self._confirm(payment.get("action", {}))
             return "done"
         if is_done or is_open:
             return "done"
         # Refused, or payments has not heard of the order, or nobody answered: what remains is a closed order.
-        return "over" if status in {httpx.codes.BAD_REQUEST, httpx.codes.CONFLICT} else "again"
+        return "over" if status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT} else "again"
 
     async def _confirm(self, action: Json) -> None:
-        """Say yes at the bank, or no."""
+        """Say yes at the bank, or no; where payments cannot say yet how, leave it."""
+        if "url" not in action:
+            return
         form = {
             "client_secret": action["clientSecret"],
             "outcome": "approve" if self.random.random() < 0.85 else "fail",
         }
-        if "url" in action:
-            with contextlib.suppress(httpx.HTTPError):
-                await self._client.post(action["url"], data=form)
+        bank = urlsplit(action["url"])
+        assert bank.port is not None
+        if bank.port not in self._banks:
+            self._banks[bank.port] = Client(bank.port)
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        with contextlib.suppress(*NO_ANSWER):  # the payment then waits for its confirmation until its order expires
+            await self._banks[bank.port].ask("POST", bank.path, headers, urlencode(form).encode(), _TIMEOUT_SECONDS)
 
     async def cancel(self, buyer: Person, order_id: UUID) -> None:
         status, _ = await self.insist(buyer, "DELETE", f"/api/orders/{order_id}")

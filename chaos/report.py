@@ -13,8 +13,8 @@ def report(outcome: Outcome) -> str:
 
 
 def _lines(outcome: Outcome) -> Iterator[str]:
-    yield f"| {'fault':<50} | struck | back after, median | worst | mark |"
-    yield f"|{'-' * 52}|-------:|-------------------:|------:|-----:|"
+    yield f"| {'fault':<50} | struck | timed | back after, median |   worst | mark |"
+    yield f"|{'-' * 52}|-------:|------:|-------------------:|--------:|-----:|"
     for kind in KINDS:
         if not (count := outcome.struck[kind.name]):
             continue
@@ -22,8 +22,9 @@ def _lines(outcome: Outcome) -> Iterator[str]:
         median = f"{statistics.median(seconds):.2f} s" if seconds else "–"
         worst = f"{max(seconds):.2f} s" if seconds else "–"
         mark = f"{kind.mark_seconds:.0f} s" if kind.mark_seconds else ""
-        yield f"| {kind.name:<50} | {count:>6} | {median:>18} | {worst:>5} | {mark:>4} |"
+        yield f"| {kind.name:<50} | {count:>6} | {len(seconds):>5} | {median:>18} | {worst:>7} | {mark:>4} |"
     yield ""
+    yield "Timed are faults outside of another service's pause; links and the provider may have been broken, too."
     yield from (f"Skipped: {each}" for each in outcome.skipped)
     if outcome.missed or outcome.unplayed:
         yield f"Found nothing to strike: {sum(outcome.missed.values())}; the time was over before: {outcome.unplayed}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -24,8 +24,8 @@ from chaos.schedule import Planned, drawn
 from chaos.stack import Stack
 
 WINDOW_SECONDS: Final = 20
-_SELLERS: Final = 6
-_BUYERS: Final = 20
+_SELLERS: Final = 8
+_BUYERS: Final = 28
 _LOOK_EVERY_SECONDS: Final = 8.0
 # The longest pause between two tries to settle a payment is 60 s, and one lease of 30 s may have to run out before.
 _SETTLE_SECONDS: Final = 150.0
@@ -38,6 +38,7 @@ class Outcome:
     seed: int
     seconds: float = 0.0
     recoveries: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """How long until all worked again, of those faults during which nobody else stood still."""
     struck: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     """Faults that found nothing to strike, such as a commit to break."""
@@ -73,7 +74,7 @@ class Run:
     async def outcome(self) -> Outcome:
         """Live it through."""
         stack = Stack(self.folder, self.window_seconds)
-        crowd = Crowd(stack.origin, Random(self.seed))
+        crowd = Crowd(stack.port, Random(self.seed))
         outcome = Outcome(self.seed, crowd=crowd)
         try:
             await stack.open()
@@ -82,7 +83,7 @@ class Run:
             await self._break(stack, crowd, probes, outcome)
             await self._judge(stack, crowd, outcome)
         finally:
-            await crowd.close()
+            crowd.close()
             await stack.close()
         return outcome
 
@@ -104,7 +105,12 @@ class Run:
         ground = Ground(stack, probes, Random(self.seed))
         striking = [asyncio.create_task(self._strike(ground, lane, began, outcome)) for lane in lanes]
         try:
-            await asyncio.gather(*striking)
+            done = asyncio.ensure_future(asyncio.gather(*striking))
+            endings: list[asyncio.Future[Any]] = [done, trading, looking]
+            # The other two never end by themselves: when one does, it is a mistake of ours.
+            finished, _ = await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+            for each in finished:
+                each.result()
             outcome.seconds = time.monotonic() - began
             stack.heal()
             crowd.is_over = True
@@ -124,6 +130,7 @@ class Run:
             await self._one(ground, each.kind, each.target, at, outcome)
 
     async def _one(self, ground: Ground, kind: Kind, target: str, at: float, outcome: Outcome) -> None:
+        is_alone, pauses = ground.paused == 0, ground.pauses
         try:
             struck = await kind.strike(ground, target)
         except NeverCameBack:
@@ -134,7 +141,8 @@ class Run:
             return
         outcome.struck[kind.name] += 1
         outcome.kills += struck.kills
-        if struck.seconds is not None:
+        is_alone = is_alone and (ground.pauses == pauses or kind.lane == "long")
+        if struck.seconds is not None and is_alone:
             outcome.recoveries[kind.name].append(struck.seconds)
         self.say(f"{at:6.1f} s  {kind.name}  {target}  back after {struck.seconds or 0:.2f} s")
 
