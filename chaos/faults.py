@@ -175,7 +175,7 @@ async def _pause(ground: Ground, service: str) -> Struck:
 async def _wipe_bus(ground: Ground, _: str) -> Struck:
     told_before = await ground.probes.now()
     ground.stack.wipe_bus()
-    return Struck(await ground.probes.until(lambda: ground.probes.converged(told_before)), kills=1)
+    return Struck(await ground.probes.until_converged(told_before), kills=1)
 
 
 @_kind("NATS gets an older copy of its store", "blows", 3, mark_seconds=60.0)
@@ -184,7 +184,7 @@ async def _restore_bus(ground: Ground, _: str) -> Struck:
     await asyncio.sleep(ground.random.uniform(2.0, 5.0))
     told_before = await ground.probes.now()
     ground.stack.restore_bus(copy)
-    return Struck(await ground.probes.until(lambda: ground.probes.converged(told_before)), kills=1)
+    return Struck(await ground.probes.until_converged(told_before), kills=1)
 
 
 # The disk is full.

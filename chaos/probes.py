@@ -20,7 +20,9 @@ from chaos.people import GOOD_CARD, Crowd, Person, Ticket
 from chaos.stack import STORED, Stack
 
 AWAY: Final = (*DATABASE_AWAY, *BUS_AWAY, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, nats.errors.Error)
-_AGAIN_SECONDS: Final = 0.02
+_AGAIN_SECONDS: Final = 0.05
+# This one reads every event there is.
+_CONVERGED_AGAIN_SECONDS: Final = 0.5
 _ONE_TRY_SECONDS: Final = 1.0
 _GIVE_UP_SECONDS: Final = 150.0
 
@@ -49,14 +51,18 @@ class Probes:
         assert order_id is not None
         return cls(stack, crowd, seller, buyer, ticket, order_id)
 
-    async def until(self, works: Callable[[], Awaitable[bool]]) -> float:
+    async def until(self, works: Callable[[], Awaitable[bool]], *, again_seconds: float = _AGAIN_SECONDS) -> float:
         """Return how many seconds it takes until it works. Raises NeverCameBack."""
         began = time.monotonic()
         while not await works():
             if time.monotonic() - began > _GIVE_UP_SECONDS:
                 raise NeverCameBack
-            await asyncio.sleep(_AGAIN_SECONDS)
+            await asyncio.sleep(again_seconds)
         return time.monotonic() - began
+
+    async def until_converged(self, told_before: datetime) -> float:
+        """Return how many seconds it takes until the bus has everything again and everyone has heard it."""
+        return await self.until(lambda: self.converged(told_before), again_seconds=_CONVERGED_AGAIN_SECONDS)
 
     async def answers(self, service: str) -> bool:
         """Whether a service answers people; of expiration, whom nobody asks, whether it is ready."""

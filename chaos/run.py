@@ -26,7 +26,7 @@ from chaos.stack import Stack
 WINDOW_SECONDS: Final = 20
 _SELLERS: Final = 8
 _BUYERS: Final = 28
-_LOOK_EVERY_SECONDS: Final = 8.0
+_LOOK_EVERY_SECONDS: Final = 10.0
 # The longest pause between two tries to settle a payment is 60 s, and one lease of 30 s may have to run out before.
 _SETTLE_SECONDS: Final = 150.0
 
