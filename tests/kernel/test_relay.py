@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -235,6 +236,29 @@ async def test_s02_a_process_that_dies_between_commit_and_publish_loses_nothing(
 
     await eventually(world.took_in(1), "the next process published it")
     assert await world.effects() == ["told by the dead"]
+
+
+async def test_a_relay_that_stands_still_loses_its_lock_to_one_that_runs(world: World) -> None:
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.kernel.stands_still", world.alpha_fresh.url, world.nats.url("alpha")),
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        await eventually(world.leading_session, "the relay of the other process leads")
+        await world.tell(note("before"))
+        await eventually(world.published_count(1), "it publishes")
+
+        child.send_signal(signal.SIGSTOP)
+        await world.tell(note("meanwhile"))
+        await world.relay()
+        await eventually(world.published_count(2), "ours has the lock and publishes")
+
+        child.send_signal(signal.SIGCONT)
+        await world.tell(note("after"))
+        await eventually(world.stream_holds(["before", "meanwhile", "after"]), "all is published, and once")
+    finally:
+        child.kill()
+        await child.wait()
 
 
 async def test_a_transaction_rolled_back_tells_nothing(world: World) -> None:

@@ -25,6 +25,8 @@ _ACKNOWLEDGED_WITHIN_SECONDS: Final = 5.0
 _STANDBY_SECONDS: Final = 1.0
 _LOOK_ANYWAY_SECONDS: Final = 0.25
 _COMPARE_EVERY_SECONDS: Final = 5.0
+# Longer than a relay that runs ever leaves its connection alone: what it waits for at the bus is given up before.
+_STILL_SECONDS_MAX: Final = 15.0
 _CHANNEL: Final = "outbox"
 
 # In insert order, and every row that is not published: never "the ones above the last id", because sequences commit
@@ -57,10 +59,18 @@ class _StandBy(Exception):
 class Relay:
     """Publishes one database's outbox for as long as `run` runs."""
 
-    def __init__(self, database: Database, bus: Bus, *, compare_every_seconds: float = _COMPARE_EVERY_SECONDS) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        *,
+        compare_every_seconds: float = _COMPARE_EVERY_SECONDS,
+        still_seconds_max: float = _STILL_SECONDS_MAX,
+    ) -> None:
         self._database = database
         self._bus = bus
         self._compare_every_seconds = compare_every_seconds
+        self._still_seconds_max = still_seconds_max
         self._wake = asyncio.Event()
         self._compare = asyncio.Event()
         self._leads = False
@@ -123,7 +133,12 @@ class Relay:
                 self._database.url,
                 timeout=5,
                 command_timeout=30,
-                server_settings={"application_name": "relay", "jit": "off"},
+                server_settings={
+                    "application_name": "relay",
+                    "jit": "off",
+                    # A process that stands still keeps its connection, and would keep the lock from every other.
+                    "idle_session_timeout": str(int(self._still_seconds_max * 1000)),
+                },
             )
         except Exception:
             self._alive = False

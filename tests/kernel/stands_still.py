@@ -1,0 +1,19 @@
+"""A process whose relay leads until somebody stops it: `… stands_still DATABASE_URL NATS_URL`."""
+
+import asyncio
+import sys
+
+from admitone.kernel.bus import Bus
+from admitone.kernel.database import Database
+from admitone.kernel.outbox import Relay
+from tests.kernel import support
+
+
+async def main(database_url: str, nats_url: str) -> None:
+    database = await Database.connect(database_url, application=support.ALPHA.name)
+    bus = Bus(support.ALPHA.name)
+    bus.start(nats_url)
+    await Relay(database, bus, still_seconds_max=1.0).run()
+
+
+asyncio.run(main(*sys.argv[1:]))
