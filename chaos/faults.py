@@ -28,6 +28,7 @@ _DELAY_SECONDS: Final = (2.0, 4.0)
 _DELAYED_BY_SECONDS: Final = 0.5
 _FULL_SECONDS: Final = (2.0, 5.0)
 _COMMIT_WITHIN_SECONDS: Final = 8.0
+_LOST_EVENTS: Final = 20
 
 
 @dataclass
@@ -185,6 +186,20 @@ async def _restore_bus(ground: Ground, _: str) -> Struck:
     told_before = await ground.probes.now()
     ground.stack.restore_bus(copy)
     return Struck(await ground.probes.until_converged(told_before), kills=1)
+
+
+@_kind("NATS loses single events", "blows", 3, ("tickets", "orders", "payments"), mark_seconds=30.0)
+async def _lose_events(ground: Ground, stream: str) -> Struck:
+    told_before = await ground.probes.now()
+    try:
+        async with ground.stack.bus() as bus:
+            state = (await bus.request(f"$JS.API.STREAM.INFO.{stream}", {}))["state"]
+            for _ in range(_LOST_EVENTS):
+                number = ground.random.randint(max(state["first_seq"], 1), max(state["last_seq"], 1))
+                await bus.request(f"$JS.API.STREAM.MSG.DELETE.{stream}", {"seq": number, "no_erase": True})
+    except (*AWAY, KeyError):
+        return Struck(None, happened=False)
+    return Struck(await ground.probes.until_converged(told_before))
 
 
 # The disk is full.
