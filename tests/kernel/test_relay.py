@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from admitone.kernel import outbox
 from admitone.kernel.bus import RepublishRequest
 from admitone.kernel.outbox import replay
 from admitone.local.nats import Nats
@@ -236,6 +238,28 @@ async def test_s02_a_process_that_dies_between_commit_and_publish_loses_nothing(
 
     await eventually(world.took_in(1), "the next process published it")
     assert await world.effects() == ["told by the dead"]
+
+
+async def test_what_was_on_its_way_when_the_bus_died_is_sent_again_as_soon_as_that_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_ACKNOWLEDGED_WITHIN_SECONDS", 60.0)
+    relay = await world.relay()
+    await world.tell(note("before"))
+    await eventually(world.published_count(1), "the relay publishes")
+    os.kill(world.nats.pid, signal.SIGSTOP)
+    await world.tell(note("on its way"))
+
+    async def waits() -> object:
+        return relay._bus._acks
+
+    await eventually(waits, "the relay waits for an answer")
+
+    kill(world.nats)
+    await start_again(world.nats)
+
+    await eventually(world.published_count(2), "it does not wait for the answer of the dead")
+    assert [text for _, text in await world.stream()] == ["before", "on its way"]
 
 
 async def test_a_relay_that_stands_still_loses_its_lock_to_one_that_runs(world: World) -> None:

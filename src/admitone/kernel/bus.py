@@ -161,6 +161,10 @@ class Bus:
     async def _reconnected(self) -> None:
         self._last_error = ""
         log.info("bus is back", extra={"service": self.service})
+        # Their answers went with the old connection: what was stored all the same is known again by its message id.
+        for waiting in list(self._acks.values()):
+            if not waiting.done():
+                waiting.set_exception(ConnectionError("the connection broke before the acknowledgement"))
         for wake in self._on_reconnect:
             wake()
 
