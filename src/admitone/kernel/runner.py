@@ -30,6 +30,7 @@ from admitone.kernel.refusals import Unavailable
 from admitone.kernel.service import Running, Service
 from admitone.kernel.settings import Settings
 from admitone.kernel.tracing import exported
+from admitone.kernel.transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ class App:
         """Return a client for many people's requests: it keeps no cookies, or one would act as another."""
         is_here = any(each.name == service for each in self._services)
         return httpx.AsyncClient(
-            transport=_DirectTransport(self) if is_here else None,
+            transport=_DirectTransport(self) if is_here else Transport(),
             base_url=self._settings.public_origin if is_here else self._settings.service_url(service),
             timeout=_CLIENT_TIMEOUT_SECONDS,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),

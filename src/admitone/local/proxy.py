@@ -15,6 +15,7 @@ from admitone.kernel import http, openapi
 from admitone.kernel.http import Answer, Edge, Operation, plain_route
 from admitone.kernel.refusals import Unavailable
 from admitone.kernel.settings import Settings
+from admitone.kernel.transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Proxy:
         self._timeouts = {**timeouts, "read": _ANSWER_SECONDS, "write": _ANSWER_SECONDS}
         # Transports alone: no cookies kept, no redirects followed, no body unpacked.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=_AT_ONCE)
-        self._transports = {service: httpx.AsyncHTTPTransport(limits=limits, trust_env=False) for service in urls}
+        self._transports = {service: Transport(limits=limits, trust_env=False) for service in urls}
         routes: list[BaseRoute] = [
             plain_route("/health/live", self._live),
             plain_route("/health/ready", self._ready),
