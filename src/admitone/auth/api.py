@@ -126,8 +126,9 @@ async def sign_up(call: Call[SignUp]) -> Answer:
         async with call.db.transaction() as tx:
             if await store.add_account(tx, account, key):
                 tx.publish(UserCreated(id=account.id, email=account.email, version=account.version))
+                answer = await _begin_session(call, tx, account, place, CREATED)
                 await delays.take_back(tx, None, from_place)
-                return await _begin_session(call, tx, account, place, CREATED)
+                return answer
         made_before = await store.find_by_sign_up_key(call.db, key) if key is not None else None
         if made_before is None:
             raise EmailInUse
@@ -137,8 +138,9 @@ async def sign_up(call: Call[SignUp]) -> Answer:
         if not is_the_same:
             raise KeyReused
         async with call.db.transaction() as tx:
+            answer = await _begin_session(call, tx, made_before, place, CREATED)
             await delays.take_back(tx, None, from_place)
-            return await _begin_session(call, tx, made_before, place, CREATED)
+            return answer
 
 
 @operation(
@@ -167,12 +169,12 @@ async def sign_in(call: Call[SignIn]) -> Answer:
         if is_outdated(account.password_hash):
             fresh_hash = await passwords.hash(call.body.password)
     async with call.db.transaction() as tx:
-        await delays.take_back(tx, at_account, from_place)
         if fresh_hash is not None and await store.rehash(tx, account, fresh_hash):
             account = Account(account.id, account.email, fresh_hash, account.version)
         answer = await _begin_session(call, tx, account, place, OK)
         # Another session of this browser would be out of its owner's reach from now on.
         replaced = await _end_own_session(tx, call.caller) if call.caller else []
+        await delays.take_back(tx, at_account, from_place)
     _refuse_from_now_on(call, replaced)
     return answer
 
@@ -236,7 +238,6 @@ async def change_account(call: Call[AccountChange]) -> Answer:
     changed = account.changed(call.body.email, fresh_hash)
     ended: list[UUID] = []
     async with call.db.transaction() as tx:
-        await delays.take_back(tx, at_account, from_place)
         if changed is not account:
             if not await store.change_account(tx, changed):
                 raise Conflict
@@ -244,6 +245,7 @@ async def change_account(call: Call[AccountChange]) -> Answer:
         if fresh_hash is not None:
             others = await store.end_other_sessions(tx, account.id, call.person.session_id)
             ended = await _tell_ended(tx, others)
+        await delays.take_back(tx, at_account, from_place)
         now = tx.now
     _refuse_from_now_on(call, ended)
     answered = User(changed.id, changed.email)

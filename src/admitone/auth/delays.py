@@ -32,7 +32,10 @@ async def count_try(db: Database, guesses: Sequence[Guess]) -> None:
 
 
 async def take_back(tx: Transaction, at_account: Guess | None, from_place: Guess) -> None:
-    """Say that the last try was a success: the account starts afresh, its network has one try less against it."""
+    """Say that the last try was a success: the account starts afresh, its network has one try less against it.
+
+    The last thing a transaction does: a whole network waits for it until the commit.
+    """
     if at_account is not None:
         # Both at once and first, as whoever counts does: in two steps they would wait for each other.
         await store.lock_tries(tx, [at_account.about, from_place.about])
