@@ -1,6 +1,7 @@
 """Bugs on purpose: each takes one defence away while seeds run, and the simulator has to notice.
 
-A defence that another one stands behind is taken away together with it: `and` in the name.
+A defence that another one stands behind is taken away together with it: `and` in the name, and beside it what each of
+the two is for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -118,6 +119,7 @@ _plain(
     ),
 )
 _plain(
+    # A ring that is lost is repeated until the order is over, and orders ends what no ring ended.
     "no alarm is repeated and nobody sweeps",
     (
         expiration_store,
@@ -197,6 +199,7 @@ def _keeps_quiet_about(name: str) -> Callable[[Transaction, Event], None]:
 
 _plain("a lost hold is told to nobody", (Transaction, "publish", _keeps_quiet_about("PaymentFailed")))
 _plain(
+    # A hold that takes effect after it was given up is told by a webhook; where that is lost, the books show it.
     "no comparison with the provider's books and no webhook is news",
     (payment_jobs, "reconcile", _nothing),
     (payment_jobs, "is_known", lambda *_: True),
@@ -223,6 +226,7 @@ _plain(
     ),
 )
 _plain(
+    # An event that comes again is known by its id, and a beginning that comes again by its order.
     "no inbox and no memory of followed orders",
     (
         inbox,
@@ -288,6 +292,7 @@ _plain(
     (outbox, "_FORGET_LOST", _FORGET_NONE),
 )
 _plain(
+    # Who misses a version asks for it; the producer finds by itself what the stream has lost.
     "no gap is asked for and single lost messages are not looked for",
     (BusOfProcess, "request_republish", _nothing),
     (outbox, "_FORGET_LOST", outbox._FORGET_LOST.replace("= ANY($3::bigint[])", "= ANY($3::bigint[]) AND false")),
