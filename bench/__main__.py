@@ -14,7 +14,7 @@ from uuid import UUID
 
 from admitone.kernel.ids import new_id
 from bench import load, proof
-from bench.limits import Limit, superuser_url
+from bench.limits import Limit
 from bench.load import Measured, request
 from bench.noise import Noise
 from bench.report import Report
@@ -42,7 +42,7 @@ def _reservations(tickets: Sequence[UUID], sessions: Sequence[str]) -> list[byte
 async def reserve(world: World, report: Report, seconds: int) -> None:
     """Distinct tickets, everything of ours running, beside pgbench's limit before and after."""
     limit = Limit(world)
-    await limit.prepare(CLIENTS, superuser_url(world))
+    await limit.prepare(CLIENTS, world.superuser_url)
     sessions = tokens(world, 500)
     before = limit.reserve_per_second(CLIENTS, seconds)
     tickets = await world.fill(6000 * seconds)
@@ -203,6 +203,7 @@ async def growth(world: World, report: Report, seconds: int, sizes: Sequence[int
     for size in sizes:
         await world.fill_sold(size - have, buyer)
         await world.fill(size - have)
+        await world.written()
         have = size
         best: dict[str, Measured] = {}
         for _ in range(3):

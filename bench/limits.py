@@ -5,7 +5,6 @@ import subprocess
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -87,10 +86,3 @@ class Limit:
         found = re.search(r"tps = ([\d.]+)", done.stdout)
         assert found, done.stderr
         return float(found[1])
-
-
-def superuser_url(world: World) -> str:
-    """Return the address of the embedded server's superuser, from the data folder's secrets."""
-    port = urlsplit(world.settings.migrator_urls["orders"]).port
-    password = (Path(world.settings.data) / "secrets" / "database_superuser").read_text().strip()
-    return f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"

@@ -15,7 +15,6 @@ import httpx
 from admitone.kernel import clock
 from admitone.registry import SERVICES
 from bench.ends import pays
-from bench.limits import superuser_url
 from bench.world import Used, World
 
 _SAMPLE_SECONDS: Final = 0.5
@@ -160,7 +159,7 @@ async def _watch(world: World, sampled: Sampled) -> None:
                 stack.push_async_callback(connection.close)
                 databases.append(connection)
         # Others' connections are shown to the superuser only.
-        server = await asyncpg.connect(superuser_url(world))
+        server = await asyncpg.connect(world.superuser_url)
         stack.push_async_callback(server.close)
         while True:
             at = clock.monotonic_seconds() - began

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
@@ -158,6 +159,21 @@ class World:
         )
         await self._run("tickets", "ALTER TABLE ticket ENABLE TRIGGER guard_ticket")
         await self._run("orders", "VACUUM ANALYZE orders")
+
+    @property
+    def superuser_url(self) -> str:
+        """The address of the embedded server's superuser, from the data folder's secrets."""
+        port = urlsplit(self.settings.migrator_urls["orders"]).port
+        password = (Path(self.settings.data) / "secrets" / "database_superuser").read_text().strip()
+        return f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres"
+
+    async def written(self) -> None:
+        """Let PostgreSQL write to its disk what was filled, so that it need not do so while something is measured."""
+        connection = await asyncpg.connect(self.superuser_url)
+        try:
+            await connection.execute("CHECKPOINT", timeout=600)
+        finally:
+            await connection.close()
 
     async def _run(self, service: str, sql: str, *arguments: Any) -> None:
         connection = await asyncpg.connect(self.settings.migrator_urls[service])

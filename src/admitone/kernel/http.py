@@ -244,8 +244,12 @@ class _Endpoint:
         self._under_way = 0
         self.says = f"{service.name} {declared.method} {declared.path}"
 
+    @property
+    def is_full(self) -> bool:
+        return self._under_way >= _UNDER_WAY_MAX
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._under_way >= _UNDER_WAY_MAX:
+        if self.is_full:
             raise Unavailable
         self._under_way += 1
         try:
@@ -289,13 +293,20 @@ def session_token(request: Request) -> str | None:
 
 async def send_answer(send: Send, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
     """Send a whole response."""
+    for message in _messages(status, body, headers):
+        await send(message)
+
+
+def _messages(status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> tuple[Message, Message]:
     start: list[tuple[bytes, bytes]] = [*headers]
     if status not in _WITHOUT_BODY:
         start.append((b"content-length", str(len(body)).encode()))
         if not any(name == b"content-type" for name, _ in headers):
             start.append((b"content-type", _JSON))
-    await send({"type": "http.response.start", "status": status, "headers": start})
-    await send({"type": "http.response.body", "body": body})
+    return (
+        {"type": "http.response.start", "status": status, "headers": start},
+        {"type": "http.response.body", "body": body},
+    )
 
 
 def status_of(refusal: type[Refusal]) -> int:
@@ -303,14 +314,14 @@ def status_of(refusal: type[Refusal]) -> int:
     return next(_STATUS[kind] for kind in refusal.__mro__ if kind in _STATUS)
 
 
-async def send_refusal(send: Send, refusal: Refusal) -> None:
-    """Answer with the one error body."""
-    headers: list[tuple[bytes, bytes]] = []
+def _refusal(refusal: Refusal, more_headers: Sequence[tuple[bytes, bytes]] = ()) -> tuple[Message, Message]:
+    """Return the messages that answer with the one error body."""
+    headers = list(more_headers)
     if refusal.retry_after_seconds is not None:
         headers.append((b"retry-after", str(refusal.retry_after_seconds).encode()))
     if isinstance(refusal, refusals.MethodNotAllowed):
         headers.append((b"allow", ", ".join(refusal.allowed).encode()))
-    await send_answer(send, status_of(type(refusal)), _ENCODER.encode(Errors(refusal.errors)), headers)
+    return _messages(status_of(type(refusal)), _ENCODER.encode(Errors(refusal.errors)), headers)
 
 
 class Edge:
@@ -321,9 +332,17 @@ class Edge:
         self._operations = _by_path(routes)
         self._own_origins = {settings.public_origin.encode()}
         self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
+        self._busy = _refusal(Unavailable(), self._headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
+        endpoint = self._operations.get((scope["method"], scope["path"]))
+        if endpoint is not None and endpoint.is_full:
+            # Refusing must cost next to nothing, or those who are refused would take the time of those who are not.
+            scope["endpoint"] = endpoint
+            for message in self._busy:
+                await send(message)
+            return
         scope["app"] = self  # tells Starlette's routes to raise what they refuse, so that it is answered here
         started = False
 
@@ -339,7 +358,6 @@ class Edge:
         with following(_first(headers, b"traceparent"), lambda: _done(scope)):
             try:
                 self._check_origin(scope)
-                endpoint = self._operations.get((scope["method"], scope["path"]))
                 if endpoint is not None:
                     scope["endpoint"] = endpoint
                     await endpoint(scope, receive, send_with_headers)
@@ -363,7 +381,8 @@ class Edge:
             if isinstance(error, _WORTH_NOTING):
                 # What they sent is left out: it may be a password in the wrong place.
                 log.info("refused", extra={"path": scope["path"], "kind": type(error).__name__, "from": _peer(scope)})
-            await send_refusal(send, error)
+            for message in _refusal(error):
+                await send(message)
             return
         log.error("request failed", extra={"path": scope["path"]}, exc_info=error)
         body = _ENCODER.encode(Errors([FieldError("Something went wrong on our side")]))
