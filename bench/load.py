@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from multiprocessing.connection import Connection
-from typing import cast
+from typing import Final, cast
 
 import uvloop
 
@@ -52,15 +52,26 @@ def request(
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+_HELLO: Final = request("GET", "/health/live")
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, run: "_Run") -> None:
         self._run = run
         self._received = b""
         self._began = 0.0
         self._whole: int | None = None
+        self._accepted: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+
+    async def accepted(self) -> None:
+        """Wait until the server has taken this connection: the kernel alone lets anybody connect and send."""
+        self._accepted = asyncio.get_running_loop().create_future()
+        self._send(_HELLO)
+        await self._accepted
+        self._accepted = None
 
     def send_next(self) -> None:
         wanted = next(self._run.requests, None)
@@ -89,6 +100,10 @@ class _Connection(asyncio.Protocol):
             self._whole = head + 4 + length
             self._head = head + 4
         if len(self._received) < self._whole:
+            return
+        if self._accepted is not None:
+            self._received, self._whole = b"", None
+            self._accepted.set_result(None)
             return
         measured = self._run.measured
         latencies_ms = measured.latencies_ms.setdefault(int(self._received[9:12]), [])
@@ -121,6 +136,7 @@ class _Run:
         made = await asyncio.gather(
             *(loop.create_connection(lambda: _Connection(self), host, port) for _ in range(connections))
         )
+        await asyncio.gather(*(connection.accepted() for _, connection in made))
         self._open = connections
         began = time.perf_counter()
         self.measured.began_at = time.time()
