@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Final
 
 NOISY_FROM: Final = 0.1
+# The kernel counts in hundredths of a second: of less than this, as between rows printed together, it can say nothing.
+_SECONDS_MIN: Final = 0.5
 
 
 class Noise:
@@ -18,10 +20,10 @@ class Noise:
         self._before = self._look()
 
     def share(self) -> float:
-        """Return which share of the machine others used since the last look."""
+        """Return which share of the machine others used since the last look; 0 when that was only just now."""
         before, self._before = self._before, self._look()
         capacity, busy, ours = (now - then for now, then in zip(self._before, before, strict=True))
-        return max(0.0, (busy - ours) / capacity) if capacity else 0.0
+        return max(0.0, (busy - ours) / capacity) if capacity >= _SECONDS_MIN else 0.0
 
     def _look(self) -> tuple[float, float, float]:
         """Return processor seconds: those there were, those used by anybody, those used by us. Source: proc(5)."""
