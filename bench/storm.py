@@ -15,7 +15,7 @@ import asyncpg
 
 from admitone import registry
 from admitone.kernel import clock, ids
-from admitone.kernel.bus import Acknowledgement, Bus
+from admitone.kernel.bus import Bus
 from admitone.kernel.event import event_types, subject_of, wrap
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
@@ -118,7 +118,7 @@ class Buses:
 
     async def tell(self, events: Sequence[Told]) -> None:
         """Publish events as their producers, and return when the bus has them all."""
-        under_way: list[asyncio.Future[Acknowledgement]] = []
+        under_way: list[asyncio.Future[int]] = []
         for each in events:
             subject = subject_of(event_types()[each.type])
             under_way.append(await self._buses[each.producer].publish(subject, each.message, str(ids.new_id())))

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from admitone.kernel.bus import Acknowledgement, Refused, RepublishRequest, StreamState
+from admitone.kernel.bus import Refused, RepublishRequest, StreamState
 
 if TYPE_CHECKING:
     from simulation.world import Process, World
 
 _NOT_FOUND: Final = 10059
+_WRONG_LAST_SEQUENCE: Final = 10071
 _ACK_WAIT_SECONDS: Final = 30.0
 _DUPLICATE_WINDOW_SECONDS: Final = 120.0
 _BATCH: Final = 8
@@ -60,6 +61,18 @@ class _Metadata:
     num_delivered: int
 
 
+@dataclass(frozen=True)
+class _Publication:
+    """What a process sends to its stream, and waits to hear the sequence of."""
+
+    process: "Process"
+    subject: str
+    data: bytes
+    message_id: str
+    expected_last: int | None
+    sequence: "asyncio.Future[int]"
+
+
 class Delivery:
     """A message as a consumer gets it."""
 
@@ -90,11 +103,27 @@ class SimulatedBus:
         self._streams: dict[str, _Stream] = {}
         self._copies: dict[str, tuple[dict[int, _Stored], int]] = {}
         self._news: dict[str, asyncio.Event] = {}
-        self.away_until = 0.0
+        self._held_back: list[_Publication] = []
+        self._away_until = 0.0
 
     @property
     def is_away(self) -> bool:
-        return self._world.loop.time() < self.away_until
+        return self._world.loop.time() < self._away_until
+
+    def go_away(self, seconds: float) -> None:
+        self._away_until = self._world.loop.time() + seconds
+        self._world.loop.call_at(self._away_until, self.come_back)
+
+    def come_back(self) -> None:
+        """Take what clients held back meanwhile; what they waited to hear of it went with the old connection."""
+        self._away_until = 0.0
+        held_back, self._held_back = self._held_back, []
+        for each in held_back:
+            if not each.process.is_alive:
+                continue
+            self._take(each)
+            if not each.sequence.done():
+                each.sequence.set_exception(ConnectionError("the connection broke before the acknowledgement"))
 
     def demand(self) -> None:
         """Raise what a client raises when the bus is away."""
@@ -109,33 +138,39 @@ class SimulatedBus:
         first = min(stream.messages, default=stream.last + 1)
         return StreamState(first, stream.last, [each for each in stream.deleted if each >= first])
 
-    def publish(
-        self, process: "Process", subject: str, data: bytes, message_id: str
-    ) -> "asyncio.Future[Acknowledgement]":
-        self.demand()
-        loop, faults, producer = self._world.loop, self._world.faults, process.service.name
-        future: asyncio.Future[Acknowledgement] = loop.create_future()
-        if faults.happens("message lost before it was stored"):
-            return future
+    def publish(self, publication: _Publication) -> None:
+        if self.is_away:
+            self._held_back.append(publication)
+            return
+        sequence = self._take(publication)
+        if sequence is None or self._world.faults.happens("acknowledgement of a publication lost"):
+            return
+        if not publication.sequence.done():
+            publication.sequence.set_result(sequence)
+        if self._world.faults.happens("crash between publication and mark"):
+            self._world.loop.call_soon(publication.process.die)
+
+    def _take(self, publication: _Publication) -> int | None:
+        """Store an event and return its sequence; None when it is lost or refused."""
+        loop, producer = self._world.loop, publication.process.service.name
+        if self._world.faults.happens("message lost before it was stored"):
+            return None
         stream = self._streams.get(producer)
         if stream is None:
-            future.set_exception(Refused(_NOT_FOUND, "no stream took the event"))
-            future.exception()
-            return future
-        known = stream.known_ids.get(message_id)
+            _refuse(publication, _NOT_FOUND, "no stream took the event")
+            return None
+        known = stream.known_ids.get(publication.message_id)
         if known is not None and loop.time() - known[1] < _DUPLICATE_WINDOW_SECONDS:
-            answer = Acknowledgement(known[0], duplicate=True)
+            sequence = known[0]
+        elif publication.expected_last not in (None, stream.last):
+            _refuse(publication, _WRONG_LAST_SEQUENCE, f"wrong last sequence: {stream.last}")
+            return None
         else:
-            stream.last += 1
-            answer = Acknowledgement(stream.last)
-            self._store(producer, stream, stream.last, _Stored(subject, data, message_id, loop.time()))
-        self._world.trace("published", producer, subject, answer.seq)
-        if faults.happens("acknowledgement of a publication lost"):
-            return future
-        future.set_result(answer)
-        if faults.happens("crash between publication and mark"):
-            loop.call_soon(process.die)
-        return future
+            sequence = stream.last = stream.last + 1
+            stored = _Stored(publication.subject, publication.data, publication.message_id, loop.time())
+            self._store(producer, stream, sequence, stored)
+        self._world.trace("published", producer, publication.subject, sequence)
+        return sequence
 
     def _store(self, producer: str, stream: _Stream, sequence: int, stored: _Stored) -> None:
         faults = self._world.faults
@@ -262,6 +297,12 @@ class SimulatedBus:
         return all(not each.waiting for stream in self._streams.values() for each in stream.consumers.values())
 
 
+def _refuse(publication: _Publication, code: int, description: str) -> None:
+    if not publication.sequence.done():
+        publication.sequence.set_exception(Refused(code, description))
+        publication.sequence.exception()  # nobody need ask
+
+
 class BusOfProcess:
     """One process's connection to the bus: what `kernel.bus.Bus` is outside."""
 
@@ -284,9 +325,13 @@ class BusOfProcess:
         await self._process.lives_on("bus")
         return self._bus.ensure(self.service)
 
-    async def publish(self, subject: str, message: bytes, message_id: str) -> "asyncio.Future[Acknowledgement]":
+    async def publish(
+        self, subject: str, message: bytes, message_id: str, expected_last: int | None = None
+    ) -> "asyncio.Future[int]":
         await self._process.lives_on("bus")
-        return self._bus.publish(self._process, subject, message, message_id)
+        sequence: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._bus.publish(_Publication(self._process, subject, message, message_id, expected_last, sequence))
+        return sequence
 
     async def on_republish_request(self, answer: Callable[[RepublishRequest], Awaitable[None]]) -> None:
         self._process.republish = answer

@@ -122,7 +122,7 @@ class _Life:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         world.faults.are_on = False
-        world.bus.away_until = 0.0
+        world.bus.come_back()
         world.trace("healed")
         world.set_pauses(HEALED_IDLE_SECONDS)
         await self._settle()
@@ -146,9 +146,10 @@ class _Life:
                 case "bus rolled back":
                     world.bus.copy()
                     await asyncio.sleep(random.uniform(0.5, 15.0))
+                    world.bus.go_away(random.uniform(0.1, 5.0))
                     world.bus.roll_back()
                 case "bus away":
-                    world.bus.away_until = world.loop.time() + random.uniform(0.5, 20.0)
+                    world.bus.go_away(random.uniform(0.5, 20.0))
                 case "consumer forgotten":
                     producer, service = random.choice(_HEARING)
                     world.bus.forget_consumer(producer, service)

@@ -13,7 +13,7 @@ import pytest
 
 from admitone.kernel import outbox
 from admitone.kernel.bus import RepublishRequest
-from admitone.kernel.outbox import replay
+from admitone.kernel.outbox import Relay, replay
 from admitone.local.nats import Nats
 from tests.kernel.support import World, kill, note, numbered, replicate, start_again, texts
 from tests.support import eventually
@@ -141,6 +141,32 @@ async def test_a_bus_rolled_back_to_an_old_copy_gets_back_what_it_lost(world: Wo
     await eventually(world.all_are_on_the_stream(15), "the stream holds all notes")
 
 
+async def test_what_was_held_back_for_a_bus_does_not_hide_that_it_was_rolled_back(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client sends it before anybody can compare, and it would take the numbers of what was lost."""
+    monkeypatch.setattr(outbox, "_ACKNOWLEDGED_WITHIN_SECONDS", 60.0)
+    relay = await world.relay()
+    await world.tell(*numbered(5))
+    await eventually(world.published_count(5), "five notes are out")
+    await restarted(world.nats, lambda store: shutil.copytree(store, folder / "copy"))
+    await world.tell(*numbered(5, 5))
+    await eventually(world.published_count(10), "five more are out")
+
+    kill(world.nats)
+    await eventually(lambda: is_away(relay), "the client knows that the bus is away")
+    await world.tell(*numbered(5, 10))
+    await eventually(lambda: holds_back(relay, 5), "the client holds five notes back")
+    wipe(world.nats.folder / "store")
+    shutil.copytree(folder / "copy", world.nats.folder / "store")
+    await start_again(world.nats)
+
+    await eventually(world.all_are_on_the_stream(15), "the stream holds all notes")
+    await world.inbox()
+    await eventually(world.took_in(15), "somebody who joins later misses nothing")
+    assert sorted(await world.effects()) == sorted(texts(15))
+
+
 async def test_a_rollback_that_only_the_numbers_show_is_noticed(world: World) -> None:
     """No reconnection, no comparison in between: the stream was made anew and numbers from 1 again."""
     await world.relay(compare_every_seconds=3600)
@@ -249,11 +275,7 @@ async def test_what_was_on_its_way_when_the_bus_died_is_sent_again_as_soon_as_th
     await eventually(world.published_count(1), "the relay publishes")
     os.kill(world.nats.pid, signal.SIGSTOP)
     await world.tell(note("on its way"))
-
-    async def waits() -> object:
-        return relay._bus._acks
-
-    await eventually(waits, "the relay waits for an answer")
+    await eventually(lambda: holds_back(relay, 1), "the relay waits for an answer")
 
     kill(world.nats)
     await start_again(world.nats)
@@ -325,6 +347,14 @@ async def test_an_event_too_large_for_the_bus_is_never_committed(world: World) -
 
     await eventually(world.published_count(1), "smaller events go on")
     assert [json.loads(row["data"])["text"] for row in await world.alpha.fetch("SELECT data FROM outbox")] == ["small"]
+
+
+async def is_away(relay: Relay) -> bool:
+    return not relay._bus.is_connected
+
+
+async def holds_back(relay: Relay, events: int) -> bool:
+    return len(relay._bus._acks) == events
 
 
 def wipe(store: Path) -> None:

@@ -59,13 +59,6 @@ class StreamState(msgspec.Struct, frozen=True):
     deleted: list[int] = []
 
 
-class Acknowledgement(msgspec.Struct, frozen=True):
-    """The stream stored an event at `seq`; a `duplicate` was there already."""
-
-    seq: int
-    duplicate: bool = False
-
-
 class _ApiError(msgspec.Struct):
     err_code: int = 0
     description: str = ""
@@ -75,7 +68,6 @@ class _Answer(msgspec.Struct):
     error: _ApiError | None = None
     state: StreamState | None = None
     seq: int = 0
-    duplicate: bool = False
 
 
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
@@ -98,7 +90,7 @@ class Bus:
         self._connecting: asyncio.Task[None] | None = None
         self._on_reconnect: list[Callable[[], None]] = []
         self._acks_inbox: str | None = None
-        self._acks: dict[str, asyncio.Future[Acknowledgement]] = {}
+        self._acks: dict[str, asyncio.Future[int]] = {}
         self._published = 0
         self._last_error = ""
 
@@ -199,20 +191,26 @@ class Bus:
         assert answer.state is not None
         return answer.state
 
-    async def publish(self, subject: str, message: bytes, message_id: str) -> "asyncio.Future[Acknowledgement]":
-        """Send one event; the returned future holds the stream's acknowledgement, or raises Refused.
+    async def publish(
+        self, subject: str, message: bytes, message_id: str, expected_last: int | None = None
+    ) -> "asyncio.Future[int]":
+        """Send one event; the returned future holds the sequence at which the stream stored it, or raises Refused.
 
-        Events are stored in the order of the calls. Nothing times out here: the caller bounds its wait.
+        What the stream knows by its message id keeps the sequence it has. Anything else is refused, where
+        `expected_last` is given, unless that is the last sequence the stream gave out. Events are stored in the order
+        of the calls. Nothing times out here: the caller bounds its wait.
         """
         if self._acks_inbox is None:
             self._acks_inbox = self._client.new_inbox()
             await self._client.subscribe(f"{self._acks_inbox}.*", cb=self._acknowledged)
         self._published += 1
         reply = f"{self._acks_inbox}.{self._published}"
-        future: asyncio.Future[Acknowledgement] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._acks[reply] = future
         future.add_done_callback(lambda _: self._acks.pop(reply, None))
         headers = {"Nats-Msg-Id": message_id, "Nats-Expected-Stream": self.service}
+        if expected_last is not None:
+            headers["Nats-Expected-Last-Sequence"] = str(expected_last)
         await self._client.publish(subject, message, reply=reply, headers=headers)
         return future
 
@@ -228,7 +226,7 @@ class Bus:
         except Refused as refused:
             future.set_exception(refused)
         else:
-            future.set_result(Acknowledgement(answer.seq, answer.duplicate))
+            future.set_result(answer.seq)
 
     async def on_republish_request(self, answer: Callable[[RepublishRequest], Awaitable[None]]) -> None:
         """Answer other services that miss events of an aggregate of this one."""

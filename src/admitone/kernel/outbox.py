@@ -3,6 +3,10 @@
 There is one relay per database, held by an advisory lock; every other replica's relay stands by. The outbox is the
 truth. Each row keeps the stream sequence with which the bus acknowledged it, so the relay can tell a healthy stream
 from one that was wiped, rolled back or robbed of single messages.
+
+A sequence says where an event is only as long as the stream gives none out a second time. So every event names the
+sequence that the one before it has: a stream that lost its end takes nothing more, not even what the client still held
+back for it, until the relay has compared and knows what is to be published again.
 """
 
 import asyncio
@@ -12,7 +16,7 @@ from typing import Any, Final
 import asyncpg
 
 from admitone.kernel import bus as buses
-from admitone.kernel.bus import Acknowledgement, Bus, RepublishRequest, StreamState
+from admitone.kernel.bus import Bus, RepublishRequest
 from admitone.kernel.database import UNREACHABLE, Database, Row, Statements, affected
 from admitone.kernel.event import event_types, subject_of, wrap
 from admitone.kernel.refusals import Unavailable
@@ -42,8 +46,7 @@ WHERE outbox.position = acknowledged.position
 """
 _FORGET_LOST: Final = """
 UPDATE outbox SET stream_sequence = NULL, copies = copies + 1
-WHERE stream_sequence IS NOT NULL AND position <> ALL($4::bigint[])
-  AND (stream_sequence > $2 OR stream_sequence < $1 OR stream_sequence = ANY($3::bigint[]))
+WHERE stream_sequence > $2 OR stream_sequence < $1 OR stream_sequence = ANY($3::bigint[])
 """
 _FORGET_AGGREGATE: Final = """
 UPDATE outbox SET stream_sequence = NULL, copies = copies + 1
@@ -174,22 +177,25 @@ class Relay:
         rows = await connection.fetch(_UNPUBLISHED, _BATCH)
         if not rows:
             return 0
-        sent: list[tuple[int, asyncio.Future[Acknowledgement]]] = []
+        sent: list[tuple[int, asyncio.Future[int]]] = []
         try:
             for row in rows:
-                sent.append((row["position"], await self._publish(row)))  # noqa: PERF401 – some may be sent, then it fails
+                expected_last = self._last_sequence + len(sent)
+                sent.append((row["position"], await self._publish(row, expected_last)))
             await asyncio.wait([future for _, future in sent], timeout=_ACKNOWLEDGED_WITHIN_SECONDS)
         finally:
             for _, future in sent:
                 future.cancel()  # those without an answer: nobody waits for it any more
         acknowledged = [(position, future.result()) for position, future in sent if _has_answer(future)]
-        await self._store(connection, acknowledged)
+        if acknowledged:
+            positions, sequences = zip(*acknowledged, strict=True)
+            await connection.execute(_ACKNOWLEDGE, positions, sequences)
         if len(acknowledged) < len(sent):
-            self._compare.set()
             raise TimeoutError(f"{len(sent) - len(acknowledged)} of {len(sent)} events were not acknowledged")
+        self._last_sequence = max(self._last_sequence, *sequences)
         return len(rows)
 
-    async def _publish(self, row: Row) -> "asyncio.Future[Acknowledgement]":
+    async def _publish(self, row: Row, expected_last: int) -> "asyncio.Future[int]":
         message = wrap(
             row["id"],
             self._bus.service,
@@ -200,35 +206,16 @@ class Relay:
             row["traceparent"],
         )
         message_id = f"{row['id']}.{row['copies']}" if row["copies"] else str(row["id"])
-        return await self._bus.publish(subject_of(event_types()[row["type"]]), message, message_id)
-
-    async def _store(
-        self, connection: "asyncpg.Connection[Any]", acknowledged: list[tuple[int, Acknowledgement]]
-    ) -> None:
-        if not acknowledged:
-            return
-        positions = [position for position, _ in acknowledged]
-        fresh = [ack.seq for _, ack in acknowledged if not ack.duplicate]
-        if fresh and min(fresh) <= self._last_sequence:
-            # The stream gave out a number it had given before: it lost everything from there on.
-            await self._forget_lost(connection, StreamState(first_seq=0, last_seq=min(fresh) - 1), positions)
-            self._last_sequence = 0
-        await connection.execute(_ACKNOWLEDGE, positions, [ack.seq for _, ack in acknowledged])
-        self._last_sequence = max(self._last_sequence, *(ack.seq for _, ack in acknowledged))
+        return await self._bus.publish(subject_of(event_types()[row["type"]]), message, message_id, expected_last)
 
     async def _compare_with_stream(self, connection: "asyncpg.Connection[Any]") -> None:
         state = await self._bus.ensure_stream()
-        await self._forget_lost(connection, state, [])
-        self._last_sequence = await connection.fetchval("SELECT coalesce(max(stream_sequence), 0) FROM outbox")
-
-    async def _forget_lost(
-        self, connection: "asyncpg.Connection[Any]", state: StreamState, but_positions: list[int]
-    ) -> None:
-        tag = await connection.execute(_FORGET_LOST, state.first_seq, state.last_seq, state.deleted, but_positions)
+        tag = await connection.execute(_FORGET_LOST, state.first_seq, state.last_seq, state.deleted)
         if lost := affected(tag):
             log.warning(
                 "bus lost events; they are published again", extra={"service": self._bus.service, "events": lost}
             )
+        self._last_sequence = state.last_seq
 
     async def _republish(self, request: RepublishRequest) -> None:
         try:
@@ -243,7 +230,7 @@ class Relay:
         self.nudge()
 
 
-def _has_answer(future: "asyncio.Future[Acknowledgement]") -> bool:
+def _has_answer(future: "asyncio.Future[int]") -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
 
 

@@ -47,15 +47,14 @@ async def provision(server_url: str, databases: Sequence[Database]) -> None:
     """
     connection = await asyncpg.connect(server_url)
     try:
-        # Roles belong to the whole server, and two who create the same one at once would collide.
+        # Two who create the same role or grant the same right at once would collide. Held until all is done.
         await connection.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
         for database in databases:
             await _create_roles(connection, database)
             await _create_database(connection, database)
+            await _grant_inside(server_url, database)
     finally:
         await connection.close()
-    for database in databases:
-        await _grant_inside(server_url, database)
 
 
 async def _create_roles(connection: asyncpg.Connection, database: Database) -> None:
