@@ -7,6 +7,7 @@ from, who asks, what they sent, and then the use case's own rules.
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -314,6 +315,14 @@ def status_of(refusal: type[Refusal]) -> int:
     return next(_STATUS[kind] for kind in refusal.__mro__ if kind in _STATUS)
 
 
+def _on_the_wire(messages: tuple[Message, Message]) -> bytes:
+    """Return a response as HTTP/1.1 has it."""
+    start, body = messages
+    status = HTTPStatus(start["status"])
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b": ".join(each) for each in start["headers"])]
+    return b"\r\n".join([*lines, b"", body["body"]])
+
+
 def _refusal(refusal: Refusal, more_headers: Sequence[tuple[bytes, bytes]] = ()) -> tuple[Message, Message]:
     """Return the messages that answer with the one error body."""
     headers = list(more_headers)
@@ -332,17 +341,21 @@ class Edge:
         self._operations = _by_path(routes)
         self._own_origins = {settings.public_origin.encode()}
         self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
-        self._busy = _refusal(Unavailable(), self._headers)
+        self._busy = _on_the_wire(_refusal(Unavailable(), self._headers))
+
+    def refused_at_the_door(self, method: bytes, url: bytes) -> tuple[object, bytes] | None:
+        """Return the operation that has no room for a request, and the whole answer to it; None when there is room.
+
+        Only for operations whose path has no parameters; the others refuse by themselves, later.
+        """
+        endpoint = self._operations.get((method.decode("ascii"), url.partition(b"?")[0].decode("latin-1")))
+        if endpoint is None or not endpoint.is_full or method == b"HEAD":
+            return None
+        return endpoint, self._busy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         endpoint = self._operations.get((scope["method"], scope["path"]))
-        if endpoint is not None and endpoint.is_full:
-            # Refusing must cost next to nothing, or those who are refused would take the time of those who are not.
-            scope["endpoint"] = endpoint
-            for message in self._busy:
-                await send(message)
-            return
         scope["app"] = self  # tells Starlette's routes to raise what they refuse, so that it is answered here
         started = False
 

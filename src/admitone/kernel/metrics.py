@@ -72,9 +72,9 @@ class Requests:
         self._templates: dict[object, str] = {each.endpoint: each.path for each in routes if isinstance(each, Route)}
         self.timings: dict[tuple[str, str, int], Timings] = {}
 
-    def note(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count one request; its route is known by now, if it has one."""
-        key = (scope["method"], self._templates.get(scope.get("endpoint"), _NO_ROUTE), status)
+    def note(self, method: str, endpoint: object, status: int, seconds: float) -> None:
+        """Count one request; `endpoint` is its route's, if it has one."""
+        key = (method, self._templates.get(endpoint, _NO_ROUTE), status)
         timings = self.timings.get(key)
         if timings is None:
             timings = self.timings[key] = Timings()
@@ -93,7 +93,8 @@ class Measured:
 
         async def measured_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._requests.note(scope, message["status"], clock.monotonic_seconds() - began)
+                seconds = clock.monotonic_seconds() - began
+                self._requests.note(scope["method"], scope.get("endpoint"), message["status"], seconds)
             await send(message)
 
         await self._app(scope, receive, measured_send)

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, Self
 
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from admitone.kernel import http, migrations, openapi
 from admitone.kernel.bus import Bus
 from admitone.kernel.database import Database, connect_patiently
+from admitone.kernel.door import Door, Refusal
 from admitone.kernel.http import Answer, Edge, api_routes, plain_route
 from admitone.kernel.identity import FetchKeys, Identity, Tokens
 from admitone.kernel.inbox import Inbox
@@ -148,7 +150,8 @@ class App:
         self._services = services
         self._settings = settings
         self._stack = AsyncExitStack()
-        self._edge: ASGIApp | None = None
+        self._edge: Edge | None = None
+        self._answers: ASGIApp | None = None
         self._requests: Requests | None = None
         self._is_stopping = False
         self.running: dict[str, Running] = {}
@@ -162,10 +165,10 @@ class App:
                 self.running[current.name] = current
                 self._relays |= {current.name: relay} if relay is not None else {}
             routes = self._routes()
-            self._edge = Edge(routes, self._settings)
+            self._edge = self._answers = Edge(routes, self._settings)
             if self._settings.metrics_port:
                 self._requests = Requests(routes)
-                self._edge = Measured(self._edge, self._requests)
+                self._answers = Measured(self._edge, self._requests)
         except BaseException:
             await self._stack.aclose()
             raise
@@ -191,8 +194,19 @@ class App:
         await self._stack.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self._answers is not None
+        await self._answers(scope, receive, send)
+
+    def refusal(self, method: bytes, url: bytes) -> bytes | None:
+        """Return the whole answer to a request that there is no room for; None when it is to be served."""
         assert self._edge is not None
-        await self._edge(scope, receive, send)
+        refused = self._edge.refused_at_the_door(method, url)
+        if refused is None:
+            return None
+        endpoint, answer = refused
+        if self._requests is not None:
+            self._requests.note(method.decode("ascii"), endpoint, http.status_of(Unavailable), 0.0)
+        return answer
 
     def stopping(self) -> None:
         """Answer "not ready" from now on, and let requests that never end by themselves end."""
@@ -314,7 +328,9 @@ async def serve(
     name = services[0].name if len(services) == 1 else "admitone"
     with exported(name, settings.otlp_endpoint):
         async with App(services, settings) as app, _metrics_served(app, settings):
-            await listen(app, public, settings, stop=stop, on_ready=on_ready, on_stopping=app.stopping)
+            await listen(
+                app, public, settings, stop=stop, on_ready=on_ready, on_stopping=app.stopping, refusal=app.refusal
+            )
 
 
 @asynccontextmanager
@@ -359,13 +375,18 @@ async def listen(
     on_ready: Callable[[], Awaitable[None]] | None = None,
     on_stopping: Callable[[], None] | None = None,
     stop: asyncio.Event | None = None,
+    refusal: Refusal = lambda _method, _url: None,
 ) -> None:
-    """Answer HTTP requests on a bound socket until SIGINT or SIGTERM (or `stop`), then let those that began end."""
+    """Answer HTTP requests on a bound socket until SIGINT or SIGTERM (or `stop`), then let those that began end.
+
+    `refusal` says which requests are answered before `app` is asked, and how.
+    """
     stop = stop or asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     config = uvicorn.Config(
         app,
+        http=partial(Door, refusal),  # type: ignore[arg-type]  # it is called like the class
         access_log=False,
         log_config=None,
         lifespan="off",
