@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import httpx
 
+from admitone.invariants import UNDER_WAY
 from admitone.kernel import clock
 
 _DECLINED: Final = "pm_card_chargeDeclined"
@@ -149,27 +150,15 @@ async def every_end(people: People, rounds: int, *, at_once: int = 12) -> Counte
     return done
 
 
-# What is still under way, per service: nothing of it changes any more once each of these is 0.
-_UNDER_WAY: Final = {
-    "orders": "SELECT count(*) FROM orders WHERE status IN ('created', 'awaiting:payment')",
-    "tickets": "SELECT count(*) FROM ticket WHERE status = 'reserved'",
-    "expiration": "SELECT count(*) FROM deadline",
-    "payments": """
-        SELECT (SELECT count(*) FROM payment WHERE wanted IS NOT NULL
-                OR state IN ('created', 'requires_action', 'authorized'))
-            + (SELECT count(*) FROM webhook WHERE processed_at IS NULL)
-    """,
-}
-
 Ask = Callable[[str, str], Awaitable[Any]]
 
 
 async def everything_ended(value: Ask, seconds: float = 120.0) -> None:
-    """Wait until no order, lock, alarm or payment is under way; `value` asks a service's database for one value."""
+    """Wait until nothing is under way any more; `value` asks a service's database for one value."""
     until = clock.monotonic_seconds() + seconds
     while True:
-        waiting = {service: await value(service, sql) for service, sql in _UNDER_WAY.items()}
-        if not any(waiting.values()):
+        found = [await value(service, sql) for service, sql in UNDER_WAY]
+        if not any(found):
             return
-        assert clock.monotonic_seconds() < until, f"still under way after {seconds} s: {waiting}"
+        assert clock.monotonic_seconds() < until, f"still under way after {seconds} s: {found}"
         await asyncio.sleep(_LOOKS_AGAIN_SECONDS)

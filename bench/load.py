@@ -18,10 +18,12 @@ class Measured:
     """What a burst of requests cost: latencies in milliseconds by status, the whole duration in seconds.
 
     `began_at` is when the first request went out, in seconds since the epoch: the generator's own start is not ours.
+    `last_seconds` is how long after that the last answer of each status came.
     """
 
     seconds: float = 0.0
     began_at: float = 0.0
+    last_seconds: dict[int, float] = field(default_factory=dict)
     latencies_ms: dict[int, list[float]] = field(default_factory=dict)
     bodies: list[bytes] = field(default_factory=list)
 
@@ -106,8 +108,9 @@ class _Connection(asyncio.Protocol):
             self._accepted.set_result(None)
             return
         measured = self._run.measured
-        latencies_ms = measured.latencies_ms.setdefault(int(self._received[9:12]), [])
-        latencies_ms.append((time.perf_counter() - self._began) * 1000)
+        status, now = int(self._received[9:12]), time.perf_counter()
+        measured.latencies_ms.setdefault(status, []).append((now - self._began) * 1000)
+        measured.last_seconds[status] = now - self._run.began
         if self._run.keep_bodies:
             measured.bodies.append(self._received[self._head :])
         self._received, self._whole = b"", None
@@ -124,6 +127,7 @@ class _Run:
         self.requests = requests
         self.keep_bodies = keep_bodies
         self.seconds_max = seconds_max
+        self.began = 0.0
         self.ends = float("inf")
         self._pace = pace_per_second
         self._turn = 0.0
@@ -138,13 +142,13 @@ class _Run:
         )
         await asyncio.gather(*(connection.accepted() for _, connection in made))
         self._open = connections
-        began = time.perf_counter()
+        self.began = time.perf_counter()
         self.measured.began_at = time.time()
-        self.ends = began + self.seconds_max
+        self.ends = self.began + self.seconds_max
         for _, connection in made:
             connection.send_next()
         await self._done.wait()
-        self.measured.seconds = time.perf_counter() - began
+        self.measured.seconds = time.perf_counter() - self.began
         return self.measured
 
     def next_turn(self) -> float:

@@ -23,23 +23,6 @@ _LOOK_EVERY_SECONDS: Final = 15.0
 SETTLES_SECONDS: Final = 1800.0
 _JUMP_SECONDS_MAX: Final = 600.0
 
-_UNSETTLED: Final = {
-    "tickets": "SELECT 'outbox' FROM outbox WHERE stream_sequence IS NULL LIMIT 1",
-    "orders": (
-        "SELECT 'outbox' FROM outbox WHERE stream_sequence IS NULL UNION ALL "
-        "SELECT 'order ' || id FROM orders WHERE status IN ('created', 'awaiting:payment') LIMIT 1"
-    ),
-    "expiration": (
-        "SELECT 'outbox' FROM outbox WHERE stream_sequence IS NULL UNION ALL "
-        "SELECT 'alarm ' || order_id FROM deadline LIMIT 1"
-    ),
-    "payments": (
-        "SELECT 'outbox' FROM outbox WHERE stream_sequence IS NULL UNION ALL "
-        "SELECT 'payment ' || id FROM payment WHERE wanted IS NOT NULL OR state IN ('created', 'requires_action', "
-        "'authorized') UNION ALL SELECT 'webhook' FROM webhook WHERE processed_at IS NULL LIMIT 1"
-    ),
-}
-
 
 @dataclass
 class Outcome:
@@ -178,9 +161,9 @@ class _Life:
         world = self._world
         if not all(process.is_alive for process in world.processes):
             return "a process is down"
-        for service, sql in _UNSETTLED.items():
+        for service, sql in invariants.UNDER_WAY:
             if rows := world.engine.look(service, sql):
-                return f"{service} {rows[0][0]}"
+                return f"{service}: {rows[0][0]}"
         if not world.bus.is_drained():
             return "the bus is not drained"
         # A hold that nobody knows of any more is found by the comparison with the provider's books.

@@ -349,6 +349,28 @@ _CHARGED_ONCE: Final = Safety(
 SAFETY: Final = (_SOLD_ONCE, _CHARGED_ONCE)
 
 
+_UNSENT: Final = "SELECT 'event ' || id FROM outbox WHERE stream_sequence IS NULL LIMIT 1"
+# What may be under way, by service: nothing changes any more once none of these names anything (and, for what was sent,
+# once the bus is drained).
+UNDER_WAY: Final = (
+    ("tickets", _UNSENT),
+    ("tickets", "SELECT 'lock of ticket ' || id FROM ticket WHERE status = 'reserved' LIMIT 1"),
+    ("orders", _UNSENT),
+    ("orders", "SELECT 'order ' || id FROM orders WHERE status IN ('created', 'awaiting:payment') LIMIT 1"),
+    ("expiration", _UNSENT),
+    ("expiration", "SELECT 'alarm of order ' || order_id FROM deadline LIMIT 1"),
+    ("payments", _UNSENT),
+    ("payments", "SELECT 'webhook ' || number FROM webhook WHERE processed_at IS NULL LIMIT 1"),
+    (
+        "payments",
+        """
+        SELECT 'payment ' || id FROM payment
+        WHERE wanted IS NOT NULL OR state IN ('created', 'requires_action', 'authorized') LIMIT 1
+        """,
+    ),
+)
+
+
 ORDER_OF_CHARGE: Final = "SELECT status, price_cents, currency, user_id FROM orders WHERE id = $1"
 
 
