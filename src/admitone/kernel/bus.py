@@ -123,13 +123,25 @@ class Bus:
                 return
 
     async def close(self) -> None:
-        if self._connecting is not None:
+        while self._connecting is not None and not self._connecting.done():
+            # Once is not enough: `wait_for` of Python 3.11 forgets a cancellation that arrives with its result.
             self._connecting.cancel()
-        if self._client.is_connected or self._client.is_reconnecting:
-            try:
-                await asyncio.wait_for(self._client.close(), timeout=2)
-            except UNREACHABLE:
-                log.info("bus connection was already gone", extra={"service": self.service})
+            await asyncio.wait({self._connecting}, timeout=0.1)
+        try:
+            async with asyncio.timeout(2):
+                if self._client.is_connected or self._client.is_reconnecting:
+                    await self._client.close()
+                else:
+                    await self._close_half_open()
+        except UNREACHABLE:
+            log.info("bus connection was already gone", extra={"service": self.service})
+
+    async def _close_half_open(self) -> None:
+        """Close what the client leaves open when it is cancelled before it is connected; it has no word for that."""
+        half_open: Any = self._client._transport  # noqa: SLF001
+        if half_open is not None:
+            half_open.close()
+            await half_open.wait_closed()
 
     async def ready(self) -> None:
         """Wait until the first connection stands."""
