@@ -175,6 +175,25 @@ async def test_s15_a_failing_handler_stops_no_other_event_and_ends_as_a_dead_let
     await eventually(lambda: everything_acknowledged(world), "the bus is rid of it")
 
 
+async def test_one_that_fails_among_many_costs_them_few_transactions(world: World, alpha_bus: Bus) -> None:
+    for number in range(64):
+        await publish(alpha_bus, enveloped(note("poison" if number == 40 else f"note {number}")))
+    transactions: set[int] = set()
+
+    async def handler(tx: Transaction, event: NoteWritten) -> None:
+        transactions.add(await tx.fetchval("SELECT pg_current_xact_id()::text::bigint"))
+        if event.text == "poison":
+            raise ValueError("cannot take this")
+        await note_effect(tx, event)
+
+    await world.inbox(handler, delays_seconds=(60.0,))
+
+    await eventually(world.took_in(63), "all others have their effect")
+    assert sorted(await world.effects()) == sorted(f"note {number}" for number in range(64) if number != 40)
+    # Seven halvings and the batches they arrived in; one by one it would be more than sixty.
+    assert len(transactions) < 32
+
+
 async def test_s15_a_dead_letter_can_be_retried_once_the_handler_is_mended(world: World, alpha_bus: Bus) -> None:
     await publish(alpha_bus, enveloped(note("poison")))
     await world.inbox(fails_on_poison, delays_seconds=SHORT_DELAYS_SECONDS)
