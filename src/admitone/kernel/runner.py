@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from admitone.kernel import http, migrations, openapi
 from admitone.kernel.bus import Bus
-from admitone.kernel.database import Database, connect_patiently
+from admitone.kernel.database import UNREACHABLE, Database, connect_patiently
 from admitone.kernel.door import Door, Refusal
 from admitone.kernel.http import Answer, Edge, api_routes, plain_route
 from admitone.kernel.identity import FetchKeys, Identity, Tokens
@@ -113,6 +113,8 @@ async def _keep_running(service: str, job: Callable[[], Awaitable[None]]) -> Non
     while True:
         try:
             await job()
+        except (Unavailable, *UNREACHABLE) as error:
+            log.warning("background job waits for the database", extra={"service": service, "error": repr(error)})
         except Exception:
             log.exception("background job failed and starts again", extra={"service": service})
         await asyncio.sleep(_RESTART_JOB_SECONDS)
