@@ -9,7 +9,7 @@ import httpx
 from admitone.auth.delays import count_try, take_back
 from admitone.auth.model import Guess
 from admitone.kernel.runner import App
-from tests.support import PASSWORD, sign_in, sign_up
+from tests.support import PASSWORD, eventually, sign_in, sign_up
 
 AT_ONCE = 4
 ROUNDS = 8
@@ -60,3 +60,20 @@ async def test_who_succeeds_and_who_tries_meanwhile_do_not_wait_for_each_other_f
     for number in range(ROUNDS):
         at_account = Guess(Guess.at_account(f"alice{number}@example.com", None).about, free=1000)
         await asyncio.gather(*(succeed(at_account) for _ in range(5 * AT_ONCE)))
+
+
+async def test_somebody_who_waits_while_signing_in_holds_up_nobody_behind_the_same_address(app: App) -> None:
+    async with app.client() as alice:
+        await sign_up(alice, "alice@example.com")
+        async with app.running["auth"].database.transaction() as tx:
+            await tx.execute("SELECT id FROM account WHERE email = 'alice@example.com' FOR UPDATE")
+            credentials = {"email": "alice@example.com", "password": PASSWORD}
+            waiting = asyncio.create_task(alice.post("/api/users/signin", json=credentials))
+
+            async def is_waiting() -> object:
+                return await tx.fetchval("SELECT true FROM pg_locks WHERE NOT granted LIMIT 1")
+
+            await eventually(is_waiting, "alice waits for her account")
+            # What a try of anybody else in her network would be counted in.
+            assert await tx.fetch("SELECT about FROM tries FOR UPDATE NOWAIT")
+        assert (await waiting).status_code in {200, 503}  # a starved machine may let the lock time out
