@@ -18,7 +18,8 @@ from chaos.stack import SERVICES, STORED, TWIN, Stack
 
 Lane = Literal["blows", "links", "provider", "long"]
 
-# Longer than the bus waits for an acknowledgement (30 s): what was handed to the paused one is handed out again.
+# Longer than the bus waits for an acknowledgement (10 s): what was handed to the paused one is handed out again. Longer
+# than the database lets a relay stand still (15 s), too.
 PAUSE_SECONDS: Final = 33.0
 CLOCK_SECONDS: Final = 600
 # A connection that swallows everything is given up by a service after its own 10 s.

@@ -108,6 +108,22 @@ async def test_s03_a_consumer_made_anew_hears_everything_again_without_effect(wo
     assert await world.effects() == [*texts(20), "after"]
 
 
+async def test_what_was_delivered_and_never_acknowledged_comes_again_soon_and_without_end(world: World) -> None:
+    await world.relay()
+    await world.tell(note("one"))
+    await eventually(world.published_count(1), "there is a stream")
+    older = {"durable_name": "beta", "ack_policy": "explicit", "ack_wait": 30 * 10**9, "max_deliver": 5}
+    await world.ask("$JS.API.CONSUMER.DURABLE.CREATE.alpha.beta", {"stream_name": "alpha", "config": older})
+    await world.inbox()
+    await eventually(world.took_in(1), "beta listens, by a consumer that an older version has made")
+
+    config = (await world.ask("$JS.API.CONSUMER.INFO.alpha.beta", {}))["config"]
+
+    assert config["ack_wait"] == 10 * 10**9
+    assert config["max_deliver"] == -1
+    assert config["ack_policy"] == "explicit"
+
+
 async def test_an_event_committed_but_not_acknowledged_has_one_effect(world: World, alpha_bus: Bus) -> None:
     """What a process took in before it died comes again to the next one."""
     message = enveloped(note("once"))
