@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from admitone.kernel.bus import ACK_WAIT_SECONDS, Refused, RepublishRequest, StreamState
+from admitone.kernel.bus import Refused, RepublishRequest, StreamState
 
 if TYPE_CHECKING:
     from simulation.world import Process, World
 
 _NOT_FOUND: Final = 10059
 _WRONG_LAST_SEQUENCE: Final = 10071
+# Longer than the real bus waits: the later something comes again, the more has changed meanwhile.
+_ACK_WAIT_SECONDS: Final = 30.0
 _DUPLICATE_WINDOW_SECONDS: Final = 120.0
 _BATCH: Final = 8
 
@@ -230,7 +232,7 @@ class SimulatedBus:
         for sequence in ready[: self._random.randint(1, _BATCH)]:
             each = waiting[sequence]
             each.deliveries += 1
-            each.from_ = now + ACK_WAIT_SECONDS
+            each.from_ = now + _ACK_WAIT_SECONDS
             delivery = Delivery(process, producer, sequence, stream.messages[sequence], each.deliveries)
             taken.append(delivery)
             if faults.happens("message duplicated"):

@@ -25,7 +25,7 @@ STREAM_RETENTION_SECONDS: Final = OUTBOX_RETENTION_SECONDS + 24 * 3600
 _DUPLICATE_WINDOW_SECONDS: Final = 120
 _MESSAGE_BYTES_MAX: Final = 64 * 1024
 # Longer than any handler takes: what was delivered on a connection that is gone without a word comes again after this.
-ACK_WAIT_SECONDS: Final = 10
+_ACK_WAIT_SECONDS: Final = 10
 # A service pulls only what it can take. What waits for a missing event must not keep that very event away.
 _UNACKNOWLEDGED_MAX: Final = -1
 _API_TIMEOUT_SECONDS: Final = 5.0
@@ -266,7 +266,7 @@ class Bus:
                     "filter_subjects": list(subjects),
                     "deliver_policy": "all",
                     "ack_policy": "explicit",
-                    "ack_wait": ACK_WAIT_SECONDS * _SECOND,
+                    "ack_wait": _ACK_WAIT_SECONDS * _SECOND,
                     "max_deliver": -1,
                     "max_ack_pending": _UNACKNOWLEDGED_MAX,
                 },
