@@ -28,6 +28,7 @@ from admitone.payments.model import Payment
 from admitone.payments.service import SERVICE as PAYMENTS
 from admitone.tickets import store as ticket_store
 from admitone.tickets.model import Ticket
+from simulation import faults
 from simulation.bus import BusOfProcess
 from simulation.engine import Engine
 
@@ -95,8 +96,11 @@ def _no_unique_index(engine: Engine) -> Iterator[None]:
 
 
 _plain(
+    # It takes an order of which nothing came until another one had the ticket, so what is told is late more often here.
     "the lock is released without looking whose it is",
     (Ticket, "is_reserved_for", lambda self, _order_id: self.status == "reserved"),
+    (faults, "_ARE_ON", (0.5,)),
+    (faults.CHANCES, "message delayed", 0.5),
 )
 _plain(
     "the lock is given although the price changed",
