@@ -17,6 +17,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from admitone.kernel.tasks import end
+
 log = logging.getLogger(__name__)
 
 OUTBOX_RETENTION_SECONDS: Final = 7 * 24 * 3600
@@ -124,10 +126,8 @@ class Bus:
                 return
 
     async def close(self) -> None:
-        while self._connecting is not None and not self._connecting.done():
-            # Once is not enough: `wait_for` of Python 3.11 forgets a cancellation that arrives with its result.
-            self._connecting.cancel()
-            await asyncio.wait({self._connecting}, timeout=0.1)
+        if self._connecting is not None:
+            await end([self._connecting])
         try:
             async with asyncio.timeout(2):
                 if self._client.is_connected or self._client.is_reconnecting:

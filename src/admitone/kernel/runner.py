@@ -31,6 +31,7 @@ from admitone.kernel.pruning import keep_pruned
 from admitone.kernel.refusals import Unavailable
 from admitone.kernel.service import Running, Service
 from admitone.kernel.settings import Settings
+from admitone.kernel.tasks import end
 from admitone.kernel.tracing import exported
 from admitone.kernel.transport import Transport
 
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 _RESTART_JOB_SECONDS: Final = 1.0
 _DRAIN_SECONDS: Final = 20
 _CLIENT_TIMEOUT_SECONDS: Final = 5.0
-_FINISH_SECONDS: Final = 5.0
-_CANCELLATIONS_MAX: Final = 50
 
 
 class Outdated(Exception):
@@ -84,21 +83,7 @@ async def running(
         try:
             yield current, relay
         finally:
-            await _end(tasks)
-
-
-async def _end(tasks: Sequence["asyncio.Task[None]"]) -> None:
-    """Cancel, and wait until everything is finished or has taken too long.
-
-    Once is not enough: `asyncio.wait_for` of Python 3.11 forgets a cancellation that arrives together with its result.
-    """
-    unfinished = set(tasks)
-    for _ in range(_CANCELLATIONS_MAX):
-        if not unfinished:
-            return
-        for task in unfinished:
-            task.cancel()
-        _, unfinished = await asyncio.wait(unfinished, timeout=_FINISH_SECONDS / _CANCELLATIONS_MAX)
+            await end(tasks)
 
 
 def _job(job: Callable[[Running], Awaitable[None]], current: Running) -> Callable[[], Awaitable[None]]:

@@ -1,0 +1,22 @@
+"""Ending tasks for good."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+_FINISH_SECONDS: Final = 5.0
+_CANCELLATIONS_MAX: Final = 50
+
+
+async def end(tasks: Sequence["asyncio.Task[None]"]) -> None:
+    """Cancel, and wait until everything is finished or has taken too long.
+
+    Once is not enough: `asyncio.wait_for` of Python 3.11 forgets a cancellation that arrives together with its result.
+    """
+    unfinished = set(tasks)
+    for _ in range(_CANCELLATIONS_MAX):
+        if not unfinished:
+            return
+        for task in unfinished:
+            task.cancel()
+        _, unfinished = await asyncio.wait(unfinished, timeout=_FINISH_SECONDS / _CANCELLATIONS_MAX)
