@@ -123,8 +123,7 @@ class SimulatedBus:
             if not each.process.is_alive:
                 continue
             self._take(each)
-            if not each.sequence.done():
-                each.sequence.set_exception(ConnectionError("the connection broke before the acknowledgement"))
+            _fail(each, ConnectionError("the connection broke before the acknowledgement"))
 
     def demand(self) -> None:
         """Raise what a client raises when the bus is away."""
@@ -146,8 +145,7 @@ class SimulatedBus:
         sequence = self._take(publication)
         if sequence is None or self._world.faults.happens("acknowledgement of a publication lost"):
             return
-        if not publication.sequence.done():
-            publication.sequence.set_result(sequence)
+        publication.sequence.set_result(sequence)
         if self._world.faults.happens("crash between publication and mark"):
             self._world.loop.call_soon(publication.process.die)
 
@@ -158,13 +156,13 @@ class SimulatedBus:
             return None
         stream = self._streams.get(producer)
         if stream is None:
-            _refuse(publication, _NOT_FOUND, "no stream took the event")
+            _fail(publication, Refused(_NOT_FOUND, "no stream took the event"))
             return None
         known = stream.known_ids.get(publication.message_id)
         if known is not None and loop.time() - known[1] < _DUPLICATE_WINDOW_SECONDS:
             sequence = known[0]
         elif publication.expected_last not in (None, stream.last):
-            _refuse(publication, _WRONG_LAST_SEQUENCE, f"wrong last sequence: {stream.last}")
+            _fail(publication, Refused(_WRONG_LAST_SEQUENCE, f"wrong last sequence: {stream.last}"))
             return None
         else:
             sequence = stream.last = stream.last + 1
@@ -298,9 +296,9 @@ class SimulatedBus:
         return all(not each.waiting for stream in self._streams.values() for each in stream.consumers.values())
 
 
-def _refuse(publication: _Publication, code: int, description: str) -> None:
+def _fail(publication: _Publication, error: Exception) -> None:
     if not publication.sequence.done():
-        publication.sequence.set_exception(Refused(code, description))
+        publication.sequence.set_exception(error)
         publication.sequence.exception()  # nobody need ask
 
 

@@ -80,8 +80,9 @@ async def replicate(tx: Transaction, event: NoteWritten) -> None:
 class World:
     """Databases and buses of alpha and beta, with a relay and an inbox where a test wants one."""
 
-    def __init__(self, nats: Nats, alpha: Fresh, beta: Fresh, stack: AsyncExitStack) -> None:
+    def __init__(self, nats: Nats, alpha: Fresh, beta: Fresh, stack: AsyncExitStack, replicas: int) -> None:
         self.nats = nats
+        self._replicas = replicas
         self.alpha_fresh = alpha
         self.beta_fresh = beta
         self._stack = stack
@@ -98,7 +99,7 @@ class World:
 
     async def bus(self, service: str) -> Bus:
         """A further connection of a service to the bus."""
-        bus = Bus(service)
+        bus = Bus(service, replicas=self._replicas)
         bus.start(self.nats.url(service))
         self._stack.push_async_callback(bus.close)
         return bus
@@ -210,11 +211,11 @@ class World:
 
 
 @asynccontextmanager
-async def world(databases: Databases, nats: Nats) -> AsyncIterator[World]:
+async def world(databases: Databases, nats: Nats, *, replicas: int = 1) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         alpha, beta = await databases.fresh("alpha"), await databases.fresh("beta")
         await own_tables(beta)
-        made = World(nats, alpha, beta, stack)
+        made = World(nats, alpha, beta, stack, replicas)
         await made.open()
         yield made
 

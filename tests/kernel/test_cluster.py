@@ -3,17 +3,18 @@
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 import pytest_asyncio
 
-from admitone.kernel.bus import UNREACHABLE, Bus
-from admitone.local.nats import program
+from admitone.kernel.bus import UNREACHABLE
+from admitone.local.nats import Nats, program
 from admitone.local.server import LOOPBACK, free_port
 from tests.engines import Databases
-from tests.kernel.support import World, numbered, own_tables, texts
+from tests.kernel import support
+from tests.kernel.support import World, numbered, texts
 from tests.support import eventually
 
 _SERVERS = (1, 2, 3)
@@ -48,8 +49,7 @@ class Cluster:
             )
             self.start(number)
 
-    @property
-    def url(self) -> str:
+    def url(self, _user: str) -> str:
         """One of them; it tells its clients of the others."""
         return f"nats://{LOOPBACK}:{self._ports[1]}"
 
@@ -76,52 +76,39 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         made.end()
 
 
-class ClusteredWorld(World):
-    """Alpha and beta with a cluster between them."""
-
-    cluster: Cluster
-
-    async def bus(self, service: str) -> Bus:
-        bus = Bus(service, replicas=len(_SERVERS))
-        bus.start(self.cluster.url)
-        self._stack.push_async_callback(bus.close)
-        return bus
-
-    async def leader_in_step(self) -> int | None:
-        """The server that leads alpha's stream, once the others have all that it has."""
-        try:
-            state = (await self.ask("$JS.API.STREAM.INFO.alpha", {})).get("cluster", {})
-        except UNREACHABLE:
-            return None
-        others = [each["current"] for each in state.get("replicas", [])]
-        return int(state["leader"]) if state.get("leader") and others == [True, True] else None
-
-
 @pytest_asyncio.fixture
-async def world(databases: Databases, cluster: Cluster) -> AsyncIterator[ClusteredWorld]:
-    async with AsyncExitStack() as stack:
-        alpha, beta = await databases.fresh("alpha"), await databases.fresh("beta")
-        await own_tables(beta)
-        made = ClusteredWorld(None, alpha, beta, stack)  # type: ignore[arg-type]  # the cluster takes its place
-        made.cluster = cluster
-        await made.open()
+async def world(databases: Databases, cluster: Cluster) -> AsyncIterator[World]:
+    # A world asks no more of its bus than where it is.
+    async with support.world(databases, cast("Nats", cluster), replicas=len(_SERVERS)) as made:
         yield made
 
 
-async def test_whichever_server_dies_each_event_is_on_the_stream_once_and_has_one_effect(world: ClusteredWorld) -> None:
+async def leader_in_step(world: World) -> int | None:
+    """The server that leads alpha's stream, once the others have all that it has."""
+    try:
+        state = (await world.ask("$JS.API.STREAM.INFO.alpha", {})).get("cluster", {})
+    except UNREACHABLE:
+        return None
+    others = [each["current"] for each in state.get("replicas", [])]
+    return int(state["leader"]) if state.get("leader") and others == [True, True] else None
+
+
+async def test_whichever_server_dies_each_event_is_on_the_stream_once_and_has_one_effect(
+    world: World, cluster: Cluster
+) -> None:
     await world.relay()
     await world.inbox()
     told = 0
     for _ in range(2):
         await world.tell(*numbered(200, told))
         await eventually(world.took_in(told + 200), "beta hears of what is told", _PATIENCE_SECONDS)
-        leader = await eventually(world.leader_in_step, "all servers have it", _PATIENCE_SECONDS)
+        leader = await eventually(lambda: leader_in_step(world), "all servers have it", _PATIENCE_SECONDS)
         telling = asyncio.create_task(world.tell(*numbered(200, told + 200)))
-        world.cluster.kill(leader)
+        cluster.kill(leader)
         await telling
         told += 400
         await eventually(world.took_in(told), "beta hears of what was told meanwhile", _PATIENCE_SECONDS)
-        world.cluster.start(leader)
+        cluster.start(leader)
 
     assert sorted(await world.effects()) == sorted(texts(told))
     await eventually(world.published_count(told), "all is acknowledged", _PATIENCE_SECONDS)

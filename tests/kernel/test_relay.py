@@ -129,11 +129,7 @@ async def test_a_bus_rolled_back_to_an_old_copy_gets_back_what_it_lost(world: Wo
     await world.tell(*numbered(5, 5))
     await eventually(world.took_in(10), "beta took in five more")
 
-    def roll_back(store: Path) -> None:
-        wipe(store)
-        shutil.copytree(folder / "copy", store)
-
-    await restarted(world.nats, roll_back)
+    await restarted(world.nats, lambda store: roll_back(store, folder / "copy"))
     await world.tell(*numbered(5, 10))
 
     await eventually(world.took_in(15), "beta goes on")
@@ -157,8 +153,7 @@ async def test_what_was_held_back_for_a_bus_does_not_hide_that_it_was_rolled_bac
     await eventually(lambda: is_away(relay), "the client knows that the bus is away")
     await world.tell(*numbered(5, 10))
     await eventually(lambda: holds_back(relay, 5), "the client holds five notes back")
-    wipe(world.nats.folder / "store")
-    shutil.copytree(folder / "copy", world.nats.folder / "store")
+    roll_back(world.nats.folder / "store", folder / "copy")
     await start_again(world.nats)
 
     await eventually(world.all_are_on_the_stream(15), "the stream holds all notes")
@@ -359,6 +354,11 @@ async def holds_back(relay: Relay, events: int) -> bool:
 
 def wipe(store: Path) -> None:
     shutil.rmtree(store)
+
+
+def roll_back(store: Path, copy: Path) -> None:
+    wipe(store)
+    shutil.copytree(copy, store)
 
 
 async def restarted(nats: Nats, meanwhile: Callable[[Path], object]) -> None:
