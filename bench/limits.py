@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 
-from admitone.kernel.migrations import migrate
+from admitone.kernel.database.migrations import migrate
 from admitone.orders import store
 from bench.world import ALICE, World
 

@@ -52,7 +52,7 @@ async def storm(world: World, report: Report, events_wanted: int, times: int) ->
 
 
 async def _told(world: World) -> int:
-    return sum([await world.value(each.name, "SELECT count(*) FROM outbox") for each in SERVICES if each.tells])
+    return sum([await world.value(each.name, "SELECT count(*) FROM outbox") for each in SERVICES if each.publications])
 
 
 async def poisoned(world: World, report: Report, seconds: int, per_second: float) -> None:

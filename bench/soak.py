@@ -154,7 +154,7 @@ async def _watch(world: World, sampled: Sampled) -> None:
     async with AsyncExitStack() as stack:
         databases = []
         for service in SERVICES:
-            if service.tells:
+            if service.publications:
                 connection = await asyncpg.connect(world.settings.migrator_urls[service.name])
                 stack.push_async_callback(connection.close)
                 databases.append(connection)

@@ -15,8 +15,8 @@ import asyncpg
 
 from admitone import registry
 from admitone.kernel import clock, ids
-from admitone.kernel.bus import Bus
-from admitone.kernel.event import event_types, subject_of, wrap
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.event import event_types, subject_of, wrap
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
 
@@ -42,7 +42,7 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ReceivedEvent:
     """What one service did with a storm."""
 
     events: int
@@ -75,7 +75,7 @@ async def history(settings: Settings) -> list[Told]:
     """Return every event that was told, as its producer's relay publishes it."""
     found = []
     for service in registry.SERVICES:
-        if not service.tells or service.name not in settings.database_urls:
+        if not service.publications or service.name not in settings.database_urls:
             continue
         connection = await asyncpg.connect(settings.database_urls[service.name])
         try:
@@ -130,14 +130,14 @@ class Buses:
     async def waiting(self, service: Service) -> int:
         """Return how many events a service has not settled."""
         count = 0
-        for producer in {each.producer for each in service.all_heard}:
+        for producer in {each.producer for each in service.subscriptions}:
             if producer in self._buses:
                 consumer = f"$JS.API.CONSUMER.INFO.{producer}.{service.name}"
                 info: dict[str, Any] = await self._buses[service.name].request(consumer, {})
                 count += info["num_pending"] + info["num_ack_pending"]
         return count
 
-    async def all_heard(self, began: float, seconds: float) -> dict[str, float]:
+    async def subscriptions(self, began: float, seconds: float) -> dict[str, float]:
         """Wait until everybody has settled everything; return how long each took, in seconds since `began`."""
         took: dict[str, float] = {}
         while len(took) < len(self._services):
@@ -157,17 +157,17 @@ async def told_again(
     *,
     seed: int = 1,
     seconds: float = 600.0,
-) -> Mapping[str, Heard]:
+) -> Mapping[str, ReceivedEvent]:
     """Tell a history so many times again, in another order each time; return what each service took in, how fast."""
     dice = random.Random(seed)
     async with Buses(settings, services) as buses:
-        await buses.all_heard(clock.monotonic_seconds(), seconds)
+        await buses.subscriptions(clock.monotonic_seconds(), seconds)
         began = clock.monotonic_seconds()
         for _ in range(times):
             await buses.tell(dice.sample(events, len(events)))
-        took = await buses.all_heard(began, seconds)
-    heard = {each.name: {event.__name__ for event in each.all_heard} for each in services}
+        took = await buses.subscriptions(began, seconds)
+    heard = {each.name: {event.__name__ for event in each.subscriptions} for each in services}
     return {
-        service: Heard(times * sum(each.type in heard[service] for each in events), seconds_taken)
+        service: ReceivedEvent(times * sum(each.type in heard[service] for each in events), seconds_taken)
         for service, seconds_taken in took.items()
     }

@@ -21,7 +21,7 @@ import asyncpg
 
 from admitone.auth.tokens import SigningKeys, new_signing_key
 from admitone.kernel import clock
-from admitone.kernel.identity import Person
+from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.ids import new_id
 from admitone.kernel.settings import Settings
 from admitone.local.installation import found_running
@@ -134,7 +134,7 @@ class World:
     def token_of(self, person_id: UUID) -> str:
         now = clock.now()
         expires_at = (now + timedelta(hours=4)).timestamp()
-        person = Person(id=person_id, email="bench@example.com", session_id=new_id(), expires_at=expires_at)
+        person = SignedInUser(id=person_id, email="bench@example.com", session_id=new_id(), expires_at=expires_at)
         return self._keys.sign(person, now)
 
     async def fill(self, tickets: int) -> list[UUID]:

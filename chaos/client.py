@@ -16,7 +16,7 @@ The last one is uvloop's word for a connection that has just been closed.
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What came back; header names are in lower case."""
 
     status: int
@@ -33,7 +33,7 @@ class Client:
 
     async def ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, timeout_seconds: float
-    ) -> Answer:
+    ) -> Response:
         """Send a request once and return the answer. Raises one of NO_ANSWER."""
         streams = None
         try:
@@ -72,7 +72,7 @@ def _request(method: str, path: str, headers: Mapping[str, str], body: bytes) ->
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def _answer(reader: asyncio.StreamReader) -> Answer:
+async def _answer(reader: asyncio.StreamReader) -> Response:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     status = int(head[0].split(" ")[1])
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:]) if name}
@@ -81,5 +81,5 @@ async def _answer(reader: asyncio.StreamReader) -> Answer:
         while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
             body += (await reader.readexactly(size + 2))[:-2]
         await reader.readuntil(b"\r\n")
-        return Answer(status, headers, body)
-    return Answer(status, headers, await reader.readexactly(int(headers.get("content-length", 0))))
+        return Response(status, headers, body)
+    return Response(status, headers, await reader.readexactly(int(headers.get("content-length", 0))))

@@ -119,7 +119,7 @@ async def _kill_relay_holder(ground: Ground, _: str) -> Struck:
         return Struck(None, happened=False)
     since = await ground.probes.now()
     ground.stack.kill(holder)
-    return Struck(await ground.probes.until(lambda: ground.probes.hears(TWIN, since)), kills=1)
+    return Struck(await ground.probes.until(lambda: ground.probes.subscriptions(TWIN, since)), kills=1)
 
 
 @_kind("kill -9 NATS", "blows", 5, mark_seconds=5.0)
@@ -262,7 +262,7 @@ async def _recovered(ground: Ground, link: Link, service: str, target: str) -> f
     since = await ground.probes.now() if target == "nats" else None
     link.heal()
     if since is not None:
-        return await ground.probes.until(lambda: ground.probes.hears(service, since))
+        return await ground.probes.until(lambda: ground.probes.subscriptions(service, since))
     if target == "provider":
         return await ground.probes.until(ground.probes.buys)
     return await ground.probes.until(lambda: ground.probes.answers(service))

@@ -10,7 +10,7 @@ import httpx
 
 from admitone import registry
 from admitone.invariants import Asked, Sources, check
-from admitone.kernel.http import CREATED
+from admitone.kernel.http.operations import CREATED
 from admitone.kernel.ids import new_id
 from bench import load
 from bench.world import World, running_world

@@ -15,7 +15,7 @@ from uuid import UUID
 import msgspec
 
 from admitone.invariants import Asked
-from admitone.kernel.http import ACCEPTED, CREATED, NO_CONTENT, OK
+from admitone.kernel.http.operations import ACCEPTED, CREATED, NO_CONTENT, OK
 from chaos.client import NO_ANSWER, Client
 
 Json = dict[str, Any]
@@ -37,7 +37,7 @@ _SERVICE_OF: Final = {"users": "auth", "tickets": "tickets", "orders": "orders",
 
 
 @dataclass(frozen=True)
-class Person:
+class SignedInUser:
     """Somebody who is signed in."""
 
     id: UUID
@@ -50,7 +50,7 @@ class Ticket:
     """A ticket as its seller knows it."""
 
     id: UUID
-    seller: Person
+    seller: SignedInUser
     version: int
 
 
@@ -62,7 +62,7 @@ class Crowd:
     random: Random
     history: list[Asked] = field(default_factory=list)
     on_sale: dict[UUID, Ticket] = field(default_factory=dict)
-    people: list[Person] = field(default_factory=list)
+    people: list[SignedInUser] = field(default_factory=list)
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     """How often which service answered what; 0 stands for no answer."""
     asked: int = 0
@@ -113,7 +113,7 @@ class Crowd:
 
     async def ask(
         self,
-        person: Person | None,
+        person: SignedInUser | None,
         method: str,
         path: str,
         body: Json | None = None,
@@ -143,7 +143,7 @@ class Crowd:
         return answer.status, msgspec.json.decode(answer.body) if is_json else {}, answer.headers
 
     async def insist(
-        self, person: Person | None, method: str, path: str, body: Json | None = None, *, retries: int = _RETRIES_MAX,
+        self, person: SignedInUser | None, method: str, path: str, body: Json | None = None, *, retries: int = _RETRIES_MAX,
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> tuple[int | None, Json]:  # fmt: skip
         """Ask again while no answer comes, twice at most; only what may be repeated is asked like this."""
@@ -168,7 +168,7 @@ class Crowd:
 
     # Who they are.
 
-    async def sign_up(self) -> Person:
+    async def sign_up(self) -> SignedInUser:
         """Sign somebody new up, or in where the first answer was lost."""
         while True:
             self._number += 1
@@ -178,7 +178,7 @@ class Crowd:
             status, shown, headers = await self.ask(None, "POST", "/api/users/signup", body)
             if status == CREATED:
                 session = headers["set-cookie"].partition("session=")[2].partition(";")[0]
-                person = Person(UUID(shown["id"]), email, session)
+                person = SignedInUser(UUID(shown["id"]), email, session)
                 self.note("sign up", person.id, status, CREATED)
                 return person
             self.unanswered += status is None
@@ -190,7 +190,7 @@ class Crowd:
 
     # Selling.
 
-    async def _sell(self, seller: Person) -> None:
+    async def _sell(self, seller: SignedInUser) -> None:
         await self._pause(0.15)
         if len(self.on_sale) < _ON_SALE:
             await self.list(seller)
@@ -198,7 +198,7 @@ class Crowd:
         if own and self.random.random() < 0.1:
             await self._edit(self.random.choice(own))
 
-    async def list(self, seller: Person, *, is_public: bool = True) -> Ticket | None:
+    async def list(self, seller: SignedInUser, *, is_public: bool = True) -> Ticket | None:
         """Put a ticket on sale, for everybody or for the one who asks for it."""
         self._number += 1
         title = f"Seat {self._number}"
@@ -224,7 +224,7 @@ class Crowd:
 
     # Buying.
 
-    async def _buy(self, buyer: Person) -> None:
+    async def _buy(self, buyer: SignedInUser) -> None:
         await self._pause(0.6)
         if not self.on_sale:
             return
@@ -235,7 +235,7 @@ class Crowd:
         if order_id is not None:
             await self._settle(buyer, ticket, order_id)
 
-    async def order(self, buyer: Person, ticket: Ticket, *, clicks: int = 1) -> UUID | None:
+    async def order(self, buyer: SignedInUser, ticket: Ticket, *, clicks: int = 1) -> UUID | None:
         """Reserve a ticket, with one key for all the clicks."""
         key = self.new_key()
         made: set[UUID] = set()
@@ -262,7 +262,7 @@ class Crowd:
         self.note("order", buyer.id, CREATED, CREATED, ticket=ticket.id, order=order_id, price_cents=prices[0])
         return order_id
 
-    async def _settle(self, buyer: Person, ticket: Ticket, order_id: UUID) -> None:
+    async def _settle(self, buyer: SignedInUser, ticket: Ticket, order_id: UUID) -> None:
         """Do with an order what comes to mind."""
         what = self.random.random()
         if what < 0.05:
@@ -283,7 +283,7 @@ class Crowd:
                 if status == NO_CONTENT:
                     self.wrong.append(f"a stranger cancelled order {order_id}")
 
-    async def _pay_at_last(self, buyer: Person, order_id: UUID) -> None:
+    async def _pay_at_last(self, buyer: SignedInUser, order_id: UUID) -> None:
         """Press the button again until the order is paid or lost, as one does who wants the ticket."""
         for _ in range(_TRIES_TO_PAY):
             if await self.pay(buyer, order_id) != "again" or self.is_over:
@@ -294,7 +294,9 @@ class Crowd:
         await self._pause(0.2)
         await act()
 
-    async def pay(self, buyer: Person, order_id: UUID, card: str | None = None) -> Literal["done", "again", "over"]:
+    async def pay(
+        self, buyer: SignedInUser, order_id: UUID, card: str | None = None
+    ) -> Literal["done", "again", "over"]:
         """Pay; return whether that is done, or worth another try."""
         token = card or self.random.choice(_CARDS)
         body = {"orderId": str(order_id), "token": token}
@@ -327,6 +329,6 @@ class Crowd:
         with contextlib.suppress(*NO_ANSWER):  # the payment then waits for its confirmation until its order expires
             await self._banks[bank.port].ask("POST", bank.path, headers, urlencode(form).encode(), _TIMEOUT_SECONDS)
 
-    async def cancel(self, buyer: Person, order_id: UUID) -> None:
+    async def cancel(self, buyer: SignedInUser, order_id: UUID) -> None:
         status, _ = await self.insist(buyer, "DELETE", f"/api/orders/{order_id}")
         self.note("cancel", buyer.id, status, NO_CONTENT, order=order_id)

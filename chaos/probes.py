@@ -13,10 +13,10 @@ import httpx
 import nats.errors
 
 from admitone import registry
-from admitone.kernel.bus import UNREACHABLE as BUS_AWAY
-from admitone.kernel.database import UNREACHABLE as DATABASE_AWAY
-from admitone.kernel.http import OK
-from chaos.people import GOOD_CARD, Crowd, Person, Ticket
+from admitone.kernel.database.pool import UNREACHABLE as DATABASE_AWAY
+from admitone.kernel.http.operations import OK
+from admitone.kernel.messaging.bus import UNREACHABLE as BUS_AWAY
+from chaos.people import GOOD_CARD, Crowd, SignedInUser, Ticket
 from chaos.stack import STORED, Stack
 
 AWAY: Final = (*DATABASE_AWAY, *BUS_AWAY, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, nats.errors.Error)
@@ -37,8 +37,8 @@ class Probes:
 
     stack: Stack
     crowd: Crowd
-    seller: Person
-    buyer: Person
+    seller: SignedInUser
+    buyer: SignedInUser
     ticket: Ticket
     order_id: UUID
 
@@ -104,7 +104,7 @@ class Probes:
         order_id = await self.crowd.order(self.buyer, ticket) if ticket is not None else None
         return order_id is not None and await self.crowd.pay(self.buyer, order_id, GOOD_CARD) == "done"
 
-    async def hears(self, service: str, since: datetime) -> bool:
+    async def subscriptions(self, service: str, since: datetime) -> bool:
         """Whether a service has taken in an event since then, and published what it told before."""
         try:
             async with self.stack.connected(service) as connection:
@@ -137,7 +137,7 @@ class Probes:
     async def _is_on_the_bus(self, told_before: datetime) -> bool:
         async with self.stack.bus() as bus:
             for service in registry.SERVICES:
-                if not service.tells:
+                if not service.publications:
                     continue
                 answer: dict[str, Any] = await bus.request(f"$JS.API.STREAM.INFO.{service.name}", {})
                 if "state" not in answer:
@@ -161,7 +161,7 @@ class Probes:
         for hearer in registry.SERVICES:
             if not hearer.has_database:
                 continue
-            wanted = [each for event in hearer.all_heard for each in told.get(event.__name__, ())]
+            wanted = [each for event in hearer.subscriptions for each in told.get(event.__name__, ())]
             async with self.stack.connected(hearer.name) as connection:
                 if await connection.fetchval("SELECT count(*) FROM inbox WHERE id = ANY($1)", wanted) < len(wanted):
                     return False

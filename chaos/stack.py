@@ -20,7 +20,7 @@ import msgspec
 
 from admitone import registry
 from admitone.invariants import Sources, provider_at
-from admitone.kernel.bus import Bus
+from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.settings import Settings
 from admitone.local import environ
 from admitone.local.folder import Folder

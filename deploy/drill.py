@@ -18,8 +18,8 @@ import asyncpg
 import httpx
 import uvloop
 
-from admitone.kernel import outbox
-from admitone.kernel.database import Database
+from admitone.kernel.database.pool import Database
+from admitone.kernel.messaging import outbox
 from admitone.local.postgres import binaries
 from admitone.registry import SERVICES
 from deploy.marketplace import REPLICAS, Marketplace, prepared, running
@@ -68,7 +68,7 @@ async def restore(market: Marketplace, service: str, saved: Path) -> float:
 async def replay_all(market: Marketplace) -> int:
     """Do what `admitone replay` does."""
     told = 0
-    for service in (each for each in SERVICES if each.tells):
+    for service in (each for each in SERVICES if each.publications):
         database = await Database.connect(
             market.settings.database_url(service.name), application="drill", connections=2
         )

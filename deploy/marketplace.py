@@ -14,7 +14,7 @@ import uvicorn
 
 from admitone.auth.tokens import new_signing_key
 from admitone.invariants import Sources, check
-from admitone.kernel.migrations import migrate
+from admitone.kernel.database.migrations import migrate
 from admitone.kernel.settings import Settings
 from admitone.local import environ
 from admitone.local.folder import opened

@@ -11,7 +11,7 @@ from uuid import UUID
 import httpx
 
 from admitone.kernel import clock, ids
-from admitone.kernel.identity import Person
+from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.runner import App
 from admitone.local.postgres import Postgres
 from admitone.web.assets import EDITION
@@ -78,7 +78,7 @@ class Stock:
 
     def _session(self, name: str) -> str:
         expires_at = clock.now().timestamp() + 12 * 3600
-        person = Person(self.people[name], f"{name}@example.com", ids.new_id(), expires_at)
+        person = SignedInUser(self.people[name], f"{name}@example.com", ids.new_id(), expires_at)
         return token_of(self.market.app, person)
 
 

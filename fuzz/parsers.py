@@ -16,11 +16,12 @@ from admitone.auth.api import AccountChange, SignIn, SignUp
 from admitone.auth.delays import place_of
 from admitone.auth.model import read_email
 from admitone.auth.tokens import SigningKeys, new_signing_key
-from admitone.kernel import bodies, clock, ids
-from admitone.kernel.event import Undecodable, unwrap
-from admitone.kernel.http import session_token
-from admitone.kernel.identity import Identity, Person, Tokens
-from admitone.kernel.refusals import Refusal
+from admitone.kernel import clock, ids
+from admitone.kernel.errors import Refusal
+from admitone.kernel.http import parsing
+from admitone.kernel.http.app import session_token
+from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
+from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.text import clean_line
 from admitone.orders.model import NewOrder, OrderPage
 from admitone.payments.gateway import Forged, Gateway, Intent
@@ -76,14 +77,14 @@ def body(octets: bytes) -> None:
     """A JSON body, as each of the structs that are read from one."""
     for struct in BODIES:
         try:
-            read = bodies.read_body(octets, struct)
+            read = parsing.read_body(octets, struct)
         except Refusal as refused:
             _demand_own_words(refused, octets)
             continue
         msgspec.json.encode(read)
         if isinstance(read, TicketListing):
             assert 50 <= read.price_cents <= 99_999_999
-            assert bodies.read_body(msgspec.json.Encoder(decimal_format="number").encode(read), TicketListing) == read
+            assert parsing.read_body(msgspec.json.Encoder(decimal_format="number").encode(read), TicketListing) == read
             assert all(0 < len(word) <= 100 for word in read.words)
 
 
@@ -95,7 +96,7 @@ def query(octets: bytes) -> None:
         return
     for struct in QUERIES:
         try:
-            read = bodies.read_query(pairs, struct)
+            read = parsing.read_query(pairs, struct)
         except Refusal as refused:
             _demand_own_words(refused, octets)
             continue
@@ -132,7 +133,7 @@ async def _keys() -> bytes:
     return msgspec.json.encode(_KEYS.published)
 
 
-_IDENTITY: Final = Identity(Tokens(_keys))
+_IDENTITY: Final = Sessions(TokenVerifier(_keys))
 
 
 def token(octets: bytes) -> None:
@@ -225,7 +226,7 @@ _TOLD: Final = (
 
 def _signed_by_somebody_else() -> bytes:
     now = clock.now()
-    person = Person(ids.new_id(), "eve@example.com", ids.new_id(), now.timestamp() + 3600)
+    person = SignedInUser(ids.new_id(), "eve@example.com", ids.new_id(), now.timestamp() + 3600)
     return SigningKeys.from_pem(new_signing_key()).sign(person, now).encode()
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from admitone.kernel.bus import Refused, RepublishRequest, StreamState
+from admitone.kernel.messaging.bus import Refused, RepublishRequest, StreamState
 
 if TYPE_CHECKING:
     from simulation.world import Process, World
@@ -108,7 +108,7 @@ class SimulatedBus:
         self._away_until = 0.0
 
     @property
-    def is_away(self) -> bool:
+    def is_unreachable(self) -> bool:
         return self._world.loop.time() < self._away_until
 
     def go_away(self, seconds: float) -> None:
@@ -127,7 +127,7 @@ class SimulatedBus:
 
     def demand(self) -> None:
         """Raise what a client raises when the bus is away."""
-        if self.is_away:
+        if self.is_unreachable:
             raise ConnectionError("the bus is away")
 
     # For producers.
@@ -139,7 +139,7 @@ class SimulatedBus:
         return StreamState(first, stream.last, [each for each in stream.deleted if each >= first])
 
     def publish(self, publication: _Publication) -> None:
-        if self.is_away:
+        if self.is_unreachable:
             self._held_back.append(publication)
             return
         sequence = self._take(publication)
@@ -245,7 +245,7 @@ class SimulatedBus:
 
     def settle(self, process: "Process", producer: str, sequence: int, delay: float | None) -> None:
         """Take an acknowledgement, or a wish to get the message again after `delay`."""
-        if not process.is_alive or self.is_away:
+        if not process.is_alive or self.is_unreachable:
             return
         if self._world.faults.happens("acknowledgement of a delivery lost"):
             return
@@ -312,7 +312,7 @@ class BusOfProcess:
 
     @property
     def is_connected(self) -> bool:
-        return not self._bus.is_away
+        return not self._bus.is_unreachable
 
     async def ready(self) -> None:
         """It is there at once."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 
-from admitone.kernel.database import Row
-from admitone.kernel.migrations import migrate
+from admitone.kernel.database.migrations import migrate
+from admitone.kernel.database.pool import Row
 from admitone.local import provision
 
 if TYPE_CHECKING:

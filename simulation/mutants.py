@@ -12,10 +12,11 @@ from uuid import UUID
 import msgspec
 
 from admitone.expiration import store as expiration_store
-from admitone.kernel import answers, followed, inbox, outbox
-from admitone.kernel.database import Transaction
-from admitone.kernel.event import Event
-from admitone.kernel.inbox import Inbox
+from admitone.kernel.database.pool import Transaction
+from admitone.kernel.http import idempotency
+from admitone.kernel.messaging import inbox, outbox, replicas
+from admitone.kernel.messaging.event import Event
+from admitone.kernel.messaging.inbox import Inbox
 from admitone.orders import handlers as order_handlers
 from admitone.orders import jobs as order_jobs
 from admitone.orders import store as order_store
@@ -141,9 +142,9 @@ async def _accepts_unconfirmed(tx: Transaction, event: Any) -> None:
     await order_handlers.payment_authorized(tx, event)
 
 
-_heard_by_orders: Any = ORDERS.hears
-_heard_by_payments: Any = PAYMENTS.hears
-_by_name = {event.__name__: event for event in (*ORDERS.hears, *PAYMENTS.hears)}
+_heard_by_orders: Any = ORDERS.subscriptions
+_heard_by_payments: Any = PAYMENTS.subscriptions
+_by_name = {event.__name__: event for event in (*ORDERS.subscriptions, *PAYMENTS.subscriptions)}
 
 _plain(
     "a payment is accepted before the lock is confirmed",
@@ -239,7 +240,7 @@ _plain(
             "SELECT DISTINCT unnest($1::uuid[]) AS id"
         ),
     ),
-    (followed, "_BEGIN", followed._BEGIN.replace("DO NOTHING", "(aggregate) DO UPDATE SET version = followed.version")),
+    (followed, "_BEGIN", replicas._BEGIN.replace("DO NOTHING", "(aggregate) DO UPDATE SET version = followed.version")),
     (followed, "is_known", _nothing),
     (
         ticket_store,
@@ -342,7 +343,7 @@ _plain("what must wait is dropped", (Inbox, "take_in", _drops_what_must_wait))
 _plain(
     "what is asked twice is made twice",
     (answers, "recall", _nothing),
-    (answers, "_REMEMBER", answers._REMEMBER + " ON CONFLICT DO NOTHING"),
+    (answers, "_REMEMBER", idempotency._REMEMBER + " ON CONFLICT DO NOTHING"),
 )
 _plain(
     "an order asked for twice is made twice",

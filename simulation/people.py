@@ -9,8 +9,8 @@ from uuid import UUID
 import msgspec
 
 from admitone.invariants import Asked
-from admitone.kernel.http import CREATED, NO_CONTENT, OK
-from admitone.kernel.identity import Person
+from admitone.kernel.http.operations import CREATED, NO_CONTENT, OK
+from admitone.kernel.http.sessions import SignedInUser
 from simulation.provider import BAD_CARD, CONFIRMED_CARD, GOOD_CARD, NO_CARD
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class People:
         self.sellers = ["alice", *(["trent"] if self.random.random() < 0.5 else [])]
         self.buyers = ["bob", "carol", "dave", "erin"][: self.random.randint(2, 4)]
         for name in (*self.sellers, *self.buyers):
-            self.world.people[name] = Person(
+            self.world.people[name] = SignedInUser(
                 id=self.world.new_uuid(), email=f"{name}@example.com", session_id=self.world.new_uuid(), expires_at=4e9
             )
 

@@ -193,5 +193,5 @@ def _iso(seconds: float) -> str:
 _HEARING: Final = tuple(
     (producer, service.name)
     for service in named(("tickets", "orders", "expiration", "payments"))
-    for producer in sorted({heard.producer for heard in service.hears})
+    for producer in sorted({heard.producer for heard in service.subscriptions})
 )

@@ -15,15 +15,18 @@ import httpx
 
 from admitone import invariants
 from admitone.expiration import jobs as expiration_jobs
-from admitone.kernel import arrival, clock, http, ids, outbox, runner
-from admitone.kernel import bus as buses
-from admitone.kernel.bus import Bus, RepublishRequest
-from admitone.kernel.database import UNREACHABLE, Database
-from admitone.kernel.event import subject_of
-from admitone.kernel.identity import Identity, Person
-from admitone.kernel.inbox import Inbox
-from admitone.kernel.outbox import Relay
-from admitone.kernel.service import Running, Service
+from admitone.kernel import arrival, clock, ids, runner
+from admitone.kernel.database.pool import UNREACHABLE, Database
+from admitone.kernel.http.operations import OK
+from admitone.kernel.http.sessions import Sessions, SignedInUser
+from admitone.kernel.messaging import bus as buses
+from admitone.kernel.messaging import outbox
+from admitone.kernel.messaging.bus import Bus, RepublishRequest
+from admitone.kernel.messaging.event import subject_of
+from admitone.kernel.messaging.inbox import Inbox
+from admitone.kernel.messaging.outbox import Relay
+from admitone.kernel.running import RunningService
+from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
 from admitone.orders import jobs as order_jobs
 from admitone.payments import api as payment_api
@@ -98,7 +101,7 @@ class World:
             Process(self, service, number) for service in SERVICES for number in range(shape.choice((1, 1, 2)))
         ]
         self.idle_seconds = IDLE_SECONDS
-        self.people: dict[str, Person] = {}
+        self.people: dict[str, SignedInUser] = {}
         self.relay_locks: dict[str, tuple[Connection, _Relay]] = {}
         self.violations: list[str] = []
         self.log: list[str] | None = [] if keeps_log else None
@@ -205,7 +208,7 @@ class World:
             status = None
             if process is not None:
                 status, _ = await process.ask("POST", "/api/payments/webhook", None, body)
-            if status != http.OK and tries > 1:
+            if status != OK and tries > 1:
                 self.loop.call_later(self.random.uniform(2.0, 20.0), self.deliver_webhook, body, tries - 1)
 
         if not self.has_stopped:
@@ -254,21 +257,21 @@ class Process:
     async def _open(self) -> None:
         database = Database(cast(Any, Pool(self)), "")
         bus = cast(Bus, BusOfProcess(self))
-        identity = cast(Identity, _KnownPeople(self.world))
+        identity = cast(Sessions, _KnownPeople(self.world))
         self._stack = AsyncExitStack()
-        self.running = Running(self.service.name, self.world.settings, identity, bus, database, _no_client)
+        self.running = RunningService(self.service.name, self.world.settings, identity, bus, database, _no_client)
         real, gateway.opened = gateway.opened, opener(self)
         try:
             while True:
                 try:
-                    self.running.own = await self._stack.enter_async_context(self.service.opens(self.running))
+                    self.running.own = await self._stack.enter_async_context(self.service.lifespan(self.running))
                     break
                 except UNREACHABLE:
                     continue
         finally:
             gateway.opened = real
         self._edge = http.Edge(http.api_routes(self.running, self.service.operations), self.world.settings)
-        self.inbox = Inbox(self.service.name, database, bus, self.service.hears)
+        self.inbox = Inbox(self.service.name, database, bus, self.service.subscriptions)
         self.relay = _Relay(self, database, bus)
         self.spawn(runner._keep_running(self.service.name, self.relay.run))
         for producer in self.inbox.producers:
@@ -279,7 +282,7 @@ class Process:
 
     async def _listen(self, producer: str) -> None:
         """Take what the bus has, as `Inbox.run` does; what lies between the two is the network."""
-        subjects = sorted(subject_of(heard) for heard in self.service.hears if heard.producer == producer)
+        subjects = sorted(subject_of(heard) for heard in self.service.subscriptions if heard.producer == producer)
         bus, loop = self.world.bus, self.world.loop
         while True:
             try:
@@ -406,7 +409,7 @@ class _KnownPeople:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def person(self, token: str | None) -> Person | None:
+    async def person(self, token: str | None) -> SignedInUser | None:
         return self._world.people.get(token or "")
 
 
@@ -441,7 +444,9 @@ async def _woken(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _bound(job: Callable[[Running], Awaitable[None]], running: Running) -> Callable[[], Awaitable[None]]:
+def _bound(
+    job: Callable[[RunningService], Awaitable[None]], running: RunningService[Any]
+) -> Callable[[], Awaitable[None]]:
     return lambda: job(running)
 
 

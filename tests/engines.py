@@ -12,7 +12,7 @@ from pathlib import Path
 
 import asyncpg
 
-from admitone.kernel.migrations import migrate
+from admitone.kernel.database.migrations import migrate
 from admitone.local.nats import Nats, User
 from admitone.local.postgres import Postgres
 from admitone.local.provision import Database, provision

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final
@@ -10,14 +10,17 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
+import msgspec
 
+from admitone.auth.resources import AuthSettings
 from admitone.auth.tokens import SigningKeys, new_signing_key
 from admitone.kernel import clock, ids
-from admitone.kernel.identity import COOKIE, Person
+from admitone.kernel.http.sessions import COOKIE, SignedInUser
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
-from admitone.kernel.settings import Settings
+from admitone.kernel.settings import Settings, variables
 from admitone.local.nats import Nats, User
+from admitone.registry import AUTHORITY, SERVICES
 from tests.engines import Databases
 
 StartNats = Callable[..., Nats]
@@ -27,12 +30,12 @@ PASSWORD: Final = "correct horse battery staple"
 
 def bus_user(service: Service) -> User:
     """The bus account that a service's declaration calls for."""
-    hears = tuple(sorted({heard.producer for heard in service.all_heard}))
+    subscriptions = tuple(sorted({heard.producer for heard in service.subscriptions}))
     return User(
         service.name,
         f"{service.name}-password",
-        tells=bool(service.tells),
-        hears=hears,
+        publications=bool(service.publications),
+        subscriptions=subscriptions,
         watches=not service.has_database,
     )
 
@@ -42,17 +45,29 @@ async def settings_for(
 ) -> Settings:
     """Settings with a fresh database for each service and a fresh NATS (or the given one), and a fresh signing key."""
     nats = nats or start_nats(*(bus_user(each) for each in services))
-    return Settings(
-        **{
-            "database_urls": {
-                each.name: (await databases.fresh(each.name)).url for each in services if each.has_database
-            },
-            "nats_urls": {each.name: nats.url(each.name) for each in services},
-            "database_connections": 5,
-            "signing_key": new_signing_key(),
-            **settings,
-        }
+    urls = {each.name: (await databases.fresh(each.name)).url for each in services if each.has_database}
+    base = Settings(
+        database_urls=urls, nats_urls={each.name: nats.url(each.name) for each in services}, database_connections=5
     )
+    return with_settings(base, **{"signing_key": new_signing_key(), **settings})
+
+
+def with_settings(base: Settings, **settings: Any) -> Settings:
+    """Return settings with fields of the kernel's or of a service's settings replaced."""
+    own = {
+        field: variable.name
+        for each in SERVICES
+        for struct in each.settings
+        for field, variable in variables(struct).items()
+    }
+    kernel = {name: value for name, value in settings.items() if name not in own}
+    values = {own[name]: str(value) for name, value in settings.items() if name in own}
+    return msgspec.structs.replace(base, **kernel).with_variables(**values)
+
+
+def app_of(services: Sequence[Service], settings: Settings) -> App:
+    """Return the application of some services, whose sessions auth signs."""
+    return App(services, settings, AUTHORITY)
 
 
 @asynccontextmanager
@@ -63,13 +78,17 @@ async def running_app(
 
     For a world that outlives the application (restarts, a second replica) use `settings_for` and `App` by hand.
     """
-    async with App(services, await settings_for(databases, start_nats, *services, nats=nats, **settings)) as app:
+    async with app_of(services, await settings_for(databases, start_nats, *services, nats=nats, **settings)) as app:
         yield app
 
 
-def token_of(app: App, person: Person) -> str:
+def signing_key_of(app: App) -> str:
+    return app.running["auth"].settings.read(AuthSettings).signing_key
+
+
+def token_of(app: App, person: SignedInUser) -> str:
     """Sign a session token as auth would, without signing anybody up: hashing 200 passwords takes long."""
-    return SigningKeys.from_pem(app.running["auth"].settings.signing_key).sign(person, clock.now())
+    return SigningKeys.from_pem(signing_key_of(app)).sign(person, clock.now())
 
 
 def signed_in(app: App, name: str, person_id: UUID | None = None) -> httpx.AsyncClient:
@@ -77,7 +96,7 @@ def signed_in(app: App, name: str, person_id: UUID | None = None) -> httpx.Async
 
     The client has `person_id` of its own choice when given; otherwise ask `id_of(client)`.
     """
-    person = Person(
+    person = SignedInUser(
         id=person_id or ids.new_id(),
         email=f"{name}@example.com",
         session_id=ids.new_id(),

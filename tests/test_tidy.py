@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import admitone.events  # noqa: F401 - registers every event type
-from admitone.kernel.event import event_types
+from admitone.kernel.messaging.event import event_types
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "admitone"

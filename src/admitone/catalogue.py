@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from admitone import __version__, events, registry
-from admitone.kernel.event import Envelope, Event, event_types, subject_of
+from admitone.kernel.messaging.event import Envelope, Event, event_types, subject_of
 
 _PAGE: Final = "events.md"
 _DOCUMENT: Final = "asyncapi.json"
@@ -43,7 +43,7 @@ def shipped() -> list[type[Event]]:
 
 def hearing(event: type[Event]) -> list[str]:
     """Return the names of the services that have a handler for an event."""
-    return [each.name for each in registry.SERVICES if event in each.all_heard]
+    return [each.name for each in registry.SERVICES if event in each.subscriptions]
 
 
 def watching() -> list[str]:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.kernel.event import Event
+from admitone.kernel.messaging.event import Event
 
 OrderStatus = Literal["created", "awaiting:payment", "complete", "cancelled"]
 TicketStatus = Literal["available", "reserved", "sold"]

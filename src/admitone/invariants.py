@@ -23,9 +23,10 @@ import httpx
 import msgspec
 
 from admitone.kernel import clock
-from admitone.kernel.event import Undecodable, unwrap
+from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
+from admitone.payments.resources import PaymentSettings
 
 Rows = Sequence[asyncpg.Record]
 
@@ -118,8 +119,9 @@ class Sources:
     def of(cls, settings: Settings, services: Sequence[Service]) -> "Sources":
         """Return the sources that the settings lead to. Raises SettingsError for a database that nobody names."""
         urls = {each.name: settings.database_url(each.name) for each in services if each.has_database}
-        provider = provider_at(settings.stripe_url or STRIPE_URL, settings.stripe_secret_key)
-        return cls(urls, services, provider if settings.stripe_secret_key else None)
+        stripe = settings.read(PaymentSettings)
+        provider = provider_at(stripe.stripe_url or STRIPE_URL, stripe.stripe_secret_key)
+        return cls(urls, services, provider if stripe.stripe_secret_key else None)
 
 
 class Reading:
@@ -840,7 +842,7 @@ async def _missed(reading: Reading, service: Service, told: Mapping[str, Mapping
         if row["given_up"] and not _is_poison(row["message"])
     ]
     heard: dict[str, set[str]] = defaultdict(set)
-    for event in service.all_heard:
+    for event in service.subscriptions:
         heard[event.producer].add(event.__name__)
     every: set[UUID] = set()
     for producer, types in heard.items():

@@ -1,8 +1,9 @@
-"""Every service of the marketplace: the one place that knows them all."""
+"""Every service of the marketplace: the only place that lists them."""
 
 from collections.abc import Iterable
 from typing import Final
 
+from admitone.auth.service import AUTHORITY
 from admitone.auth.service import SERVICE as AUTH
 from admitone.expiration.service import SERVICE as EXPIRATION
 from admitone.kernel.service import Service
@@ -11,10 +12,12 @@ from admitone.payments.service import SERVICE as PAYMENTS
 from admitone.tickets.service import SERVICE as TICKETS
 from admitone.web.service import SERVICE as WEB
 
+__all__ = ["AUTHORITY", "SERVICES", "named"]
+
 SERVICES: Final[tuple[Service, ...]] = (AUTH, TICKETS, ORDERS, EXPIRATION, PAYMENTS, WEB)
 
 
 def named(names: Iterable[str]) -> list[Service]:
-    """Return these services, or all of them when none is named; raises KeyError for a name that is none."""
+    """Return these services, or all of them if none is named; raises KeyError for an unknown name."""
     by_name = {each.name: each for each in SERVICES}
     return [by_name[name] for name in names] or list(SERVICES)

@@ -36,7 +36,7 @@ async def test_u5_a_new_email_takes_effect_at_once(
 
 
 async def test_u5_a_new_email_keeps_the_session_and_its_end(app: App, alice: httpx.AsyncClient) -> None:
-    identity = app.running["auth"].identity
+    identity = app.running["auth"].sessions
     before = await identity.person(alice.cookies["session"])
     await change(alice, email="alice@example.org")
     after = await identity.person(alice.cookies["session"])

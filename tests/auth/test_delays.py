@@ -11,13 +11,13 @@ from starlette.requests import Request
 
 from admitone.auth.delays import place_of
 from admitone.auth.model import Tries
-from admitone.auth.own import Own
 from admitone.auth.passwords import QUEUE, WORKERS
+from admitone.auth.resources import Resources
 from admitone.auth.service import SERVICE
-from admitone.kernel.refusals import TooManyTries
+from admitone.kernel.errors import TooManyRequests
 from admitone.kernel.runner import App
 from tests.engines import Databases
-from tests.support import PASSWORD, StartNats, messages_of, running_app, settings_for, sign_in, sign_up
+from tests.support import PASSWORD, StartNats, app_of, messages_of, running_app, settings_for, sign_in, sign_up
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 FREE = 5
@@ -67,7 +67,7 @@ def test_each_try_beyond_the_free_ones_doubles_the_wait_up_to_a_minute() -> None
 
 def test_a_try_that_comes_too_early_is_refused_with_the_seconds_left() -> None:
     tries = Tries(b"", FREE, NOON, NOON + timedelta(seconds=8))
-    with pytest.raises(TooManyTries) as refused:
+    with pytest.raises(TooManyRequests) as refused:
         tries.one_more(NOON + timedelta(seconds=1.5), FREE)
     assert refused.value.retry_after_seconds == 7
     assert tries.one_more(NOON + timedelta(seconds=8), FREE).count == FREE + 1
@@ -152,9 +152,9 @@ async def test_guessing_the_present_password_is_counted_too(app: App, alice: htt
 
 async def test_the_delays_survive_a_restart(databases: Databases, start_nats: StartNats) -> None:
     settings = await settings_for(databases, start_nats, SERVICE)
-    async with App([SERVICE], settings) as app, app.client() as client:
+    async with app_of([SERVICE], settings) as app, app.client() as client:
         await guess_until_delayed(app, client)
-    async with App([SERVICE], settings) as app, app.client() as client:
+    async with app_of([SERVICE], settings) as app, app.client() as client:
         assert_too_many(await try_to_sign_in(client))
 
 
@@ -215,7 +215,7 @@ async def test_visitors_behind_a_trusted_proxy_are_counted_apart(databases: Data
 async def test_when_the_line_for_hashing_is_full_people_are_asked_to_come_back(
     app: App, alice: httpx.AsyncClient
 ) -> None:
-    own = app.running["auth"].own
+    own = app.running["auth"].resources
     assert isinstance(own, Own)
     credentials = {"email": "bob@example.com", "password": PASSWORD}
     with ExitStack() as line:

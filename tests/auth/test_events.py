@@ -8,13 +8,14 @@ import msgspec
 import pytest_asyncio
 
 from admitone.auth.service import SERVICE
-from admitone.kernel.http import OK, Answer, Call, operation
+from admitone.kernel.http.operations import OK, Request, Response, operation
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
 from tests.engines import Databases
 from tests.support import (
     PASSWORD,
     StartNats,
+    app_of,
     eventually,
     id_of,
     running_app,
@@ -30,10 +31,10 @@ class Greeting(msgspec.Struct):
     email: str
 
 
-@operation("GET", "/api/greeting", answers=Greeting, signed_in=True)
-async def greet(call: Call[None]) -> Answer:
+@operation("GET", "/api/greeting", returns=Greeting, signed_in=True)
+async def greet(call: Request[None]) -> Response:
     """Greet who is signed in."""
-    return Answer(OK, Greeting(call.person.email))
+    return Response(OK, Greeting(call.person.email))
 
 
 # Named after the kernel, which has just the tables that every service has.
@@ -67,7 +68,7 @@ async def test_g08_a_change_tells_user_updated(app: App, alice: httpx.AsyncClien
 
 async def test_g08_sign_out_tells_session_revoked(app: App, alice: httpx.AsyncClient) -> None:
     alice_id = await id_of(alice)
-    person = await app.running["auth"].identity.person(alice.cookies["session"])
+    person = await app.running["auth"].sessions.user(alice.cookies["session"])
     assert person is not None
     await alice.post("/api/users/signout")
     (told,) = await told_by(app, "auth", "SessionRevoked")
@@ -126,8 +127,8 @@ async def test_s16_another_replica_of_auth_needs_no_bus_to_refuse_an_ended_sessi
     settings = await settings_for(databases, start_nats, SERVICE)
     elsewhere = msgspec.structs.replace(settings, nats_urls={"auth": "nats://127.0.0.1:1"})
     async with (
-        App([SERVICE], elsewhere) as here,
-        App([SERVICE], elsewhere) as there,
+        app_of([SERVICE], elsewhere) as here,
+        app_of([SERVICE], elsewhere) as there,
         here.client() as alice,
         there.client() as thief,
     ):
@@ -142,9 +143,9 @@ async def test_s16_an_expired_session_is_refused_in_other_services(both: App) ->
     async with both.client() as alice:
         await sign_up(alice, "alice@example.com")
         assert (await alice.get("/api/greeting")).status_code == 200
-        person = await both.running["auth"].identity.person(alice.cookies["session"])
+        person = await both.running["auth"].sessions.user(alice.cookies["session"])
         assert person is not None
         expired = msgspec.structs.replace(person, expires_at=person.expires_at - 13 * 3600)
-        keys = both.running["auth"].own.keys
+        keys = both.running["auth"].resources.keys
         set_token(alice, keys.sign(expired, datetime.fromtimestamp(expired.expires_at - 60, UTC)))
         assert (await alice.get("/api/greeting")).status_code == 401

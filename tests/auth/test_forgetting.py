@@ -1,14 +1,13 @@
 """Sessions and tries that nobody needs any more are forgotten; the others stay."""
 
 from admitone.auth.service import SERVICE
-from admitone.kernel.runner import App
 from tests.engines import Databases
-from tests.support import StartNats, eventually, settings_for, sign_in, sign_up
+from tests.support import StartNats, app_of, eventually, settings_for, sign_in, sign_up
 
 
 async def test_old_sessions_and_tries_are_forgotten(databases: Databases, start_nats: StartNats) -> None:
     settings = await settings_for(databases, start_nats, SERVICE)
-    async with App([SERVICE], settings) as app, app.client() as alice, app.client() as phone:
+    async with app_of([SERVICE], settings) as app, app.client() as alice, app.client() as phone:
         await sign_up(alice, "alice@example.com")
         await sign_in(phone, "alice@example.com")
         for number in range(2):
@@ -24,7 +23,7 @@ async def test_old_sessions_and_tries_are_forgotten(databases: Databases, start_
             "UPDATE tries SET last_at = instant() - interval '25 hours', wait_until = instant() - interval '25 hours' "
             "WHERE about = (SELECT about FROM tries ORDER BY about LIMIT 1)"
         )
-    async with App([SERVICE], settings) as app:
+    async with app_of([SERVICE], settings) as app:
         db = app.running["auth"].database
 
         async def is_forgotten() -> bool:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from admitone.auth.service import SERVICE
-from admitone.kernel.http import Operation
+from admitone.kernel.http.operations import Operation
 from admitone.kernel.runner import App
 from tests.support import PASSWORD, messages_of, sign_up
 

@@ -264,7 +264,7 @@ async def test_a_session_lasts_as_long_as_the_setting_says(databases: Databases,
         credentials = {"email": "alice@example.com", "password": PASSWORD}
         answer = await alice.post("/api/users/signup", json=credentials)
         assert "Max-Age=60;" in answer.headers["set-cookie"]
-        person = await app.running["auth"].identity.person(alice.cookies["session"])
+        person = await app.running["auth"].sessions.user(alice.cookies["session"])
         assert person is not None
         row = await app.running["auth"].database.fetchrow("SELECT started_at, expires_at FROM session")
         assert row is not None

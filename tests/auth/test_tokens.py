@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from msgspec.structs import replace
 
 from admitone.auth.service import SERVICE
 from admitone.auth.tokens import SigningKeys, new_signing_key
@@ -29,7 +28,18 @@ from admitone.kernel import clock, ids
 from admitone.kernel.runner import App
 from admitone.kernel.settings import SettingsError
 from tests.engines import Databases
-from tests.support import PASSWORD, StartNats, messages_of, set_token, settings_for, sign_in, sign_up
+from tests.support import (
+    PASSWORD,
+    StartNats,
+    app_of,
+    messages_of,
+    set_token,
+    settings_for,
+    sign_in,
+    sign_up,
+    signing_key_of,
+    with_settings,
+)
 
 
 def private_key(pem: str) -> Ed25519PrivateKey:
@@ -140,7 +150,7 @@ BAD_TOKENS: dict[str, Callable[[Forger], str]] = {
 
 @pytest.fixture
 def forger(app: App) -> Forger:
-    return Forger(app.running["auth"].settings.signing_key)
+    return Forger(signing_key_of(app))
 
 
 async def test_g03_a_token_of_the_forger_is_good_where_nothing_is_wrong(
@@ -177,7 +187,7 @@ async def test_the_public_keys_are_public_only_and_may_be_kept_a_minute(app: App
     (key,) = answer.json()["keys"]
     assert key.keys() == {"kty", "crv", "use", "alg", "kid", "x"}
     assert (key["kty"], key["crv"], key["use"], key["alg"]) == ("OKP", "Ed25519", "sig", "EdDSA")
-    assert key["kid"] == key_id(app.running["auth"].settings.signing_key)
+    assert key["kid"] == key_id(signing_key_of(app))
 
 
 def test_a_key_is_named_by_its_thumbprint() -> None:
@@ -200,12 +210,12 @@ async def test_a_key_is_replaced_without_signing_anybody_out(databases: Database
     async def is_signed_in(client: httpx.AsyncClient) -> bool:
         return (await client.get("/api/users/currentuser")).json()["currentUser"] is not None
 
-    async with App([SERVICE], settings) as app, app.client() as client:
+    async with app_of([SERVICE], settings) as app, app.client() as client:
         with signed_with(client, old):
             await sign_up(client, "alice@example.com")
         tokens = [client.cookies["session"]]
     for keys, signing in ((old + new, old), (new + old, new)):
-        async with App([SERVICE], replace(settings, signing_key=keys)) as app, app.client() as client:
+        async with app_of([SERVICE], with_settings(settings, signing_key=keys)) as app, app.client() as client:
             set_token(client, tokens[0])
             assert await is_signed_in(client)
             published = [key["kid"] for key in (await client.get("/api/users/jwks")).json()["keys"]]
@@ -214,7 +224,7 @@ async def test_a_key_is_replaced_without_signing_anybody_out(databases: Database
             with signed_with(client, signing):
                 await sign_in(client, "alice@example.com")
             tokens.append(client.cookies["session"])
-    async with App([SERVICE], replace(settings, signing_key=new)) as app:
+    async with app_of([SERVICE], with_settings(settings, signing_key=new)) as app:
         for token, is_good in zip(tokens, (False, False, True), strict=True):
             async with app.client() as client:
                 set_token(client, token)
@@ -250,5 +260,5 @@ async def test_auth_does_not_start_with_a_bad_signing_key(
     pem = BAD_KEYS[what]()
     settings = await settings_for(databases, start_nats, SERVICE, signing_key=pem)
     with pytest.raises(SettingsError, match=r"\AADMITONE_SIGNING_KEY [^\n]+\Z") as refused:
-        await App([SERVICE], settings).__aenter__()
+        await app_of([SERVICE], settings).__aenter__()
     assert "secret" not in str(refused.value)

@@ -13,7 +13,7 @@ import httpx
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response
 
 from admitone.kernel import ids
-from admitone.kernel.identity import COOKIE
+from admitone.kernel.http.sessions import COOKIE
 from admitone.kernel.settings import Settings
 
 PASSWORD = "correct horse battery staple"

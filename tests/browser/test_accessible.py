@@ -306,7 +306,7 @@ async def a_cancelled_order(visitors: Visitors) -> Visitor:
 async def an_order_refused_too_often(visitors: Visitors) -> Visitor:
     bob = await an_order_to_pay(visitors)
     heading = bob.page.get_by_role("heading", name="The payment did not go through")
-    for _ in range(visitors.market.settings.payment_attempts):
+    for _ in range(visitors.market.settings.read(PaymentSettings).payment_attempts):
         await bob.page.get_by_role("button", name="A card that is declined").click()
         await expect(heading).to_be_visible()
     await expect(bob.page.get_by_role("button", name="Try to reserve again")).to_be_visible()

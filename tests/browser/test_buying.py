@@ -70,7 +70,7 @@ async def test_a_declined_card_is_explained_and_another_one_works(visitors: Visi
 async def test_a_card_refused_too_often_ends_the_order(visitors: Visitors) -> None:
     alice, bob = await visitors.people("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night"))
-    for _ in range(visitors.market.settings.payment_attempts):
+    for _ in range(visitors.market.settings.read(PaymentSettings).payment_attempts):
         await bob.page.get_by_role("button", name=DECLINED).click()
         await bob.page.wait_for_load_state()
     await expect(bob.page.get_by_role("heading", name="The payment did not go through")).to_be_visible()

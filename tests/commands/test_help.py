@@ -5,7 +5,7 @@ import json
 import pytest
 
 from admitone import events, registry
-from admitone.kernel.event import event_types
+from admitone.kernel.messaging.event import event_types
 from tests.whole import run
 
 COMMANDS = ("up", "serve", "migrate", "demo", "check", "replay", "dead-letters", "events")

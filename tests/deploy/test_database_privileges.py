@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from admitone.kernel.migrations import migrate
+from admitone.kernel.database.migrations import migrate
 from admitone.local.postgres import Postgres
 from admitone.local.provision import Database, provision
 from tests.deploy.manifests import ROOT

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from admitone import catalogue, registry
-from admitone.kernel.event import Event, event_types, subject_of, unwrap, wrap
+from admitone.kernel.messaging.event import Event, event_types, subject_of, unwrap, wrap
 
 GOLDEN = Path(__file__).parent / "golden"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -97,17 +97,17 @@ def test_a_message_is_a_cloud_event(file: Path) -> None:
 
 
 def test_every_event_is_told_by_its_producer_and_by_nobody_else() -> None:
-    tellers = {event: service.name for service in registry.SERVICES for event in service.tells}
+    tellers = {event: service.name for service in registry.SERVICES for event in service.publications}
     assert {event.__name__: teller for event, teller in tellers.items()} == {
         name: event.producer for name, event in EVENTS.items()
     }
-    assert sum(len(service.tells) for service in registry.SERVICES) == len(EVENTS)
+    assert sum(len(service.publications) for service in registry.SERVICES) == len(EVENTS)
 
 
 def test_every_heard_event_exists_and_is_told_by_a_service() -> None:
-    told = {event for service in registry.SERVICES for event in service.tells}
+    told = {event for service in registry.SERVICES for event in service.publications}
     for service in registry.SERVICES:
-        for heard in service.all_heard:
+        for heard in service.subscriptions:
             assert heard in EVENTS.values()
             assert heard in told, f"{service.name} waits for {heard.__name__}, which nobody tells"
 

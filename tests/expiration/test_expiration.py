@@ -8,10 +8,10 @@ import pytest_asyncio
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, OrderedTicket
 from admitone.expiration.service import SERVICE
 from admitone.kernel import clock
-from admitone.kernel.bus import Bus
-from admitone.kernel.event import Event, unwrap, wrap
 from admitone.kernel.ids import new_id
-from admitone.kernel.inbox import Inbox, MissingEvents
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.event import Event, unwrap, wrap
+from admitone.kernel.messaging.inbox import Inbox, MissingEvents
 from admitone.kernel.runner import App
 from tests import engines
 from tests.support import StartNats, eventually, running_app, told_by
@@ -25,13 +25,13 @@ async def app(databases: engines.Databases, start_nats: StartNats) -> AsyncItera
 
 async def hear(app: App, *events: Event) -> list[MissingEvents]:
     database = app.running["expiration"].database
-    inbox = Inbox("expiration", database, Bus("expiration"), SERVICE.all_heard)
+    inbox = Inbox("expiration", database, Bus("expiration"), SERVICE.subscriptions)
     messages = [
         wrap(new_id(), each.producer, type(each).__name__, each.aggregate, clock.now(), each.encode(), None)
         for each in events
     ]
     async with database.transaction() as tx:
-        return list((await inbox.take_in(tx, [unwrap(message) for message in messages])).values())
+        return list((await inbox.consume(tx, [unwrap(message) for message in messages])).values())
 
 
 def made(*, seconds: float) -> OrderCreated:

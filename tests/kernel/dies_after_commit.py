@@ -4,13 +4,13 @@ import asyncio
 import os
 import sys
 
-from admitone.kernel.database import Database
+from admitone.kernel.database.pool import Database
 from tests.kernel.support import note
 
 
 async def main(url: str) -> None:
     database = await Database.connect(url, application="alpha")
-    database.on_told(lambda: os._exit(17))
+    database.on_publish(lambda: os._exit(17))
     async with database.transaction() as tx:
         tx.publish(note("told by the dead"))
 

@@ -3,9 +3,9 @@
 import asyncio
 import sys
 
-from admitone.kernel.bus import Bus
-from admitone.kernel.database import Database
-from admitone.kernel.outbox import Relay
+from admitone.kernel.database.pool import Database
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.outbox import Relay
 from tests.kernel import support
 
 

@@ -12,18 +12,18 @@ from uuid import UUID
 
 import asyncpg
 
-from admitone.kernel.bus import Bus
-from admitone.kernel.database import Database, Transaction
-from admitone.kernel.event import Event
+from admitone.kernel.database.pool import Database, Transaction
 from admitone.kernel.ids import new_id
-from admitone.kernel.inbox import Handler, Inbox, MissingEvents
-from admitone.kernel.outbox import Relay
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.event import Event
+from admitone.kernel.messaging.inbox import Handler, Inbox, MissingEvents
+from admitone.kernel.messaging.outbox import Relay
 from admitone.local.nats import Nats, User
 from admitone.local.server import Server
 from tests.engines import Databases, Fresh
 
-ALPHA: Final = User("alpha", "alpha-password", tells=True)
-BETA: Final = User("beta", "beta-password", tells=True, hears=("alpha",))
+ALPHA: Final = User("alpha", "alpha-password", publications=True)
+BETA: Final = User("beta", "beta-password", publications=True, subscriptions=("alpha",))
 
 _NOTE: Final = "CREATE TABLE IF NOT EXISTS note (id uuid PRIMARY KEY, version integer NOT NULL, text text NOT NULL)"
 _EFFECT: Final = (

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from admitone.kernel import bodies
-from admitone.kernel.bodies import Rule, read_body, read_query
+from admitone.kernel.errors import Refusal
+from admitone.kernel.http import parsing
+from admitone.kernel.http.parsing import Rule, read_body, read_query
 from admitone.kernel.money import cents_of, decimal_of
-from admitone.kernel.refusals import Refusal
 from admitone.kernel.text import clean_line
 
 
@@ -26,10 +26,10 @@ def read_price(value: Any) -> int:
 class Line(msgspec.Struct, rename="camel"):
     """A made-up body with one field of each kind."""
 
-    title: Annotated[str, Rule("Title is required", bodies.line(100, 1))]
+    title: Annotated[str, Rule("Title is required", parsing.line(100, 1))]
     price: Annotated[Any, Rule("Price must be a number", read_price)] = 0
-    note_id: Annotated[Any, Rule("Note must be an id", bodies.uuid)] = None
-    colour: Annotated[str, Rule("Colour is not one of ours", bodies.one_of("red", "blue"))] = "red"
+    note_id: Annotated[Any, Rule("Note must be an id", parsing.uuid)] = None
+    colour: Annotated[str, Rule("Colour is not one of ours", parsing.one_of("red", "blue"))] = "red"
     many: list[int] = []
     count: int = 0
 
@@ -43,8 +43,8 @@ class Anything(msgspec.Struct):
 class Page(msgspec.Struct):
     """Made-up query parameters."""
 
-    limit: Annotated[int, Rule("Limit must be 1 to 100", bodies.whole_number(1, 100))] = 20
-    order: Annotated[str, Rule("Order must be up or down", bodies.one_of("up", "down"))] = "up"
+    limit: Annotated[int, Rule("Limit must be 1 to 100", parsing.whole_number(1, 100))] = 20
+    order: Annotated[str, Rule("Order must be up or down", parsing.one_of("up", "down"))] = "up"
 
 
 MARK = "zq7"  # stands in what is sent, and must never stand in what is answered
@@ -176,7 +176,7 @@ def test_absent_fields_get_a_default_of_their_own() -> None:
 @given(st.text(max_size=60))
 def test_an_id_is_read_in_its_canonical_form_only(text: str) -> None:
     try:
-        found = bodies.uuid(text)
+        found = parsing.uuid(text)
     except ValueError:
         return
     assert str(found) == text.lower()
@@ -194,7 +194,7 @@ def test_an_id_is_read_in_its_canonical_form_only(text: str) -> None:
 )
 def test_other_spellings_of_an_id_are_none(text: str) -> None:
     with pytest.raises(ValueError):
-        bodies.uuid(text)
+        parsing.uuid(text)
 
 
 @given(st.integers(0, 99_999_999))

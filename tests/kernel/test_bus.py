@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from admitone.kernel.bus import Bus
+from admitone.kernel.messaging.bus import Bus
 from admitone.local.server import LOOPBACK
 
 _INFO = b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,"headers":true}\r\n'

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 import pytest_asyncio
 
-from admitone.kernel.bus import UNREACHABLE
+from admitone.kernel.messaging.bus import UNREACHABLE
 from admitone.local.nats import Nats, program
 from admitone.local.server import LOOPBACK, free_port
 from tests.engines import Databases

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
-from admitone.kernel.database import UNREACHABLE, Database, affected
-from admitone.kernel.gather import Gatherer
-from admitone.kernel.refusals import Unavailable
+from admitone.kernel.database.batching import Batcher
+from admitone.kernel.database.pool import UNREACHABLE, Database, affected_rows
+from admitone.kernel.errors import Unavailable
 from admitone.local.postgres import Postgres
 from tests import engines
 from tests.kernel.support import World, ended, kill, note, start_again
@@ -134,7 +134,7 @@ async def test_wakes_come_after_the_commit_and_only_when_something_was_told(worl
     seen: list[int] = []
     elsewhere = await world.database(world.alpha_fresh, "alpha")
     waking: list[asyncio.Task[int]] = []
-    world.alpha.on_told(lambda: waking.append(asyncio.create_task(outbox_count(elsewhere))))
+    world.alpha.on_publish(lambda: waking.append(asyncio.create_task(outbox_count(elsewhere))))
     async with world.alpha.transaction() as tx:
         await tx.execute("SELECT 1")
     assert waking == []
@@ -155,7 +155,7 @@ async def test_calls_that_come_while_one_is_out_go_together() -> None:
         await gate.wait()
         return [ask * 10 for ask in asks]
 
-    gathered = Gatherer(run)
+    gathered = Batcher(run)
     calls = [asyncio.create_task(gathered(number)) for number in range(10)]
     await asyncio.sleep(0)  # the first two are out
     gate.set()
@@ -175,7 +175,7 @@ async def test_one_failing_call_spoils_no_other_but_a_lost_database_is_told_to_a
             raise ConnectionError
         return asks
 
-    gathered = Gatherer(run)
+    gathered = Batcher(run)
     first = await asyncio.gather(*(gathered(ask) for ask in ("a", "b", "c", "bad", "d")), return_exceptions=True)
     assert [repr(each) for each in first] == ["'a'", "'b'", "'c'", "ValueError()", "'d'"]
 
@@ -192,7 +192,7 @@ async def test_a_caller_that_goes_away_disturbs_nobody() -> None:
         await gate.wait()
         return asks
 
-    gathered = Gatherer(run)
+    gathered = Batcher(run)
     calls = [asyncio.create_task(gathered(number)) for number in range(6)]
     await asyncio.sleep(0)
     await ended(calls[0])
@@ -202,4 +202,4 @@ async def test_a_caller_that_goes_away_disturbs_nobody() -> None:
 
 
 def test_a_command_tag_says_how_many_rows() -> None:
-    assert [affected(tag) for tag in ("UPDATE 3", "INSERT 0 1", "DELETE 0")] == [3, 1, 0]
+    assert [affected_rows(tag) for tag in ("UPDATE 3", "INSERT 0 1", "DELETE 0")] == [3, 1, 0]

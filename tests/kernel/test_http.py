@@ -18,18 +18,19 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from admitone.auth.service import SERVICE as AUTH
-from admitone.kernel import bodies, openapi
-from admitone.kernel.answers import recall, remember, request_hash
-from admitone.kernel.bodies import Rule
-from admitone.kernel.http import CREATED, OK, Answer, Call, operation
+from admitone.kernel.errors import Conflict
+from admitone.kernel.http import openapi, parsing
+from admitone.kernel.http.idempotency import request_hash, store_response, stored_response
+from admitone.kernel.http.operations import CREATED, OK, Request, Response, operation
+from admitone.kernel.http.parsing import Rule
 from admitone.kernel.ids import new_id
-from admitone.kernel.refusals import Conflict
-from admitone.kernel.runner import App, Outdated
-from admitone.kernel.service import Running, Service
+from admitone.kernel.runner import App, MigrationsMissing
+from admitone.kernel.running import RunningService
+from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
 from tests import engines
 from tests.kernel.support import NoteWritten
-from tests.support import StartNats, messages_of, running_app, set_token, settings_for, signed_in, told_by
+from tests.support import StartNats, app_of, messages_of, running_app, set_token, settings_for, signed_in, told_by
 
 
 class NoteTorn(Conflict):
@@ -39,13 +40,13 @@ class NoteTorn(Conflict):
 class NewNote(msgspec.Struct, rename="camel"):
     """A note to write."""
 
-    text: Annotated[str, msgspec.Meta(description="What it says"), Rule("Text is required", bodies.line(50, 1))]
+    text: Annotated[str, msgspec.Meta(description="What it says"), Rule("Text is required", parsing.line(50, 1))]
 
 
 class NoteSearch(msgspec.Struct):
     """What notes to show."""
 
-    limit: Annotated[int, msgspec.Meta(ge=1, le=100), Rule("Limit must be 1 to 100", bodies.whole_number(1, 100))] = 20
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100), Rule("Limit must be 1 to 100", parsing.whole_number(1, 100))] = 20
 
 
 class ShownNote(msgspec.Struct, rename="camel"):
@@ -60,62 +61,62 @@ class ShownNote(msgspec.Struct, rename="camel"):
     "/api/notes",
     status=CREATED,
     body=NewNote,
-    answers=ShownNote,
-    refuses=(NoteTorn,),
+    returns=ShownNote,
+    raises=(NoteTorn,),
     signed_in=True,
     idempotent=True,
 )
-async def write_note(call: Call[NewNote]) -> Answer:
+async def write_note(call: Request[NewNote]) -> Response:
     """Write a note"""
     request = request_hash("POST /api/notes", call.body)
     async with call.db.transaction() as tx:
-        if given := await recall(tx, call.person.id, call.idempotency_key, request):
+        if given := await stored_response(tx, call.person.id, call.idempotency_key, request):
             return given
         if call.body.text == "torn":
             raise NoteTorn
         note = NoteWritten(id=new_id(), text=call.body.text)
         tx.publish(note)
-        answer = Answer(CREATED, ShownNote(note.id, note.text))
-        return await remember(tx, call.person.id, call.idempotency_key, request, answer)
+        answer = Response(CREATED, ShownNote(note.id, note.text))
+        return await store_response(tx, call.person.id, call.idempotency_key, request, answer)
 
 
-@operation("GET", "/api/notes", query=NoteSearch, answers=ShownNote)
-async def list_notes(call: Call[None]) -> Answer:
+@operation("GET", "/api/notes", query=NoteSearch, returns=ShownNote)
+async def list_notes(call: Request[None]) -> Response:
     """Show some notes"""
-    return Answer(OK, {"limit": call.query.limit})
+    return Response(OK, {"limit": call.query.limit})
 
 
-@operation("GET", "/api/notes/{id}", answers=ShownNote)
-async def show_note(call: Call[None]) -> Answer:
+@operation("GET", "/api/notes/{id}", returns=ShownNote)
+async def show_note(call: Request[None]) -> Response:
     """Show a note"""
-    return Answer(OK, ShownNote(call.id(), "found"))
+    return Response(OK, ShownNote(call.id(), "found"))
 
 
 @operation("GET", "/api/notes/broken/now")
-async def broken(call: Call[None]) -> Answer:
+async def broken(call: Request[None]) -> Response:
     """Fail"""
     raise ZeroDivisionError("secret detail")
 
 
 @operation("GET", "/api/notes/slow/now")
-async def slow(call: Call[None]) -> Answer:
+async def slow(call: Request[None]) -> Response:
     """Ask the database for too much"""
     await call.db.execute("SET LOCAL statement_timeout = 1; SELECT pg_sleep(5)")
-    return Answer(OK)
+    return Response(OK)
 
 
 async def plain_page(request: Request) -> PlainTextResponse:
     return PlainTextResponse("a page", headers={"content-security-policy": "default-src 'self'"})
 
 
-def pages(_running: Running) -> list[Route]:
+def pages(_running: RunningService[Any]) -> list[Route]:
     return [Route("/page", plain_page)]
 
 
 ALPHA = Service(
     "alpha",
     operations=[write_note, list_notes, show_note, broken, slow],
-    tells=[NoteWritten],
+    publications=[NoteWritten],
     pages=pages,
 )
 
@@ -288,10 +289,10 @@ async def test_more_than_can_be_served_soon_is_refused_at_once_and_nothing_else_
     gate = asyncio.Event()
 
     @operation("GET", "/api/notes/held")
-    async def held(_call: Call[None]) -> Answer:
+    async def held(_call: Request[None]) -> Response:
         """Wait"""
         await gate.wait()
-        return Answer(OK)
+        return Response(OK)
 
     service = Service("alpha", operations=[held, list_notes])
     async with running_app(databases, start_nats, service, AUTH) as app, app.client() as client:
@@ -407,7 +408,7 @@ async def test_a_service_starts_and_is_ready_without_the_bus_and_outdated_tables
     without_bus = msgspec.structs.replace(
         settings, nats_urls=dict.fromkeys(settings.nats_urls, "nats://alpha:wrong@127.0.0.1:9")
     )
-    async with App([ALPHA, AUTH], without_bus) as app, signed_in(app, "alice") as alice:
+    async with app_of([ALPHA, AUTH], without_bus) as app, signed_in(app, "alice") as alice:
         assert (await alice.post("/api/notes", json={"text": "kept"})).status_code == 201
         assert (await alice.get("/health/ready")).status_code == 200
         assert await told_by(app, "alpha")
@@ -455,9 +456,9 @@ async def test_one_outdated_database_ends_the_start_of_all_at_once(
     owner = await asyncpg.connect(outdated.migrator_url)
     await owner.execute("DELETE FROM applied_migration WHERE name = 'kernel/0002_outbox.sql'")
     await owner.close()
-    app = App([ALPHA, AUTH], msgspec.structs.replace(settings, database_urls={**urls, "alpha": outdated.url}))
+    app = app_of([ALPHA, AUTH], msgspec.structs.replace(settings, database_urls={**urls, "alpha": outdated.url}))
     before = asyncio.all_tasks()
-    with pytest.raises(Outdated, match="alpha: the database lacks kernel/0002_outbox"):
+    with pytest.raises(MigrationsMissing, match="alpha: the database lacks kernel/0002_outbox"):
         async with app:
             pass
     assert asyncio.all_tasks() == before

@@ -9,15 +9,15 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from admitone.kernel import letters
-from admitone.kernel.bus import Bus
 from admitone.kernel.clock import now
-from admitone.kernel.database import UNREACHABLE, Transaction
-from admitone.kernel.event import Undecodable, unwrap, wrap
+from admitone.kernel.database.pool import UNREACHABLE, Transaction
+from admitone.kernel.errors import Unavailable
 from admitone.kernel.ids import new_id
-from admitone.kernel.inbox import Heard, Inbox, MissingEvents, Together
-from admitone.kernel.refusals import Unavailable
-from admitone.kernel.trace import current_traceparent, following
+from admitone.kernel.messaging import dead_letters
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.event import Undecodable, unwrap, wrap
+from admitone.kernel.messaging.inbox import BatchHandler, Inbox, MissingEvents, ReceivedEvent
+from admitone.kernel.tracing import current_traceparent, trace_span
 from admitone.local.postgres import Postgres
 from tests import engines
 from tests.kernel.support import (
@@ -71,8 +71,8 @@ async def publish(bus: Bus, message: bytes) -> None:
     await (await bus.publish("events.alpha.NoteWritten", message, str(new_id())))
 
 
-async def dead_letters(world: World) -> list[letters.DeadLetter]:
-    return await letters.listed(world.beta)
+async def dead_letters(world: World) -> list[dead_letters.DeadLetter]:
+    return await dead_letters.find_all(world.beta)
 
 
 async def everything_acknowledged(world: World) -> bool:
@@ -130,7 +130,7 @@ async def test_an_event_committed_but_not_acknowledged_has_one_effect(world: Wor
     await publish(alpha_bus, message)
     died = Inbox("beta", world.beta, await world.bus("beta"), {NoteWritten: note_effect})
     async with world.beta.transaction() as tx:
-        await died.take_in(tx, [unwrap(message)])
+        await died.consume(tx, [unwrap(message)])
 
     await world.inbox()
 
@@ -141,7 +141,9 @@ async def test_an_event_committed_but_not_acknowledged_has_one_effect(world: Wor
 async def test_the_usual_events_of_a_batch_are_taken_together_and_every_other_one_alone(world: World) -> None:
     together: list[int] = []
 
-    async def begin_notes(tx: Transaction, heard: Sequence[Heard[NoteWritten]]) -> dict[UUID, NoteCopied | None]:
+    async def begin_notes(
+        tx: Transaction, heard: Sequence[ReceivedEvent[NoteWritten]]
+    ) -> dict[UUID, NoteCopied | None]:
         together.append(len(heard))
         assert len({each.event.id for each in heard}) == len(heard)
         usual = [each.event for each in heard if each.event.version == 0]
@@ -149,14 +151,14 @@ async def test_the_usual_events_of_a_batch_are_taken_together_and_every_other_on
             await replicate(tx, event)
         return {event.id: NoteCopied(id=event.id) for event in usual}
 
-    inbox = Inbox("beta", world.beta, await world.bus("beta"), {NoteWritten: Together(begin_notes, replicate)})
+    inbox = Inbox("beta", world.beta, await world.bus("beta"), {NoteWritten: BatchHandler(begin_notes, replicate)})
     one, two, three = note("one v0"), note("two v0"), note("three v0")
     later = [note(f"{name} v1", note_id=each.id, version=1) for name, each in (("one", one), ("two", two))]
     early = note("four v2", version=2)
     trace = f"00-{'1' * 32}-{'2' * 16}-01"
     messages = [enveloped(each, trace=trace) for each in (one, two, later[0], three, later[1], early)]
     async with world.beta.transaction() as tx:
-        missing = await inbox.take_in(tx, [unwrap(each) for each in (*messages, messages[0])])
+        missing = await inbox.consume(tx, [unwrap(each) for each in (*messages, messages[0])])
     assert list(missing) == [5]
     assert together == [4, 2, 1]  # first and second news of each note, and once more what had to wait
     assert sorted(await world.effects()) == ["one v0", "one v1", "three v0", "two v0", "two v1"]
@@ -170,7 +172,7 @@ async def test_an_event_that_waits_for_one_behind_it_in_the_batch_is_taken_with_
     first = note("v0")
     then = note("v1", note_id=first.id, version=1)
     async with world.beta.transaction() as tx:
-        assert await inbox.take_in(tx, [unwrap(enveloped(each)) for each in (then, first)]) == {}
+        assert await inbox.consume(tx, [unwrap(enveloped(each)) for each in (then, first)]) == {}
     assert await world.effects() == ["v0", "v1"]
 
 
@@ -217,16 +219,16 @@ async def test_s15_a_dead_letter_can_be_retried_once_the_handler_is_mended(world
 
     broken = await world.inbox(fails_on_poison)
     with pytest.raises(HandlerBroken):
-        await letters.retry(world.beta, broken, letter)
+        await dead_letters.retry(world.beta, broken, letter)
     assert await dead_letters(world) == [letter]
     assert await world.effects() == []
 
     mended = await world.inbox(note_effect)
-    await letters.retry(world.beta, mended, letter)
+    await dead_letters.retry(world.beta, mended, letter)
     assert await world.effects() == ["poison"]
     assert await dead_letters(world) == []
 
-    await letters.retry(world.beta, mended, letter)
+    await dead_letters.retry(world.beta, mended, letter)
     assert await world.effects() == ["poison"], "a second retry changes nothing"
 
 
@@ -302,8 +304,8 @@ async def test_s15_messages_that_are_no_events_are_dead_letters_at_once(world: W
     assert {letter.attempts for letter in found} == {1}
     assert [letter.id for letter in found] == [f"alpha:{sequence}" for sequence in range(1, len(bad) + 1)]
     with pytest.raises(Undecodable):
-        await letters.retry(world.beta, inbox, found[0])
-    assert await letters.drop(world.beta, found[0])
+        await dead_letters.retry(world.beta, inbox, found[0])
+    assert await dead_letters.drop(world.beta, found[0])
     assert await dead_letters(world) == found[1:]
 
 
@@ -403,7 +405,7 @@ async def test_the_trace_goes_from_the_request_over_the_bus_into_what_the_handle
 
     await world.relay()
     await world.inbox(remembers_trace)
-    with following("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
+    with trace_span("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
         await world.tell(note("traced"))
 
     await eventually(world.took_in(1), "the note is taken in")
@@ -484,8 +486,8 @@ async def test_an_event_that_must_wait_and_stands_twice_in_a_batch_is_not_done_w
     event_id = new_id()
     batch = [unwrap(enveloped(later, event_id)) for _ in range(2)]
     async with world.beta.transaction() as tx:
-        assert set(await inbox.take_in(tx, batch)) == {0, 1}
+        assert set(await inbox.consume(tx, batch)) == {0, 1}
     first = unwrap(enveloped(note("first", note_id=later.id)))
     async with world.beta.transaction() as tx:
-        assert await inbox.take_in(tx, [first, *batch]) == {}
+        assert await inbox.consume(tx, [first, *batch]) == {}
     assert await world.effects() == ["first", "second"]

@@ -1,8 +1,8 @@
 """Old rows go by themselves, and only those."""
 
-from admitone.kernel.database import Database
+from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
-from admitone.kernel.pruning import prune
+from admitone.kernel.messaging.retention import prune
 from tests import engines
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from admitone.kernel import outbox
-from admitone.kernel.bus import RepublishRequest
-from admitone.kernel.outbox import Relay, replay
+from admitone.kernel.messaging import outbox
+from admitone.kernel.messaging.bus import RepublishRequest
+from admitone.kernel.messaging.outbox import Relay, replay
 from admitone.local.nats import Nats
 from tests.kernel.support import World, kill, note, numbered, replicate, start_again, texts
 from tests.support import eventually
@@ -150,7 +150,7 @@ async def test_what_was_held_back_for_a_bus_does_not_hide_that_it_was_rolled_bac
     await eventually(world.published_count(10), "five more are out")
 
     kill(world.nats)
-    await eventually(lambda: is_away(relay), "the client knows that the bus is away")
+    await eventually(lambda: is_unreachable(relay), "the client knows that the bus is away")
     await world.tell(*numbered(5, 10))
     await eventually(lambda: holds_back(relay, 5), "the client holds five notes back")
     roll_back(world.nats.folder / "store", folder / "copy")
@@ -344,7 +344,7 @@ async def test_an_event_too_large_for_the_bus_is_never_committed(world: World) -
     assert [json.loads(row["data"])["text"] for row in await world.alpha.fetch("SELECT data FROM outbox")] == ["small"]
 
 
-async def is_away(relay: Relay) -> bool:
+async def is_unreachable(relay: Relay) -> bool:
     return not relay._bus.is_connected
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel import runner
-from admitone.kernel.refusals import Unavailable
-from admitone.kernel.runner import cancel_on_signals
-from admitone.kernel.service import Running, Service
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.http.server import cancel_on_signals
+from admitone.kernel.running import RunningService
+from admitone.kernel.service import Service
 from tests.engines import Databases
 from tests.support import StartNats, running_app
 
@@ -40,7 +41,7 @@ async def test_a_job_that_finds_no_database_waits_for_it_and_one_that_fails_is_a
     errors = iter([Unavailable(), ConnectionError("gone"), ValueError("a bug")])
     works = asyncio.Event()
 
-    async def job(_running: Running) -> None:
+    async def job(_running: RunningService[Any]) -> None:
         if (error := next(errors, None)) is not None:
             raise error
         works.set()

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from admitone.kernel.clock import now
-from admitone.kernel.database import connect_patiently
+from admitone.kernel.database.pool import connect_with_retries
 from admitone.kernel.logs import JsonLines
 from admitone.kernel.settings import Settings, SettingsError
-from admitone.kernel.trace import current_traceparent, following
+from admitone.kernel.tracing import current_traceparent, trace_span
 from tests.kernel.support import World, ended, kill, note
 from tests.support import eventually
 
@@ -78,7 +78,7 @@ def test_a_secret_may_be_a_file_and_one_bus_address_may_serve_all(tmp_path: Path
     ],
 )
 def test_a_malformed_trace_is_replaced_by_a_new_one(traceparent: str | None) -> None:
-    with following(traceparent) as here:
+    with trace_span(traceparent) as here:
         assert current_traceparent() == here
         assert "0af7651916cd43dd8448eb211c80319c" not in here
     assert current_traceparent() is None
@@ -100,7 +100,7 @@ def lines() -> Iterator[io.StringIO]:
 
 
 def test_a_line_is_one_json_object_with_its_ids_and_its_traceback(lines: io.StringIO) -> None:
-    with following("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
+    with trace_span("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"):
         try:
             assert 1 // 0
         except ZeroDivisionError:
@@ -120,7 +120,7 @@ async def test_no_password_is_ever_logged(world: World, lines: io.StringIO) -> N
     await eventually(world.took_in(1), "beta took in the note")
     kill(world.nats)
     away = asyncio.create_task(
-        connect_patiently("postgresql://alpha:alpha-password@127.0.0.1:9/alpha", application="alpha", connections=1)
+        connect_with_retries("postgresql://alpha:alpha-password@127.0.0.1:9/alpha", application="alpha", connections=1)
     )
     refused = await world.bus("beta")
 

@@ -6,7 +6,7 @@ import socket
 import httpx
 import uvloop
 
-from admitone.kernel.transport import Transport
+from admitone.kernel.http.client import Transport
 
 TURNS_MAX = 30
 

@@ -21,9 +21,9 @@ from admitone.local.nats import MAX_STORE_BYTES, Nats, User, allow_list, program
 from admitone.local.server import LOOPBACK
 from tests.engines import ADMIN
 
-TICKETS = User("tickets", "t-password", tells=True, hears=("orders",))
-ORDERS = User("orders", "o-password", tells=True, hears=("tickets",))
-AUDIT = User("audit", "a-password", hears=("orders",))
+TICKETS = User("tickets", "t-password", publications=True, subscriptions=("orders",))
+ORDERS = User("orders", "o-password", publications=True, subscriptions=("tickets",))
+AUDIT = User("audit", "a-password", subscriptions=("orders",))
 WEB = User("web", "w-password", watches=True)
 EVERYBODY = (TICKETS, ORDERS, AUDIT, WEB)
 
@@ -261,7 +261,7 @@ def test_how_much_is_stored_does_not_depend_on_how_full_the_disk_was_at_the_star
 
 def test_the_configuration_is_one_that_the_server_accepts(folder: Path) -> None:
     file = folder / "nats.conf"
-    awkward = User("orders", 'quote " backslash \\ brace } hash # dollar $HOME', tells=True)
+    awkward = User("orders", 'quote " backslash \\ brace } hash # dollar $HOME', publications=True)
     file.write_text(render([awkward, *EVERYBODY[2:]], store=folder / 'a "store"', port=4222, monitor_port=8222))
     checked = subprocess.run([program(), "-t", "-c", str(file)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr

@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from admitone.events import TicketCreated, TicketUpdated
-from admitone.kernel.bus import Bus
 from admitone.kernel.clock import now
-from admitone.kernel.database import Database
-from admitone.kernel.event import Event, unwrap, wrap
+from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
-from admitone.kernel.inbox import Inbox, MissingEvents
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.event import Event, unwrap, wrap
+from admitone.kernel.messaging.inbox import Inbox, MissingEvents
 from admitone.orders.service import SERVICE
 from admitone.orders.store import Reservation, Reserved, reserve_tickets
 from tests import engines
@@ -47,9 +47,9 @@ def changed(ticket: TicketCreated | TicketUpdated, **changes: object) -> TicketU
 
 async def hear(database: Database, *events: Event) -> list[MissingEvents]:
     """Take events in, in order, as if they came from the bus together."""
-    inbox = Inbox("orders", database, Bus("orders"), SERVICE.all_heard)
+    inbox = Inbox("orders", database, Bus("orders"), SERVICE.subscriptions)
     async with database.transaction() as tx:
-        missing = await inbox.take_in(tx, [unwrap(on_the_bus(event)) for event in events])
+        missing = await inbox.consume(tx, [unwrap(on_the_bus(event)) for event in events])
     return list(missing.values())
 
 

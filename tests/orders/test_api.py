@@ -13,6 +13,7 @@ from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel.ids import new_id
 from admitone.kernel.runner import App
 from admitone.orders.service import SERVICE as ORDERS
+from admitone.policy import MarketplacePolicy
 from tests import engines
 from tests.orders.support import hear, listed
 from tests.support import StartNats, id_of, messages_of, running_app, signed_in, told_by
@@ -95,7 +96,7 @@ async def test_o03_g18_a_free_ticket_is_reserved_for_the_window(app: App) -> Non
         seconds = await app.running["orders"].database.fetchval(
             "SELECT extract(epoch FROM $1::text::timestamptz - $2::text::timestamptz)", order["expiresAt"], order["now"]
         )
-        assert seconds == app.running["orders"].settings.order_window_seconds == 900
+        assert seconds == app.running["orders"].settings.read(MarketplacePolicy).hold_seconds == 900
 
 
 async def test_o04_g08_creation_publishes(app: App) -> None:

@@ -18,9 +18,9 @@ from admitone.events import (
     TicketCreated,
     TicketLockRefused,
 )
-from admitone.kernel.database import Database
-from admitone.kernel.event import Event
+from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
+from admitone.kernel.messaging.event import Event
 from tests import engines
 from tests.orders.support import changed, hear, listed, orders_database, reserve, told
 

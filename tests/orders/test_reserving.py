@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from admitone.events import OrderCancelled, OrderCreated
-from admitone.kernel.gather import Gatherer
+from admitone.kernel.database.batching import Batcher
 from admitone.kernel.ids import new_id
 from admitone.orders.model import OrderView
 from admitone.orders.store import Reservation, Reserved, reserve_tickets
@@ -191,7 +191,7 @@ async def test_gathered_reservations_each_get_their_own_answer(databases: engine
     async with orders_database(databases) as database:
         tickets = [listed() for _ in range(200)]
         await hear(database, *tickets)
-        gathered = Gatherer[Reservation, Reserved](lambda asks: reserve_tickets(database, asks, 900, 201))
+        gathered = Batcher[Reservation, Reserved](lambda asks: reserve_tickets(database, asks, 900, 201))
         outcomes = await asyncio.gather(*(gathered(Reservation(each.id, new_id(), None)) for each in tickets * 2))
         assert sorted(each.outcome for each in outcomes) == ["made"] * 200 + ["reserved"] * 200
 
@@ -200,7 +200,7 @@ async def test_a_reservation_that_fails_spoils_no_other_of_its_batch(databases: 
     async with orders_database(databases) as database:
         ticket, long_key = listed(), "k" * 9000
         await hear(database, ticket)
-        gathered = Gatherer[Reservation, Reserved](lambda asks: reserve_tickets(database, asks, 900, 201))
+        gathered = Batcher[Reservation, Reserved](lambda asks: reserve_tickets(database, asks, 900, 201))
         asks = [
             Reservation(new_id(), new_id(), None),
             Reservation(ticket.id, new_id(), "\0 is no text for PostgreSQL", long_key, b"x"),

@@ -13,10 +13,10 @@ import uvicorn
 from admitone.auth.service import SERVICE as AUTH
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, OrderedTicket, PaymentRejected
 from admitone.kernel import clock, ids
-from admitone.kernel.event import Event, unwrap, wrap
-from admitone.kernel.inbox import Inbox, MissingEvents
+from admitone.kernel.messaging.event import Event, unwrap, wrap
+from admitone.kernel.messaging.inbox import Inbox, MissingEvents
 from admitone.kernel.runner import App
-from admitone.kernel.service import Running
+from admitone.kernel.running import RunningService
 from admitone.local.nats import Nats
 from admitone.local.postgres import Postgres
 from admitone.local.server import LOOPBACK, free_port
@@ -32,7 +32,7 @@ from tests.sandbox.running import (
     running_sandbox,
     served,
 )
-from tests.support import eventually, settings_for, signed_in, told_by
+from tests.support import app_of, eventually, settings_for, signed_in, told_by
 
 VISA = "tok_visa"
 
@@ -48,7 +48,7 @@ class World:
     _clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     @property
-    def service(self) -> Running:
+    def service(self) -> RunningService:
         return self.app.running["payments"]
 
     def sign_in(self, name: str, person_id: UUID | None = None) -> httpx.AsyncClient:
@@ -63,9 +63,9 @@ class World:
 
     async def hear(self, *events: Event) -> list[MissingEvents]:
         """Take events in as if they came from the bus together."""
-        inbox = Inbox("payments", self.service.database, self.service.bus, SERVICE.all_heard)
+        inbox = Inbox("payments", self.service.database, self.service.bus, SERVICE.subscriptions)
         async with self.service.database.transaction() as tx:
-            missing = await inbox.take_in(tx, [unwrap(on_the_bus(event)) for event in events])
+            missing = await inbox.consume(tx, [unwrap(on_the_bus(event)) for event in events])
         return list(missing.values())
 
     async def order(self, price_cents: int = 1999, seconds: float = 900, **changes: Any) -> OrderCreated:
@@ -180,7 +180,7 @@ async def running_world(
             **settings,
         }
         app = await stack.enter_async_context(
-            App((AUTH, SERVICE), await settings_for(databases, start_nats, AUTH, SERVICE, **chosen))
+            app_of((AUTH, SERVICE), await settings_for(databases, start_nats, AUTH, SERVICE, **chosen))
         )
         config = uvicorn.Config(
             app, host=LOOPBACK, port=port, lifespan="off", log_config=None, timeout_graceful_shutdown=1

@@ -185,7 +185,7 @@ async def test_a_payment_whose_process_died_is_finished_by_the_next(deaf_world: 
     """The row was written, the answer never came back: as after a kill in between."""
     world = deaf_world
     order = await world.order()
-    own = world.service.own
+    own = world.service.resources
     begun = await own.begin(Ask(order.id, world.bob_id, "tok_visa", None))
     assert begun.kind == "new"
     held = await own.stripe.authorise(begun.payment, "https://tickets.example/")
@@ -266,7 +266,7 @@ async def test_a_comparison_closes_what_a_restored_database_forgot(
     monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
     world = deaf_world
     order = await world.order()
-    own = world.service.own
+    own = world.service.resources
     forgotten = Payment(
         id=ids.new_id(),
         order_id=order.id,

@@ -12,8 +12,8 @@ from nats.aio.client import Client
 
 from admitone.events import OrderCreated
 from admitone.kernel import ids
-from admitone.kernel.event import Event, unwrap
-from admitone.kernel.inbox import Inbox
+from admitone.kernel.messaging.event import Event, unwrap
+from admitone.kernel.messaging.inbox import Inbox
 from admitone.payments import store
 from admitone.payments.service import SERVICE
 from tests.payments.support import World, awaiting, cancelled, on_the_bus, ordered, rejected
@@ -94,12 +94,12 @@ async def test_g13_each_event_many_times_is_as_good_as_once(world: World) -> Non
     order = await world.order()
     await world.pay(order)
     payment = await world.payment(order)
-    inbox = Inbox("payments", world.service.database, world.service.bus, SERVICE.all_heard)
+    inbox = Inbox("payments", world.service.database, world.service.bus, SERVICE.subscriptions)
     # Under the same id, and (after a restored backup) under ids of their own.
     same = [unwrap(on_the_bus(each)) for each in (order, awaiting(order, payment.id))]
     for events in (same, same, [unwrap(on_the_bus(each)) for each in (order, awaiting(order, payment.id))]):
         async with world.service.database.transaction() as tx:
-            assert not await inbox.take_in(tx, events)
+            assert not await inbox.consume(tx, events)
         await world.state(order, "captured")
     assert await world.told() == ["PaymentAuthorized", "PaymentCreated"]
     intent = await world.intent(order)
@@ -226,7 +226,7 @@ async def test_a_capture_is_wanted_once_however_often_it_is_asked_for(world: Wor
     await world.hear(awaiting(order, payment.id))
     for _ in range(5):
         await store.look_again(world.service.database, [payment.id])
-        world.service.database.alarm("settle payments").set()
+        world.service.database.signal("settle payments").set()
     await world.state(order, "captured")
     assert (await world.intent(order)).amount_received == 1999
     assert await world.told() == ["PaymentAuthorized", "PaymentCreated"]

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from nats.aio.client import Client
 
-from admitone.kernel.bus import Bus
-from admitone.kernel.event import event_types
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.event import event_types
 from admitone.kernel.service import Service
 from admitone.local.nats import Nats
 from admitone.registry import SERVICES
@@ -36,7 +36,7 @@ EVERYWHERE = (
 
 
 def heard_by(service: Service) -> set[str]:
-    return {event.producer for event in service.all_heard}
+    return {event.producer for event in service.subscriptions}
 
 
 def every_publication() -> set[str]:
@@ -57,8 +57,8 @@ def every_publication() -> set[str]:
 def wanted_publications(service: Service) -> set[str]:
     """What this service must be able to send, said again by hand: not by the code that is tried."""
     name, found = service.name, set[str]()
-    if service.tells:
-        found |= {f"events.{name}.{event.__name__}" for event in service.tells} | {f"events.{name}.any"}
+    if service.publications:
+        found |= {f"events.{name}.{event.__name__}" for event in service.publications} | {f"events.{name}.any"}
         found |= {f"$JS.API.STREAM.CREATE.{name}", f"$JS.API.STREAM.INFO.{name}"}
     for producer in heard_by(service) if service.has_database else ():
         consumer = f"{producer}.{name}"
@@ -87,7 +87,7 @@ def wanted_subscriptions(service: Service) -> set[str]:
     if not service.has_database:  # it watches what passes by, and says nothing
         return {"events.>", "events.*.*", *(f"events.{name}.{end}" for name in NAMES for end in (">", "any"))}
     own = {f"_INBOX_{service.name}.>", f"_INBOX_{service.name}.any"}
-    return own | ({f"republish.{service.name}"} if service.tells else set())
+    return own | ({f"republish.{service.name}"} if service.publications else set())
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_the_matrix_is_a_large_one() -> None:
 @pytest_asyncio.fixture
 async def streams(server: Nats) -> Nats:
     """Every producer's stream, made by the producer."""
-    for service in (each for each in SERVICES if each.tells):
+    for service in (each for each in SERVICES if each.publications):
         bus = Bus(service.name)
         bus.start(server.url(service.name))
         await bus.ready()

@@ -12,7 +12,7 @@ import stripe
 
 from admitone.auth.tokens import new_signing_key
 from admitone.kernel import clock, ids
-from admitone.kernel.identity import Person
+from admitone.kernel.http.sessions import SignedInUser
 from admitone.local.postgres import Postgres
 from admitone.web.service import SERVICE as WEB
 from tests import engines
@@ -94,12 +94,12 @@ class Scene:
 
     @property
     def forger(self) -> Forger:
-        return Forger(self.market.app.running["auth"].settings.signing_key)
+        return Forger(self.market.signing_key_of(app))
 
     def token(self, name: str) -> str:
         """Another session of somebody."""
         expires_at = clock.now().timestamp() + 3600
-        person = Person(self.people[name], f"{name}@example.com", ids.new_id(), expires_at)
+        person = SignedInUser(self.people[name], f"{name}@example.com", ids.new_id(), expires_at)
         return token_of(self.market.app, person)
 
     def token_for(self, column: str, claimed: str) -> str | None:
@@ -214,7 +214,7 @@ async def scene(postgres: Postgres, databases: engines.Databases, start_nats: St
 
                 async def is_ended_everywhere(token: str = token) -> bool:
                     running = market.app.running.values()
-                    return not any([await each.identity.person(token) for each in running])
+                    return not any([await each.sessions.user(token) for each in running])
 
                 await eventually(is_ended_everywhere, "every service refuses the ended session")
         yield found

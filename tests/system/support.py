@@ -17,7 +17,7 @@ from admitone.local.server import free_port
 from admitone.registry import named
 from tests import engines
 from tests.sandbox.running import API_KEY, WEBHOOK_SECRET, RunningSandbox, fresh_database, running_sandbox, served
-from tests.support import StartNats, bus_user, eventually, settings_for, signed_in
+from tests.support import StartNats, app_of, bus_user, eventually, settings_for, signed_in
 
 Json = dict[str, Any]
 
@@ -124,7 +124,7 @@ async def marketplace(
     nats = start_nats(*(bus_user(each) for each in services))
     if "payments" not in names:
         settings = await settings_for(databases, start_nats, *services, nats=nats, **chosen)
-        async with App(services, settings) as app:
+        async with app_of(services, settings) as app:
             yield Market(app, nats, services)
         return
     port = free_port()
@@ -134,7 +134,7 @@ async def marketplace(
             databases, start_nats, *services, nats=nats, port=port, stripe_url=sandbox.url,
             stripe_secret_key=API_KEY, stripe_webhook_secret=WEBHOOK_SECRET, **chosen,
         )  # fmt: skip
-        async with App(services, settings) as app:
+        async with app_of(services, settings) as app:
             config = uvicorn.Config(app, port=port, lifespan="off", log_config=None)
             async with served(lambda: uvicorn.Server(config)):
                 yield Market(app, nats, services, sandbox)

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-import msgspec
 import uvicorn
 
 from admitone.auth.service import SERVICE as AUTH
@@ -17,13 +16,13 @@ from admitone.local.server import LOOPBACK, free_port
 from admitone.tickets.service import SERVICE as TICKETS
 from tests.engines import Databases
 from tests.sandbox.running import served
-from tests.support import StartNats, settings_for, sign_in, sign_up
+from tests.support import StartNats, app_of, settings_for, sign_in, sign_up, with_settings
 
 
 @asynccontextmanager
 async def auth_process(settings: Settings, port: int) -> AsyncIterator[httpx.AsyncClient]:
     """Auth as a process of its own would be, at an address of its own."""
-    async with App([AUTH], settings) as app:
+    async with app_of([AUTH], settings) as app:
         config = uvicorn.Config(app, host=LOOPBACK, port=port, lifespan="off", log_config=None)
         async with served(lambda: uvicorn.Server(config)), app.client() as client:
             yield client
@@ -36,12 +35,12 @@ async def test_a_key_is_replaced_under_load_without_signing_anyone_out(
     base = await settings_for(databases, start_nats, AUTH, TICKETS, service_urls={"auth": f"http://{LOOPBACK}:{port}"})
 
     def signing_with(keys: str) -> Settings:
-        return msgspec.structs.replace(base, signing_key=keys)
+        return with_settings(base, signing_key=keys)
 
     async with auth_process(signing_with(old), port) as alice:
         await sign_up(alice, "alice@example.com")
     answers: Counter[int] = Counter()
-    async with App([TICKETS], base) as tickets:
+    async with app_of([TICKETS], base) as tickets:
         # The new key is published while the old one signs: whoever fetches keys from now on gets both.
         async with auth_process(signing_with(old + new), port):
             await ask(tickets, alice, answers, times=50)

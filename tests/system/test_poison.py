@@ -9,8 +9,9 @@ import asyncpg
 import httpx
 import pytest
 
-from admitone.kernel import letters, runner
-from admitone.kernel.inbox import ATTEMPTS_MAX, Inbox
+from admitone.kernel import runner
+from admitone.kernel.messaging import dead_letters
+from admitone.kernel.messaging.inbox import ATTEMPTS_MAX, Inbox
 from admitone.local.postgres import Postgres
 from bench.poison import BREAK, MEND, POISON
 from tests import engines
@@ -67,8 +68,8 @@ async def test_s15_poison_stops_nobody_and_has_its_effect_once_after_the_fix(
             async def others_are_here() -> bool:
                 return bool(await orders.fetchval("SELECT count(*) FROM ticket") == TICKETS - len(POISONOUS))
 
-            async def is_given_up() -> list[letters.DeadLetter] | None:
-                found = await letters.listed(orders)
+            async def is_given_up() -> list[dead_letters.DeadLetter] | None:
+                found = await dead_letters.find_all(orders)
                 return found if len(found) == len(POISONOUS) else None
 
             await eventually(others_are_here, "orders knows every other ticket", 30)
@@ -82,7 +83,7 @@ async def test_s15_poison_stops_nobody_and_has_its_effect_once_after_the_fix(
             assert retried(market) == "3 handled, 0 failed again"
             assert retried(market) == "0 handled, 0 failed again"
 
-            assert await letters.listed(orders) == []
+            assert await dead_letters.find_all(orders) == []
             versions = await orders.fetch("SELECT version FROM ticket WHERE id = ANY($1)", poisonous)
             assert [row["version"] for row in versions] == [0, 0, 0]
             await market.reserves(bob, {"id": poisonous[0]})

@@ -10,8 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from admitone.kernel.trace import following, record_with
-from admitone.kernel.tracing import exported, recorded
+from admitone.kernel.tracing import export_traces, record_with, recorded, trace_span
 from admitone.local.postgres import Postgres
 from admitone.local.server import LOOPBACK
 from tests import engines
@@ -65,7 +64,7 @@ def assert_every_span_has_its_cause(spans: list[ReadableSpan]) -> None:
 
 async def test_spans_reach_a_collector_over_http() -> None:
     def work(url: str) -> None:
-        with exported("orders", url), following(BUYER["traceparent"], "orders POST /api/orders"):
+        with export_traces("orders", url), trace_span(BUYER["traceparent"], "orders POST /api/orders"):
             pass
 
     async with collector() as (url, received):
@@ -103,9 +102,9 @@ async def collector() -> AsyncIterator[tuple[str, list[ExportTraceServiceRequest
 def test_what_fails_is_marked_and_what_is_not_sampled_is_not_sent() -> None:
     spans = InMemorySpanExporter()
     with recorded("orders", SimpleSpanProcessor(spans)):
-        with pytest.raises(ZeroDivisionError), following(None, "fails"):
+        with pytest.raises(ZeroDivisionError), trace_span(None, "fails"):
             raise ZeroDivisionError
-        with following(BUYER["traceparent"][:-1] + "0", "is not sampled"):
+        with trace_span(BUYER["traceparent"][:-1] + "0", "is not sampled"):
             pass
     (failed,) = spans.get_finished_spans()
     assert failed.name == "fails"
@@ -114,7 +113,7 @@ def test_what_fails_is_marked_and_what_is_not_sampled_is_not_sent() -> None:
 
 
 def test_without_a_collector_nothing_is_recorded() -> None:
-    with exported("orders", ""):
+    with export_traces("orders", ""):
         record_with(None)
-        with following(None, "work") as traceparent:
+        with trace_span(None, "work") as traceparent:
             assert traceparent.startswith("00-")

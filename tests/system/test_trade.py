@@ -16,9 +16,9 @@ import pytest
 from msgspec.structs import replace
 
 from admitone.events import OrderCreated, TicketUpdated
-from admitone.kernel.bus import Bus
-from admitone.kernel.event import event_types, wrap
 from admitone.kernel.ids import new_id
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.event import event_types, wrap
 from admitone.kernel.settings import Settings
 from admitone.local.installation import found_running
 from admitone.local.postgres import Postgres

@@ -11,12 +11,12 @@ import msgspec
 
 from admitone.auth.service import SERVICE as AUTH
 from admitone.events import CancelReason, OrderCancelled, OrderCompleted, OrderCreated, OrderedTicket
-from admitone.kernel.bus import Bus
 from admitone.kernel.clock import now
-from admitone.kernel.database import Database
-from admitone.kernel.event import Event, unwrap, wrap
+from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
-from admitone.kernel.inbox import Inbox, MissingEvents
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.event import Event, unwrap, wrap
+from admitone.kernel.messaging.inbox import Inbox, MissingEvents
 from admitone.kernel.runner import App
 from admitone.tickets.model import ShownTicket
 from admitone.tickets.service import SERVICE as TICKETS
@@ -100,9 +100,9 @@ def on_the_bus(event: Event) -> bytes:
 async def hear(database: Database, *events: Event | bytes) -> list[MissingEvents]:
     """Take events in together, in order, as if they came from the bus; return the gaps they met."""
     messages = [event if isinstance(event, bytes) else on_the_bus(event) for event in events]
-    inbox = Inbox("tickets", database, Bus("tickets"), TICKETS.all_heard)
+    inbox = Inbox("tickets", database, Bus("tickets"), TICKETS.subscriptions)
     async with database.transaction() as tx:
-        missing = await inbox.take_in(tx, [unwrap(message) for message in messages])
+        missing = await inbox.consume(tx, [unwrap(message) for message in messages])
     return list(missing.values())
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from admitone.kernel.bodies import read_body
-from admitone.kernel.refusals import InvalidFields
+from admitone.kernel.errors import InvalidFields
+from admitone.kernel.http.parsing import read_body
 from admitone.tickets.model import TicketListing
 from tests.support import messages_of
 from tests.tickets.support import FADO, UNKNOWN, list_ticket

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from admitone.kernel.database import Database
+from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
 from admitone.kernel.money import decimal_of
 from admitone.tickets import store

@@ -10,17 +10,17 @@ import httpx
 import pytest
 
 from admitone.auth.service import SERVICE as AUTH
-from admitone.kernel.bus import Bus
-from admitone.kernel.database import Database
-from admitone.kernel.event import Event, subject_of
+from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.event import Event, subject_of
 from admitone.kernel.money import decimal_of
 from admitone.kernel.runner import App
 from admitone.tickets import store
 from admitone.tickets.model import ANY_VERSION, Ticket, TicketListing
 from admitone.tickets.service import SERVICE as TICKETS
 from tests import engines
-from tests.support import StartNats, bus_user, eventually, settings_for, signed_in, told_by
+from tests.support import StartNats, app_of, bus_user, eventually, settings_for, signed_in, told_by
 from tests.tickets.support import (
     cancelled,
     completed,
@@ -120,7 +120,7 @@ async def test_t21_t23_events_from_the_bus_are_acknowledged(
     await orders.ready()
     await orders.ensure_stream()
     settings = await settings_for(databases, start_nats, AUTH, TICKETS, nats=nats)
-    async with App([AUTH, TICKETS], settings) as app, signed_in(app, "alice") as alice:
+    async with app_of([AUTH, TICKETS], settings) as app, signed_in(app, "alice") as alice:
         bought, released = await list_ticket(alice), await list_ticket(alice)
         order, other = order_of(bought), order_of(released)
         for event in (order, other, cancelled(other), completed(order)):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from admitone.kernel.bodies import read_body
+from admitone.kernel.http.parsing import read_body
 from admitone.kernel.money import cents_of, decimal_of
 from admitone.tickets.model import TicketListing
 

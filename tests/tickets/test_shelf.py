@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admitone.kernel.bodies import read_fields
-from admitone.kernel.database import Database
+from admitone.kernel.database.pool import Database
+from admitone.kernel.http.parsing import read_fields
 from admitone.kernel.ids import new_id
 from admitone.tickets import store
 from admitone.tickets.cursor import Place, pack, unpack

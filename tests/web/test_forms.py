@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from admitone.kernel.refusals import FieldError, Invalid, Refusal, TooLarge, WrongMediaType
+from admitone.kernel.errors import BodyTooLarge, FieldError, Invalid, Refusal, UnsupportedMediaType
 from admitone.web.forms import Form, amount_of, key_of, posted
 
 FORM = "application/x-www-form-urlencoded"
@@ -40,9 +40,9 @@ async def test_a_form_may_be_empty() -> None:
         (b"a=\xff", FORM, Invalid),
         (b"novalue", FORM, Invalid),
         (b"&".join(b"a%d=1" % number for number in range(21)), FORM, Invalid),
-        (b"a=" + b"x" * 65_536, FORM, TooLarge),
-        (b'{"a":1}', "application/json", WrongMediaType),
-        (b"--x", "multipart/form-data; boundary=x", WrongMediaType),
+        (b"a=" + b"x" * 65_536, FORM, BodyTooLarge),
+        (b'{"a":1}', "application/json", UnsupportedMediaType),
+        (b"--x", "multipart/form-data; boundary=x", UnsupportedMediaType),
     ],
 )
 async def test_what_no_form_of_ours_sends_is_refused(body: bytes, media_type: str, refusal: type[Refusal]) -> None:

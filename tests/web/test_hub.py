@@ -7,12 +7,12 @@ import msgspec
 
 from admitone.events import OrderCancelled, OrderCreated, OrderedTicket, TicketUpdated
 from admitone.kernel import clock, ids
-from admitone.kernel.identity import Person
+from admitone.kernel.http.sessions import SignedInUser
 from admitone.web.live import KEPT_MESSAGES, UNSENT_BYTES_MAX, Browser, Hub
 
 
-def person(seconds: float = 3600) -> Person:
-    return Person(ids.new_id(), "bob@example.com", ids.new_id(), clock.now().timestamp() + seconds)
+def person(seconds: float = 3600) -> SignedInUser:
+    return SignedInUser(ids.new_id(), "bob@example.com", ids.new_id(), clock.now().timestamp() + seconds)
 
 
 def ticket_updated(version: int = 1) -> TicketUpdated:

@@ -75,7 +75,7 @@ async def listening(
 
 
 async def _listens_to_the_bus(app: App) -> None:
-    hub = app.running["web"].own.hub
+    hub = app.running["web"].resources.hub
 
     async def is_listening() -> bool:
         return bool(hub.is_listening)
@@ -102,7 +102,7 @@ async def reserve(buyer: httpx.AsyncClient, ticket_id: str) -> str:
 async def test_a_lock_reaches_everybody_and_the_order_only_its_buyer(app: App) -> None:
     alice, bob, carol = (signed_in(app, name) for name in ("alice", "bob", "carol"))
     await _listens_to_the_bus(app)
-    since = app.running["web"].own.hub.last_id
+    since = app.running["web"].resources.hub.last_id
     async with listening(app, bob, since=since) as bobs, listening(app, carol, since=since) as carols:
         assert bobs.status == 200
         assert bobs.headers[b"content-type"].startswith(b"text/event-stream")
@@ -118,7 +118,7 @@ async def test_a_lock_reaches_everybody_and_the_order_only_its_buyer(app: App) -
 async def test_who_comes_back_with_the_last_id_gets_what_they_missed(app: App) -> None:
     alice = signed_in(app, "alice")
     await _listens_to_the_bus(app)
-    hub = app.running["web"].own.hub
+    hub = app.running["web"].resources.hub
     since = hub.last_id
     first = await list_ticket(alice, "First")
     async with listening(app, app.client(), since=since) as stream:
@@ -134,7 +134,7 @@ async def test_who_comes_back_with_the_last_id_gets_what_they_missed(app: App) -
 async def test_signing_out_ends_the_stream(app: App) -> None:
     bob = signed_in(app, "bob")
     await _listens_to_the_bus(app)
-    async with listening(app, bob, since=app.running["web"].own.hub.last_id) as stream:
+    async with listening(app, bob, since=app.running["web"].resources.hub.last_id) as stream:
         await bob.post("/api/users/signout")
 
         async def is_over() -> bool:
@@ -144,7 +144,7 @@ async def test_signing_out_ends_the_stream(app: App) -> None:
 
 
 async def test_a_browser_that_leaves_is_forgotten(app: App) -> None:
-    hub = app.running["web"].own.hub
+    hub = app.running["web"].resources.hub
     async with listening(app, app.client()):
         assert len(hub) == 1
     assert len(hub) == 0

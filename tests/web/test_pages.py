@@ -182,9 +182,9 @@ async def test_a_session_that_a_service_no_longer_takes_is_asked_to_sign_in_and_
     alice = app.client()
     await sign_up(alice, "alice@example.com")
     # As if the web service had not heard yet what the others know.
-    person = await app.running["web"].identity.person(alice.cookies["session"])
+    person = await app.running["web"].sessions.user(alice.cookies["session"])
     assert person is not None
-    app.running["orders"].identity.revoke(person.session_id)
+    app.running["orders"].sessions.revoke(person.session_id)
     answer = await alice.get("/orders")
     assert answer.status_code == 303
     signing_in = await alice.get(answer.headers["location"])

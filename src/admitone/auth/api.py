@@ -25,16 +25,16 @@ from admitone.auth.model import (
     read_new_password,
     read_password,
 )
-from admitone.auth.own import Own
 from admitone.auth.passwords import is_outdated
+from admitone.auth.resources import Resources
 from admitone.auth.tokens import KeySet
 from admitone.events import SessionRevoked, UserCreated, UserUpdated
 from admitone.kernel import ids
-from admitone.kernel.bodies import Rule
-from admitone.kernel.database import Transaction
-from admitone.kernel.http import CREATED, OK, Answer, Call, operation
-from admitone.kernel.identity import COOKIE, Person, session_revoked
-from admitone.kernel.refusals import Conflict, KeyReused, NotSignedIn, TooManyTries
+from admitone.kernel.database.pool import Transaction
+from admitone.kernel.errors import Conflict, IdempotencyKeyReused, NotSignedIn, TooManyRequests
+from admitone.kernel.http.operations import CREATED, OK, Request, Response, operation
+from admitone.kernel.http.parsing import Rule
+from admitone.kernel.http.sessions import COOKIE, SignedInUser, session_revoked
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class AccountChange(msgspec.Struct, frozen=True, rename="camel"):
     password: Annotated[_PasswordText | None, _given(_NEW_PASSWORD)] = None
 
 
-class User(msgspec.Struct, frozen=True):
+class UserView(msgspec.Struct, frozen=True):
     """A person, as others see them."""
 
     id: UUID
@@ -84,7 +84,7 @@ class User(msgspec.Struct, frozen=True):
 class CurrentUser(msgspec.Struct, frozen=True, rename="camel"):
     """Who is signed in, if anybody is."""
 
-    current_user: User | None
+    current_user: UserView | None
 
 
 class SignedOut(msgspec.Struct, frozen=True):
@@ -104,178 +104,182 @@ _EXAMPLE: Final = {
     "/api/users/signup",
     status=CREATED,
     body=SignUp,
-    answers=User,
-    refuses=(EmailInUse, TooManyTries, TooBusyToHash),
+    returns=UserView,
+    raises=(EmailInUse, TooManyRequests, TooBusyToHash),
     idempotent=True,
-    sends=_SESSION,
+    response_headers=_SESSION,
     examples=_EXAMPLE,
 )
-async def sign_up(call: Call[SignUp]) -> Answer:
+async def sign_up(request: Request[SignUp, Resources]) -> Response:
     """Make an account and sign in.
 
     A repeat with the same Idempotency-Key and the same credentials signs in to the account made the first time.
     """
-    key = call.idempotency_key
-    place = _place(call)
-    passwords = _own(call).passwords
+    key = request.idempotency_key
+    place = _place(request)
+    passwords = request.resources.passwords
     with passwords.turn():
         # Counted, because a refusal tells who has an account here.
         from_place = Guess.from_place(place)
-        await delays.count_try(call.db, [from_place])
-        account = Account(ids.new_id(), call.body.email, await passwords.hash(call.body.password))
-        async with call.db.transaction() as tx:
+        await delays.count_try(request.db, [from_place])
+        account = Account(ids.new_id(), request.input.email, await passwords.hash(request.input.password))
+        async with request.db.transaction() as tx:
             if await store.add_account(tx, account, key):
                 tx.publish(UserCreated(id=account.id, email=account.email, version=account.version))
-                answer = await _begin_session(call, tx, account, place, CREATED)
+                response = await _begin_session(request, tx, account, place, CREATED)
                 await delays.take_back(tx, None, from_place)
-                return answer
-        made_before = await store.find_by_sign_up_key(call.db, key) if key is not None else None
+                return response
+        made_before = await store.find_by_sign_up_key(request.db, key) if key is not None else None
         if made_before is None:
             raise EmailInUse
-        is_the_same = made_before.email == call.body.email and await passwords.is_right(
-            call.body.password, made_before.password_hash
+        is_the_same = made_before.email == request.input.email and await passwords.is_right(
+            request.input.password, made_before.password_hash
         )
         if not is_the_same:
-            raise KeyReused
-        async with call.db.transaction() as tx:
-            answer = await _begin_session(call, tx, made_before, place, CREATED)
+            raise IdempotencyKeyReused
+        async with request.db.transaction() as tx:
+            response = await _begin_session(request, tx, made_before, place, CREATED)
             await delays.take_back(tx, None, from_place)
-            return answer
+            return response
 
 
 @operation(
     "POST",
     "/api/users/signin",
     body=SignIn,
-    answers=User,
-    refuses=(InvalidCredentials, TooManyTries, TooBusyToHash),
-    sends=_SESSION,
+    returns=UserView,
+    raises=(InvalidCredentials, TooManyRequests, TooBusyToHash),
+    response_headers=_SESSION,
     examples=_EXAMPLE,
 )
-async def sign_in(call: Call[SignIn]) -> Answer:
-    """Sign in; an unknown e-mail and a wrong password get the same answer after the same work."""
-    place = _place(call)
-    passwords = _own(call).passwords
+async def sign_in(request: Request[SignIn, Resources]) -> Response:
+    """Sign in; an unknown e-mail and a wrong password get the same response after the same work."""
+    place = _place(request)
+    passwords = request.resources.passwords
     with passwords.turn():
-        account, is_familiar = await store.find_by_email(call.db, call.body.email, place)
-        at_account = Guess.at_account(call.body.email, place if is_familiar else None)
+        account, is_familiar = await store.find_by_email(request.db, request.input.email, place)
+        at_account = Guess.at_account(request.input.email, place if is_familiar else None)
         from_place = Guess.from_place(place)
-        await delays.count_try(call.db, [at_account, from_place])
-        is_right = await passwords.is_right(call.body.password, account.password_hash if account else None)
+        await delays.count_try(request.db, [at_account, from_place])
+        is_right = await passwords.is_right(request.input.password, account.password_hash if account else None)
         if account is None or not is_right:
             log.info("signing in refused", extra={"account": account.id if account else None, "place": str(place)})
             raise InvalidCredentials
         fresh_hash: str | None = None
         if is_outdated(account.password_hash):
-            fresh_hash = await passwords.hash(call.body.password)
-    async with call.db.transaction() as tx:
+            fresh_hash = await passwords.hash(request.input.password)
+    async with request.db.transaction() as tx:
         if fresh_hash is not None and await store.rehash(tx, account, fresh_hash):
             account = Account(account.id, account.email, fresh_hash, account.version)
-        answer = await _begin_session(call, tx, account, place, OK)
+        response = await _begin_session(request, tx, account, place, OK)
         # Another session of this browser would be out of its owner's reach from now on.
-        replaced = await _end_own_session(tx, call.caller) if call.caller else []
+        replaced = await _end_own_session(tx, request.maybe_user) if request.maybe_user else []
         await delays.take_back(tx, at_account, from_place)
-    _refuse_from_now_on(call, replaced)
-    return answer
+    _refuse_from_now_on(request, replaced)
+    return response
 
 
-@operation("POST", "/api/users/signout", answers=SignedOut, sends=_NO_SESSION)
-async def sign_out(call: Call[None]) -> Answer:
+@operation("POST", "/api/users/signout", returns=SignedOut, response_headers=_NO_SESSION)
+async def sign_out(request: Request[None, Resources]) -> Response:
     """Sign out: the session ends everywhere within a second, and its cookie is cleared."""
-    if call.caller is not None:
-        async with call.db.transaction() as tx:
-            ended = await _end_own_session(tx, call.caller)
-        _refuse_from_now_on(call, ended)
-    return Answer(OK, SignedOut(), (_cookie(call, "", 0),))
+    if request.maybe_user is not None:
+        async with request.db.transaction() as tx:
+            ended = await _end_own_session(tx, request.maybe_user)
+        _refuse_from_now_on(request, ended)
+    return Response(OK, SignedOut(), (_cookie(request, "", 0),))
 
 
-@operation("POST", "/api/users/signout-everywhere", answers=SignedOut, sends=_NO_SESSION, signed_in=True)
-async def sign_out_everywhere(call: Call[None]) -> Answer:
+@operation("POST", "/api/users/signout-everywhere", returns=SignedOut, response_headers=_NO_SESSION, signed_in=True)
+async def sign_out_everywhere(request: Request[None, Resources]) -> Response:
     """Sign out on every device, this one included."""
-    async with call.db.transaction() as tx:
-        await store.hold_account(tx, call.person.id)
-        others = await store.end_other_sessions(tx, call.person.id, call.person.session_id)
-        ended = [*await _tell_ended(tx, others), *await _end_own_session(tx, call.person)]
-    _refuse_from_now_on(call, ended)
-    return Answer(OK, SignedOut(), (_cookie(call, "", 0),))
+    async with request.db.transaction() as tx:
+        await store.hold_account(tx, request.user.id)
+        others = await store.end_other_sessions(tx, request.user.id, request.user.session_id)
+        ended = [*await _tell_ended(tx, others), *await _end_own_session(tx, request.user)]
+    _refuse_from_now_on(request, ended)
+    return Response(OK, SignedOut(), (_cookie(request, "", 0),))
 
 
-@operation("GET", "/api/users/currentuser", answers=CurrentUser)
-async def current_user(call: Call[None]) -> Answer:
+@operation("GET", "/api/users/currentuser", returns=CurrentUser)
+async def current_user(request: Request[None, Resources]) -> Response:
     """Tell who is signed in, or null."""
-    return Answer(OK, CurrentUser(User(call.caller.id, call.caller.email) if call.caller else None))
+    return Response(
+        OK, CurrentUser(UserView(request.maybe_user.id, request.maybe_user.email) if request.maybe_user else None)
+    )
 
 
 @operation(
     "PUT",
     "/api/users/currentuser",
     body=AccountChange,
-    answers=User,
-    refuses=(EmailInUse, WrongCurrentPassword, NothingToChange, Conflict, TooManyTries, TooBusyToHash),
+    returns=UserView,
+    raises=(EmailInUse, WrongCurrentPassword, NothingToChange, Conflict, TooManyRequests, TooBusyToHash),
     signed_in=True,
     examples={
         "request": {"currentPassword": "correct horse battery staple", "email": "alice@example.org"},
         "answer": {"id": "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66", "email": "alice@example.org"},
     },
 )
-async def change_account(call: Call[AccountChange]) -> Answer:
+async def change_account(request: Request[AccountChange, Resources]) -> Response:
     """Change one's e-mail, password, or both; a new password ends all other sessions."""
-    if call.body.email is None and call.body.password is None:
+    if request.input.email is None and request.input.password is None:
         raise NothingToChange
-    place = _place(call)
-    passwords = _own(call).passwords
+    place = _place(request)
+    passwords = request.resources.passwords
     with passwords.turn():
-        account, is_familiar = await store.find_by_id(call.db, call.person.id, place)
+        account, is_familiar = await store.find_by_id(request.db, request.user.id, place)
         if account is None:
             raise NotSignedIn
         at_account = Guess.at_account(account.email, place if is_familiar else None)
         from_place = Guess.from_place(place)
-        await delays.count_try(call.db, [at_account, from_place])
-        if not await passwords.is_right(call.body.current_password, account.password_hash):
+        await delays.count_try(request.db, [at_account, from_place])
+        if not await passwords.is_right(request.input.current_password, account.password_hash):
             log.info("changing the account refused", extra={"account": account.id, "place": str(place)})
             raise WrongCurrentPassword
-        fresh_hash = await passwords.hash(call.body.password) if call.body.password is not None else None
-    changed = account.changed(call.body.email, fresh_hash)
+        fresh_hash = await passwords.hash(request.input.password) if request.input.password is not None else None
+    changed = account.changed(request.input.email, fresh_hash)
     ended: list[UUID] = []
-    async with call.db.transaction() as tx:
+    async with request.db.transaction() as tx:
         if changed is not account:
             if not await store.change_account(tx, changed):
                 raise Conflict
             tx.publish(UserUpdated(id=changed.id, email=changed.email, version=changed.version))
         if fresh_hash is not None:
-            others = await store.end_other_sessions(tx, account.id, call.person.session_id)
+            others = await store.end_other_sessions(tx, account.id, request.user.session_id)
             ended = await _tell_ended(tx, others)
         await delays.take_back(tx, at_account, from_place)
         now = tx.now
-    _refuse_from_now_on(call, ended)
-    answered = User(changed.id, changed.email)
-    if changed.email == call.person.email:
-        return Answer(OK, answered)
+    _refuse_from_now_on(request, ended)
+    answered = UserView(changed.id, changed.email)
+    if changed.email == request.user.email:
+        return Response(OK, answered)
     # The token carries the e-mail, so this session gets another one; it lasts no longer than the first.
-    person = Person(changed.id, changed.email, call.person.session_id, call.person.expires_at)
-    seconds_left = max(int(call.person.expires_at - now.timestamp()), 0)
-    return Answer(OK, answered, (_cookie(call, _own(call).keys.sign(person, now), seconds_left),))
+    person = SignedInUser(changed.id, changed.email, request.user.session_id, request.user.expires_at)
+    seconds_left = max(int(request.user.expires_at - now.timestamp()), 0)
+    return Response(OK, answered, (_cookie(request, request.resources.keys.sign(person, now), seconds_left),))
 
 
-@operation("GET", "/api/users/jwks", answers=KeySet)
-async def public_keys(call: Call[None]) -> Answer:
+@operation("GET", "/api/users/jwks", returns=KeySet)
+async def public_keys(request: Request[None, Resources]) -> Response:
     """The public keys with which anybody can verify a session's token."""
-    return Answer(OK, _own(call).keys.published, ((b"cache-control", b"public, max-age=60"),))
+    return Response(OK, request.resources.keys.published, ((b"cache-control", b"public, max-age=60"),))
 
 
-async def _begin_session(call: Call[Any], tx: Transaction, account: Account, place: Place, status: int) -> Answer:
-    """Begin a session and return the answer that carries it; raises InvalidCredentials for a password of yesterday."""
-    seconds = call.settings.session_seconds
+async def _begin_session(
+    request: Request[Any, Resources], tx: Transaction, account: Account, place: Place, status: int
+) -> Response:
+    """Begin a session and return the response that carries it; raises InvalidCredentials for a password of yesterday."""
+    seconds = request.resources.session_seconds
     session = Session(ids.new_id(), account.id, tx.now + timedelta(seconds=seconds))
     if not await store.begin_session(tx, session, account.password_hash, place):
         raise InvalidCredentials
-    person = Person(account.id, account.email, session.id, session.expires_at.timestamp())
-    token = _own(call).keys.sign(person, tx.now)
+    person = SignedInUser(account.id, account.email, session.id, session.expires_at.timestamp())
+    token = request.resources.keys.sign(person, tx.now)
     log.info("session begins", extra={"account": account.id, "session": session.id, "place": str(place)})
-    return Answer(status, User(account.id, account.email), (_cookie(call, token, seconds),))
+    return Response(status, UserView(account.id, account.email), (_cookie(request, token, seconds),))
 
 
-async def _end_own_session(tx: Transaction, caller: Person) -> list[UUID]:
+async def _end_own_session(tx: Transaction, caller: SignedInUser) -> list[UUID]:
     """End the session the request came with, whatever the database remembers of it: its token says enough."""
     await store.end_session(tx, caller.session_id)
     expires_at = datetime.fromtimestamp(caller.expires_at, UTC)
@@ -294,27 +298,21 @@ async def _tell_ended(tx: Transaction, sessions: Iterable[Session]) -> list[UUID
     return [event.session_id for event in ended]
 
 
-def _refuse_from_now_on(call: Call[Any], ended: Iterable[UUID]) -> None:
+def _refuse_from_now_on(request: Request[Any, Resources], ended: Iterable[UUID]) -> None:
     """Refuse these sessions in this process at once; called after the commit."""
     for session_id in ended:
-        call.service.identity.revoke(session_id)
+        request.service.sessions.revoke(session_id)
 
 
-def _cookie(call: Call[Any], token: str, seconds: int) -> tuple[bytes, bytes]:
+def _cookie(request: Request[Any, Resources], token: str, seconds: int) -> tuple[bytes, bytes]:
     """Return the header that sets the session's cookie; an empty token clears it."""
     parts = [f"{COOKIE}={token}", "Path=/", f"Max-Age={seconds}", "HttpOnly", "SameSite=Lax"]
     if not token:
         parts.append("Expires=Thu, 01 Jan 1970 00:00:00 GMT")
-    if call.settings.is_https:
+    if request.settings.is_https:
         parts.append("Secure")
     return (b"set-cookie", "; ".join(parts).encode())
 
 
-def _place(call: Call[Any]) -> Place:
-    return delays.place_of(call.request, trust_proxy=call.settings.trust_proxy)
-
-
-def _own(call: Call[Any]) -> Own:
-    own = call.service.own
-    assert isinstance(own, Own)
-    return own
+def _place(request: Request[Any, Resources]) -> Place:
+    return delays.place_of(request.http, trust_proxy=request.settings.trust_proxy)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from admitone.auth import store
 from admitone.auth.model import Guess, Place
-from admitone.kernel.database import Database, Transaction
+from admitone.kernel.database.pool import Database, Transaction
 
 # What one customer of a provider usually has. Source: RFC 6177 for IPv6, §2.
 _IPV4_PREFIX: Final = 24

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.kernel.refusals import Invalid, TooManyTries, Unavailable
+from admitone.kernel.errors import Invalid, TooManyRequests, Unavailable
 from admitone.kernel.text import clean_line
 
 EMAIL_OCTETS_MAX: Final = 254
@@ -108,7 +108,7 @@ class Tries(msgspec.Struct, frozen=True):
         """
         # Those who try at once may have begun in another order than they are counted in: that alone is no reason.
         if self.count >= free and now < self.wait_until:
-            raise TooManyTries(math.ceil((self.wait_until - now).total_seconds()))
+            raise TooManyRequests(math.ceil((self.wait_until - now).total_seconds()))
         count = 1 if now - self.last_at > _FORGOTTEN_AFTER else self.count + 1
         # From the sixth doubling on it is a minute anyway, and a power without bound is a number without end.
         wait_seconds = 0 if count < free else min(2 ** min(count - free, 6), _WAIT_SECONDS_MAX)

@@ -1,11 +1,11 @@
-"""auth: people and their sessions."""
+"""auth: users and their sessions."""
 
 from typing import Final
 
-from admitone.auth import api
-from admitone.auth.forgetting import forget_old
-from admitone.auth.own import own
+from admitone.auth import api, jobs
+from admitone.auth.resources import AuthSettings, open_resources
 from admitone.events import SessionRevoked, UserCreated, UserUpdated
+from admitone.kernel.http.sessions import SessionAuthority, session_revoked
 from admitone.kernel.service import Service
 
 SERVICE: Final = Service(
@@ -19,7 +19,12 @@ SERVICE: Final = Service(
         api.change_account,
         api.public_keys,
     ),
-    tells=(UserCreated, UserUpdated, SessionRevoked),
-    jobs=(forget_old,),
-    opens=own,
+    subscriptions={SessionRevoked: session_revoked},
+    publications=(UserCreated, UserUpdated, SessionRevoked),
+    jobs=(jobs.delete_expired,),
+    settings=(AuthSettings,),
+    lifespan=open_resources,
 )
+
+# Every service verifies sessions with these keys.
+AUTHORITY: Final = SessionAuthority("auth", api.public_keys.path)

@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from admitone.auth.model import Account, EmailInUse, Place, Session, Tries
-from admitone.kernel.database import Row, Statements, Transaction, affected, columns
+from admitone.kernel.database.pool import Row, Statements, Transaction, affected_rows, columns
 
 _ADD_ACCOUNT: Final = """
 INSERT INTO account (id, email, password_hash, version, sign_up_key) VALUES ($1, $2, $3, $4, $5)
@@ -68,7 +68,7 @@ _FORGET_OLD_SESSIONS: Final = "DELETE FROM session WHERE expires_at < instant() 
 async def add_account(tx: Transaction, account: Account, sign_up_key: str | None) -> bool:
     """Keep a new account; False when the e-mail or the key has one already."""
     tag = await tx.execute(_ADD_ACCOUNT, account.id, account.email, account.password_hash, account.version, sign_up_key)
-    return affected(tag) == 1
+    return affected_rows(tag) == 1
 
 
 async def find_by_email(db: Statements, email: str, place: Place) -> tuple[Account | None, bool]:
@@ -98,18 +98,18 @@ async def change_account(tx: Transaction, account: Account) -> bool:
         tag = await tx.execute(_CHANGE_ACCOUNT, account.id, account.email, account.password_hash, account.version)
     except asyncpg.UniqueViolationError:
         raise EmailInUse from None
-    return affected(tag) == 1
+    return affected_rows(tag) == 1
 
 
 async def rehash(tx: Transaction, account: Account, password_hash: str) -> bool:
     """Replace the hash of the same password; False when the password was changed meanwhile."""
-    return affected(await tx.execute(_REHASH, account.id, account.password_hash, password_hash)) == 1
+    return affected_rows(await tx.execute(_REHASH, account.id, account.password_hash, password_hash)) == 1
 
 
 async def begin_session(tx: Transaction, session: Session, password_hash: str, place: Place) -> bool:
     """Keep a session; False when the password that was verified is no longer the account's."""
     tag = await tx.execute(_BEGIN_SESSION, session.id, session.account_id, password_hash, place, session.expires_at)
-    return affected(tag) == 1
+    return affected_rows(tag) == 1
 
 
 async def end_session(tx: Transaction, session_id: UUID) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from admitone.kernel.identity import ALGORITHM, AUDIENCE, ISSUER, TOKEN_TYPE, Person
+from admitone.kernel.http.sessions import ALGORITHM, AUDIENCE, ISSUER, TOKEN_TYPE, SignedInUser
 from admitone.kernel.settings import SettingsError
 
 _PEM_BLOCK: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
@@ -68,7 +68,7 @@ class SigningKeys:
             raise SettingsError("ADMITONE_SIGNING_KEY must be Ed25519 private keys in unencrypted PKCS #8 PEM")
         return cls(ed25519)
 
-    def sign(self, person: Person, issued_at: datetime) -> str:
+    def sign(self, person: SignedInUser, issued_at: datetime) -> str:
         """Return the token of a session; it expires when the session does."""
         claims = {
             "iss": ISSUER,

@@ -5,7 +5,7 @@ import msgspec
 
 from admitone.catalogue import hearing, shipped, watching
 from admitone.commands.failing import told_plainly
-from admitone.kernel.event import Event, subject_of
+from admitone.kernel.messaging.event import Event, subject_of
 
 
 @click.command

@@ -9,9 +9,10 @@ from typing import ParamSpec, TypeVar
 
 import click
 
-from admitone.kernel.database import UNREACHABLE
-from admitone.kernel.refusals import Unavailable
-from admitone.kernel.runner import CannotListen, Outdated
+from admitone.kernel.database.pool import UNREACHABLE
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.http.server import CannotListen
+from admitone.kernel.runner import MigrationsMissing
 from admitone.kernel.settings import SettingsError
 from admitone.local.errors import LocalError
 
@@ -32,7 +33,7 @@ def told_plainly(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (SettingsError, LocalError, Outdated, CannotListen) as error:
+        except (SettingsError, LocalError, MigrationsMissing, CannotListen) as error:
             raise CannotRun(str(error)) from error
         except (Unavailable, *UNREACHABLE) as error:
             raise CannotRun(f"The database cannot be reached: {str(error) or type(error).__name__}") from error

@@ -9,12 +9,12 @@ import msgspec
 from admitone import registry
 from admitone.commands.failing import told_plainly
 from admitone.commands.running import database_url, opened, settings_in_force
-from admitone.kernel import letters
-from admitone.kernel.bus import Bus
-from admitone.kernel.database import Database
-from admitone.kernel.event import Undecodable
-from admitone.kernel.inbox import Inbox
-from admitone.kernel.letters import DeadLetter
+from admitone.kernel.database.pool import Database
+from admitone.kernel.messaging import dead_letters as letters
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.dead_letters import DeadLetter
+from admitone.kernel.messaging.event import Undecodable
+from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.service import Service
 
 HEARING = click.Choice([each.name for each in registry.SERVICES if each.has_database])
@@ -107,7 +107,7 @@ async def _retry(letter_id: str | None, service: str | None) -> bool:
     count, failed = 0, 0
     for each in _services(service):
         async with opened(database_url(settings_in_force(), each.name)) as database:
-            inbox = Inbox(each.name, database, Bus(each.name), each.all_heard)
+            inbox = Inbox(each.name, database, Bus(each.name), each.subscriptions)
             for letter in await _found(database, letter_id):
                 count += 1
                 try:
@@ -166,7 +166,7 @@ async def _dead(service: str | None, letter_id: str | None = None) -> AsyncItera
 
 async def _found(database: Database, letter_id: str | None) -> list[DeadLetter]:
     if letter_id is None:
-        return await letters.listed(database)
+        return await letters.find_all(database)
     letter = await letters.find(database, letter_id)
     return [] if letter is None else [letter]
 

@@ -8,7 +8,7 @@ from admitone import registry
 from admitone.commands.failing import CannotRun, told_plainly
 from admitone.commands.running import settings_in_force
 from admitone.commands.serve import SERVICE
-from admitone.kernel.migrations import migrate as bring_up_to_date
+from admitone.kernel.database.migrations import migrate as bring_up_to_date
 from admitone.kernel.settings import Settings
 
 

@@ -7,10 +7,10 @@ import click
 from admitone import registry
 from admitone.commands.failing import told_plainly
 from admitone.commands.running import database_url, opened, settings_in_force
-from admitone.kernel import outbox
+from admitone.kernel.messaging import outbox
 from admitone.kernel.settings import Settings
 
-TELLING = click.Choice([each.name for each in registry.SERVICES if each.tells])
+TELLING = click.Choice([each.name for each in registry.SERVICES if each.publications])
 
 
 @click.command
@@ -27,7 +27,7 @@ def replay(*, services: tuple[str, ...]) -> None:
       admitone replay
       admitone replay orders tickets
     """
-    asyncio.run(_replay(settings_in_force(), [each.name for each in registry.named(services) if each.tells]))
+    asyncio.run(_replay(settings_in_force(), [each.name for each in registry.named(services) if each.publications]))
 
 
 async def _replay(settings: Settings, services: list[str]) -> None:

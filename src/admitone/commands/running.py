@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from admitone.commands.failing import CannotRun
-from admitone.kernel.database import Database
+from admitone.kernel.database.pool import Database
 from admitone.kernel.settings import Settings
 from admitone.local.installation import found_running
 

@@ -40,4 +40,4 @@ def serve(*, services: tuple[str, ...], ready_file: Path | None) -> None:
         say_ready(ready_file)
 
     with contextlib.suppress(asyncio.CancelledError):
-        uvloop.run(runner.serve(registry.named(services), settings, on_ready=ready))
+        uvloop.run(runner.serve(registry.named(services), settings, registry.AUTHORITY, on_ready=ready))

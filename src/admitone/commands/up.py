@@ -35,6 +35,7 @@ def up(*, processes: bool, port: int | None, data: str | None, verbose: bool) ->
     local.up(
         settings,
         registry.SERVICES,
+        authority=registry.AUTHORITY,
         new_signing_key=new_signing_key,
         processes=processes,
         verbose=verbose,

@@ -1,30 +1,18 @@
-"""What sets and drops alarms."""
-
-from collections.abc import Mapping, Sequence
-from uuid import UUID
+"""What expiration does when an order begins or can no longer expire."""
 
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated
 from admitone.expiration import store
-from admitone.kernel.database import Transaction
-from admitone.kernel.followed import is_known
-from admitone.kernel.inbox import Heard, MissingEvents
-
-Settled = OrderAwaitingPayment | OrderCancelled
+from admitone.kernel.database.pool import Transaction
+from admitone.kernel.messaging import replicas
+from admitone.kernel.messaging.inbox import MissingEvents
 
 
-async def orders_created(tx: Transaction, heard: Sequence[Heard[OrderCreated]]) -> Mapping[UUID, None]:
-    orders = [each.event for each in heard]
-    await store.set_deadlines(tx, orders)
-    return {order.id: None for order in orders}
+async def order_created(tx: Transaction, event: OrderCreated) -> None:
+    await store.set_deadlines(tx, [event])
 
 
-async def orders_settled(tx: Transaction, heard: Sequence[Heard[Settled]]) -> Mapping[UUID, None]:
-    """Paid for or over: they cannot expire any more."""
-    return dict.fromkeys(await store.drop_deadlines(tx, [each.event for each in heard]))
-
-
-async def order_settled(tx: Transaction, event: Settled) -> None:
-    """Raises MissingEvents while the order's beginning has not come."""
-    if not await is_known(tx, event.id):
+async def order_settled(tx: Transaction, event: OrderAwaitingPayment | OrderCancelled) -> None:
+    """The order is being paid for, or is over: it cannot expire any more."""
+    if event.id not in await replicas.versions(tx, [event.id]):
         raise MissingEvents(event.producer, event.id)
     await store.drop_deadlines(tx, [event])

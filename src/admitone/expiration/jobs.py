@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from typing import Final
+from typing import Any, Final
 
 from admitone.events import OrderExpired
 from admitone.expiration import store
-from admitone.kernel.database import UNREACHABLE
-from admitone.kernel.refusals import Unavailable
-from admitone.kernel.service import Running
+from admitone.kernel.database.pool import UNREACHABLE
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.running import RunningService
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _LOOK_ANYWAY_SECONDS: Final = 0.25
 _TRY_AGAIN_SECONDS: Final = 0.5
 
 
-async def ring(service: Running) -> None:
+async def ring(service: RunningService[Any]) -> None:
     """Ring every alarm when it is due, for ever, to the millisecond while the database answers."""
     while True:
         try:
@@ -31,7 +31,7 @@ async def ring(service: Running) -> None:
             await asyncio.sleep(_TRY_AGAIN_SECONDS)
 
 
-async def _ring_due(service: Running) -> int:
+async def _ring_due(service: RunningService[Any]) -> int:
     async with service.database.transaction() as tx:
         due = await store.ring_due(tx, _DEADLINES_MAX)
         for order_id in due:

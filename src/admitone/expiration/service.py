@@ -2,18 +2,17 @@
 
 from admitone import events
 from admitone.expiration import handlers, jobs, store
-from admitone.kernel.inbox import Together
 from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
 
 SERVICE = Service(
     name="expiration",
-    hears={
-        events.OrderCreated: Together(handlers.orders_created),
-        events.OrderAwaitingPayment: Together(handlers.orders_settled, handlers.order_settled),
-        events.OrderCancelled: Together(handlers.orders_settled, handlers.order_settled),
+    subscriptions={
+        events.OrderCreated: handlers.order_created,
+        events.OrderAwaitingPayment: handlers.order_settled,
+        events.OrderCancelled: handlers.order_settled,
     },
-    tells=(events.OrderExpired,),
+    publications=(events.OrderExpired,),
     jobs=(jobs.ring,),
     gauges=(Gauge("admitone_alarm_overdue_seconds", "How late the next alarm is", store.seconds_overdue),),
 )

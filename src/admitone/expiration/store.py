@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated
-from admitone.kernel.database import Database, Transaction, columns
+from admitone.kernel.database.pool import Database, Transaction, columns
 
 # It rings again until orders tells that the order is over: after 1, 2, 4 … 60 seconds.
 _RING: Final = """
@@ -21,7 +21,7 @@ _SET: Final = """
 WITH told AS (
     SELECT * FROM unnest($1::uuid[], $2::integer[], $3::timestamptz[]) AS told (order_id, version, expires_at)
 ), begun AS (
-    INSERT INTO followed (aggregate, version) SELECT order_id, version FROM told ORDER BY order_id
+    INSERT INTO aggregate_version (aggregate, version) SELECT order_id, version FROM told ORDER BY order_id
     ON CONFLICT DO NOTHING RETURNING aggregate
 )
 INSERT INTO deadline (order_id, expires_at, next_ring_at)
@@ -30,10 +30,10 @@ ON CONFLICT DO NOTHING
 """
 _DROP: Final = """
 WITH settled AS (
-    UPDATE followed SET version = told.version
+    UPDATE aggregate_version SET version = told.version
     FROM unnest($1::uuid[], $2::integer[]) AS told (order_id, version)
-    WHERE followed.aggregate = told.order_id AND followed.version < told.version
-    RETURNING followed.aggregate
+    WHERE aggregate_version.aggregate = told.order_id AND aggregate_version.version < told.version
+    RETURNING aggregate_version.aggregate
 ), dropped AS (
     DELETE FROM deadline USING settled WHERE deadline.order_id = settled.aggregate
 )

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from admitone.kernel import clock
-from admitone.kernel.trace import current_traceparent
+from admitone.kernel.tracing import current_traceparent
 
 _KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 

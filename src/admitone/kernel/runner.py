@@ -1,128 +1,118 @@
 """Runs services: starts what each one needs, serves them on one port, and stops them without losing anything."""
 
 import asyncio
-import contextlib
-import errno
 import logging
-import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import httpx
-import uvicorn
-from starlette.requests import Request
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request as HttpRequest
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from admitone.kernel import http, migrations, openapi
-from admitone.kernel.bus import Bus
-from admitone.kernel.database import UNREACHABLE, Database, connect_patiently
-from admitone.kernel.door import Door, Refusal
-from admitone.kernel.http import Answer, Edge, api_routes, plain_route
-from admitone.kernel.identity import FetchKeys, Identity, Tokens
-from admitone.kernel.inbox import Inbox
-from admitone.kernel.metrics import Measured, Metrics, Requests, Watched
-from admitone.kernel.outbox import Relay
-from admitone.kernel.pruning import keep_pruned
-from admitone.kernel.refusals import Unavailable
-from admitone.kernel.service import Running, Service
+from admitone.kernel.database import migrations
+from admitone.kernel.database.pool import UNREACHABLE, Database, connect_with_retries
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.http import openapi
+from admitone.kernel.http.app import HttpApp, document_route, operation_routes
+from admitone.kernel.http.client import Transport
+from admitone.kernel.http.operations import OK, Response
+from admitone.kernel.http.server import bind_socket, cancel_on_signals, listen, serving_in_background
+from admitone.kernel.http.sessions import SessionAuthority, Sessions, TokenVerifier
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.inbox import Inbox
+from admitone.kernel.messaging.outbox import Relay
+from admitone.kernel.messaging.retention import prune_forever
+from admitone.kernel.metrics import Metrics, RequestMetrics, Target
+from admitone.kernel.running import RunningService
+from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
 from admitone.kernel.tasks import end
-from admitone.kernel.tracing import exported
-from admitone.kernel.transport import Transport
+from admitone.kernel.tracing import export_traces
 
 log = logging.getLogger(__name__)
 
 _RESTART_JOB_SECONDS: Final = 1.0
-_DRAIN_SECONDS: Final = 20
 _CLIENT_TIMEOUT_SECONDS: Final = 5.0
 
 
-class Outdated(Exception):
+class MigrationsMissing(Exception):
     """The database lacks migrations; run `admitone migrate`"""
 
 
-@asynccontextmanager
-async def running(
-    service: Service, settings: Settings, tokens: Tokens, client_of: Callable[[str], httpx.AsyncClient]
-) -> AsyncIterator[tuple[Running, Relay | None]]:
-    """Run one service's relay, inbox and jobs; yield it for as long as the block lasts.
-
-    On the way out, what is being handled is finished or rolled back, and then everything is closed.
-    """
-    async with AsyncExitStack() as stack:
-        database: Database | None = None
-        if service.has_database:
-            database = await connect_patiently(
-                settings.database_url(service.name), application=service.name, connections=settings.database_connections
-            )
-            stack.push_async_callback(database.close)
-            await _demand_migrations(service.name, database)
-        bus = Bus(service.name, replicas=settings.nats_replicas)
-        bus.start(settings.nats_url(service.name))
-        stack.push_async_callback(bus.close)
-        current = Running(service.name, settings, Identity(tokens), bus, database, client_of)
-        current.own = await stack.enter_async_context(service.opens(current))
-
-        background: list[Callable[[], Awaitable[None]]] = [_job(job, current) for job in service.jobs]
-        relay: Relay | None = None
-        if database is not None:
-            own = database
-            background.append(lambda: current.identity.follow_revocations(own))
-            background.append(lambda: keep_pruned(own))
-            inbox = Inbox(service.name, database, bus, service.all_heard)
-            background += [_listen(inbox, producer) for producer in inbox.producers]
-            if service.tells:
-                relay = Relay(database, bus)
-                background.append(relay.run)
-        tasks = [asyncio.create_task(_keep_running(service.name, each)) for each in background]
-        try:
-            yield current, relay
-        finally:
-            await end(tasks)
-
-
-def _job(job: Callable[[Running], Awaitable[None]], current: Running) -> Callable[[], Awaitable[None]]:
-    return lambda: job(current)
-
-
-def _listen(inbox: Inbox, producer: str) -> Callable[[], Awaitable[None]]:
-    return lambda: inbox.run(producer)
-
-
-async def _keep_running(service: str, job: Callable[[], Awaitable[None]]) -> None:
+async def _run_job(service: str, job: Callable[[], Awaitable[None]]) -> None:
+    """Run a background job until cancelled, and restart it when it fails: jobs need no retry loop of their own."""
     while True:
         try:
             await job()
         except (Unavailable, *UNREACHABLE) as error:
-            log.warning("background job waits for the database", extra={"service": service, "error": repr(error)})
+            log.warning("the database is unreachable; a job waits", extra={"service": service, "error": repr(error)})
         except Exception:
-            log.exception("background job failed and starts again", extra={"service": service})
+            log.exception("a job failed and is restarted", extra={"service": service})
         await asyncio.sleep(_RESTART_JOB_SECONDS)
 
 
-async def _demand_migrations(service: str, database: Database) -> None:
-    if missing := await missing_migrations(service, database):
-        raise Outdated(f"{service}: the database lacks {', '.join(missing)}; run `admitone migrate`")
+@dataclass(frozen=True)
+class Hosted:
+    """A running service with its declaration and its relay, if it publishes."""
+
+    declaration: Service
+    service: RunningService[Any]
+    relay: Relay | None
 
 
-async def missing_migrations(service: str, database: Database) -> list[str]:
-    """Return the migrations this version needs and the database has not had."""
-    known = [name for name, _ in migrations.known(service)]
-    if not await database.fetchval("SELECT to_regclass('applied_migration') IS NOT NULL"):
-        return known
-    applied = {row["name"] for row in await database.fetch("SELECT name FROM applied_migration")}
-    return [name for name in known if name not in applied]
+@asynccontextmanager
+async def run_service(
+    declaration: Service, settings: Settings, verifier: TokenVerifier, client_of: Callable[[str], httpx.AsyncClient]
+) -> AsyncIterator[Hosted]:
+    """Run one service's relay, inbox and jobs for as long as the block lasts.
+
+    On exit, events being handled are finished or rolled back; then everything is closed.
+    """
+    name = declaration.name
+    async with AsyncExitStack() as stack:
+        database: Database | None = None
+        if declaration.has_database:
+            database = await connect_with_retries(
+                settings.database_url(name), application=name, connections=settings.database_connections
+            )
+            stack.push_async_callback(database.close)
+            if missing := await migrations.missing(name, database):
+                raise MigrationsMissing(f"{name}: the database lacks {', '.join(missing)}; run `admitone migrate`")
+        bus = Bus(name, replicas=settings.nats_replicas)
+        bus.start(settings.nats_url(name))
+        stack.push_async_callback(bus.close)
+        bare: RunningService[Any] = RunningService(
+            name, settings, Sessions(verifier), bus, database, client_of, resources=None
+        )
+        service = replace(bare, resources=await stack.enter_async_context(declaration.lifespan(bare)))
+
+        jobs: list[Callable[[], Awaitable[None]]] = [partial(job, service) for job in declaration.jobs]
+        relay: Relay | None = None
+        if database is not None:
+            jobs += [partial(service.sessions.follow_revocations, database), partial(prune_forever, database)]
+            inbox = Inbox(name, database, bus, declaration.subscriptions)
+            jobs += [partial(inbox.run, producer) for producer in inbox.producers]
+            if declaration.publications:
+                relay = Relay(database, bus)
+                jobs.append(relay.run)
+        tasks = [asyncio.create_task(_run_job(name, job)) for job in jobs]
+        try:
+            yield Hosted(declaration, service, relay)
+        finally:
+            await end(tasks)
 
 
-class _DirectTransport(httpx.AsyncBaseTransport):
-    """Calls the application without a network; whoever X-Forwarded-For names is taken to be the one who asks."""
+class _InProcessTransport(httpx.AsyncBaseTransport):
+    """Calls an application in this process; the client's address is the one in X-Forwarded-For."""
 
-    def __init__(self, app: "App") -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -131,41 +121,50 @@ class _DirectTransport(httpx.AsyncBaseTransport):
 
 
 class App:
-    """The ASGI application of the services that run in this process; `client` calls it without a network."""
+    """The ASGI application of the services that run in this process."""
 
-    def __init__(self, services: Sequence[Service], settings: Settings) -> None:
+    def __init__(self, services: Sequence[Service], settings: Settings, authority: SessionAuthority) -> None:
         self._services = services
         self._settings = settings
+        self._authority = authority
         self._stack = AsyncExitStack()
-        self._edge: Edge | None = None
-        self._answers: ASGIApp | None = None
-        self._requests: Requests | None = None
+        self._app: ASGIApp | None = None
+        self._registry = CollectorRegistry()
+        self._hosted: Sequence[Hosted] = ()
         self._is_stopping = False
-        self.running: dict[str, Running] = {}
-        self._relays: dict[str, Relay] = {}
+        self.running: dict[str, RunningService[Any]] = {}
 
     async def __aenter__(self) -> Self:
         await self._stack.__aenter__()
         try:
-            tokens = Tokens(await self._stack.enter_async_context(self._fetch_keys()))
-            for current, relay in await self._start(tokens):
-                self.running[current.name] = current
-                self._relays |= {current.name: relay} if relay is not None else {}
+            for declaration in self._services:
+                for struct in declaration.settings:
+                    self._settings.read(struct)
+            self._hosted = await self._start(TokenVerifier(await self._key_source()))
+            self.running = {each.service.name: each.service for each in self._hosted}
             routes = self._routes()
-            self._edge = self._answers = Edge(routes, self._settings)
+            self._app = HttpApp(routes, self._settings)
             if self._settings.metrics_port:
-                self._requests = Requests(routes)
-                self._answers = Measured(self._edge, self._requests)
+                self._app = RequestMetrics(self._app, routes, self._registry)
         except BaseException:
             await self._stack.aclose()
             raise
         return self
 
-    async def _start(self, tokens: Tokens) -> list[tuple[Running, Relay | None]]:
-        """Start every service at once; when one of them cannot, none goes on trying."""
+    async def _key_source(self) -> Callable[[], Awaitable[bytes]]:
+        client = await self._stack.enter_async_context(self._client_of(self._authority.service))
+
+        async def fetch_keys() -> bytes:
+            response = await client.get(self._authority.keys_path)
+            return response.raise_for_status().content
+
+        return fetch_keys
+
+    async def _start(self, verifier: TokenVerifier) -> list[Hosted]:
+        """Start all services concurrently; if one fails, cancel the others."""
         starting = [
             asyncio.ensure_future(
-                self._stack.enter_async_context(running(each, self._settings, tokens, self._client_of))
+                self._stack.enter_async_context(run_service(each, self._settings, verifier, self._client_of))
             )
             for each in self._services
         ]
@@ -181,25 +180,14 @@ class App:
         await self._stack.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert self._answers is not None
-        await self._answers(scope, receive, send)
-
-    def refusal(self, method: bytes, url: bytes) -> bytes | None:
-        """Return the whole answer to a request that there is no room for; None when it is to be served."""
-        assert self._edge is not None
-        refused = self._edge.refused_at_the_door(method, url)
-        if refused is None:
-            return None
-        endpoint, answer = refused
-        if self._requests is not None:
-            self._requests.note(method.decode("ascii"), endpoint, http.status_of(Unavailable), 0.0)
-        return answer
+        assert self._app is not None
+        await self._app(scope, receive, send)
 
     def stopping(self) -> None:
-        """Answer "not ready" from now on, and let requests that never end by themselves end."""
+        """Answer "not ready" from now on, and let event streams end."""
         self._is_stopping = True
-        for current in self.running.values():
-            current.stopping.set()
+        for service in self.running.values():
+            service.stopping.set()
 
     def client(self, origin: str | None = None) -> httpx.AsyncClient:
         """Return an HTTP client whose requests reach this application in process."""
@@ -208,191 +196,85 @@ class App:
         )
 
     def _client_of(self, service: str) -> httpx.AsyncClient:
-        """Return a client for many people's requests: it keeps no cookies, or one would act as another."""
+        """Return a client for requests on behalf of many users: it keeps no cookies, or users would be mixed up."""
         is_here = any(each.name == service for each in self._services)
         return httpx.AsyncClient(
-            transport=_DirectTransport(self) if is_here else Transport(),
+            transport=_InProcessTransport(self) if is_here else Transport(),
             base_url=self._settings.public_origin if is_here else self._settings.service_url(service),
             timeout=_CLIENT_TIMEOUT_SECONDS,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
 
-    @asynccontextmanager
-    async def _fetch_keys(self) -> AsyncIterator[FetchKeys]:
-        async with self._client_of("auth") as client:
-
-            async def fetch() -> bytes:
-                answer = await client.get("/api/users/jwks")
-                return answer.raise_for_status().content
-
-            yield fetch
-
     def _routes(self) -> list[BaseRoute]:
-        operations = [each for service in self._services for each in service.operations]
-        document = openapi.document(operations, self._settings)
+        operations = [operation for each in self._services for operation in each.operations]
         routes: list[BaseRoute] = [
-            plain_route("/health/live", self._live),
-            plain_route("/health/ready", self._ready),
-            *openapi.routes(document),
+            document_route("/health/live", self._live),
+            document_route("/health/ready", self._ready),
+            *openapi.routes(openapi.document(operations, self._settings)),
         ]
-        for service in self._services:
-            current = self.running[service.name]
-            routes += api_routes(current, service.operations)
-        for service in self._services:
-            if service.pages is not None:
-                routes += service.pages(self.running[service.name])
+        for each in self._hosted:
+            routes += operation_routes(each.service, each.declaration.operations)
+        for each in self._hosted:
+            if each.declaration.pages is not None:
+                routes += each.declaration.pages(each.service)
         return routes
 
     def metrics(self) -> Metrics:
-        """Return what can be seen of this process from outside; only with a metrics port are requests counted."""
-        return Metrics(self._requests or Requests(()), [self._watched(each) for each in self._services])
+        """Return the metrics of this process; requests are counted only if a metrics port is configured."""
+        return Metrics([_target(each) for each in self._hosted], self._registry)
 
-    def _watched(self, service: Service) -> Watched:
-        current, relay = self.running[service.name], self._relays.get(service.name)
-        producers = sorted({heard.producer for heard in service.all_heard}) if service.has_database else ()
-        is_leading = (lambda: relay.is_leading) if relay is not None else None
-        return Watched(service.name, current.bus, current.maybe_database, producers, service.gauges, is_leading)
+    async def _live(self, _request: HttpRequest) -> Response:
+        return Response(OK, {"status": "live"})
 
-    async def _live(self, _request: Request) -> Answer:
-        return Answer(http.OK, {"status": "live"})
-
-    async def _ready(self, _request: Request) -> Answer:
-        """Ready: each service's database answers and its relay lives. The bus or Stripe being away is no reason."""
-        if self._is_stopping or not all(relay.is_alive for relay in self._relays.values()):
+    async def _ready(self, _request: HttpRequest) -> Response:
+        """Ready: each service's database answers and its relay is alive. The bus and the payment provider may be down."""
+        if self._is_stopping or not all(each.relay.is_alive for each in self._hosted if each.relay is not None):
             raise Unavailable
-        for current in self.running.values():
-            if current.maybe_database is not None and await missing_migrations(current.name, current.database):
+        for service in self.running.values():
+            if service.maybe_database is not None and await migrations.missing(service.name, service.database):
                 raise Unavailable
-        return Answer(http.OK, {"status": "ready"})
+        return Response(OK, {"status": "ready"})
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn without its own signal handling: the runner decides when to stop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self):  # type: ignore[no-untyped-def]
-        yield
-
-
-class CannotListen(Exception):
-    """The public address is taken, or is not this machine's"""
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """Take the public port, before anything is started that might not be needed; raises CannotListen."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        public = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise CannotListen(f"Nothing can listen at {host}: {error.strerror}.") from error
-    try:
-        # A port whose last connections are still being forgotten is free; one that somebody listens on is not.
-        public.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        public.bind(address)
-    except OSError as error:
-        public.close()
-        if error.errno == errno.EADDRINUSE:
-            raise CannotListen(f"Port {port} is taken by another program; ADMITONE_PORT chooses another.") from error
-        raise CannotListen(f"Nothing can listen at {host}, port {port}: {error.strerror}.") from error
-    return public
+def _target(hosted: Hosted) -> Target:
+    declaration, service, relay = hosted.declaration, hosted.service, hosted.relay
+    return Target(
+        declaration.name,
+        service.bus,
+        service.maybe_database,
+        sorted({each.producer for each in declaration.subscriptions}),
+        declaration.gauges,
+        (lambda: relay.is_leading) if relay is not None else None,
+    )
 
 
 async def serve(
     services: Sequence[Service],
     settings: Settings,
+    authority: SessionAuthority,
     *,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     stop: asyncio.Event | None = None,
     public: socket.socket | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM (or `stop`): unready, drain requests, finish handlers, close.
+    """Serve until SIGINT or SIGTERM (or `stop`); then answer "not ready", drain requests, finish handlers, close.
 
-    `public` is the bound socket to listen on, where somebody took it already.
+    `public` is the bound socket to listen on; without it, the address in the settings is bound.
     """
-    public = public or bound(settings.host, settings.port)
+    public = public or bind_socket(settings.host, settings.port)
     stop = stop or asyncio.Event()
     cancel_on_signals(stop)
     name = services[0].name if len(services) == 1 else "admitone"
-    with exported(name, settings.otlp_endpoint):
-        async with App(services, settings) as app, _metrics_served(app, settings):
-            await listen(
-                app, public, settings, stop=stop, on_ready=on_ready, on_stopping=app.stopping, refusal=app.refusal
-            )
-
-
-@asynccontextmanager
-async def _metrics_served(app: App, settings: Settings) -> AsyncIterator[None]:
-    """Serve metrics on their own port until the very end, where one is chosen: people never reach it."""
-    if not settings.metrics_port:
-        yield
-        return
-    port = bound(settings.host, settings.metrics_port)
-    config = uvicorn.Config(app.metrics(), access_log=False, log_config=None, lifespan="off", ws="none")
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[port]))
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await serving
-
-
-def cancel_on_signals(stop: asyncio.Event) -> None:
-    """Let SIGINT and SIGTERM cancel what the current task does: nothing is served yet that would have to end well.
-
-    `stop` is set as well, for `listen` to see: `asyncio.wait_for` of Python 3.11, which libraries use, forgets a
-    cancellation that arrives together with its result.
-    """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-
-    def interrupt() -> None:
-        stop.set()
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
-
-
-async def listen(
-    app: ASGIApp,
-    public: socket.socket,
-    settings: Settings,
-    *,
-    on_ready: Callable[[], Awaitable[None]] | None = None,
-    on_stopping: Callable[[], None] | None = None,
-    stop: asyncio.Event | None = None,
-    refusal: Refusal = lambda _method, _url: None,
-) -> None:
-    """Answer HTTP requests on a bound socket until SIGINT or SIGTERM (or `stop`), then let those that began end.
-
-    `refusal` says which requests are answered before `app` is asked, and how.
-    """
-    stop = stop or asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    config = uvicorn.Config(
-        app,
-        http=partial(Door, refusal),  # type: ignore[arg-type]  # it is called like the class
-        access_log=False,
-        log_config=None,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        proxy_headers=settings.trust_proxy,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
-        backlog=4096,
-    )
-    server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[public]))
-    while not server.started and not serving.done():  # noqa: ASYNC110 – uvicorn offers no event to wait for
-        await asyncio.sleep(0.01)
-    if on_ready is not None and not serving.done():
-        await on_ready()
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
-    if on_stopping is not None:
-        on_stopping()
-    server.should_exit = True
-    await serving
-    stopped.cancel()
+    with export_traces(name, settings.otlp_endpoint):
+        async with App(services, settings, authority) as app:
+            port = settings.metrics_port
+            metrics = serving_in_background(app.metrics(), bind_socket(settings.host, port)) if port else nullcontext()
+            async with metrics:
+                await listen(
+                    app,
+                    public,
+                    trust_proxy=settings.trust_proxy,
+                    stop=stop,
+                    on_ready=on_ready,
+                    on_stopping=app.stopping,
+                )

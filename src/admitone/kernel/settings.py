@@ -1,48 +1,144 @@
-"""Settings, read once from the environment; every variable may be given as a file with the suffix `_FILE`."""
+"""Settings: structs read from environment variables; each variable may be given as a file with the suffix `_FILE`.
+
+The kernel's own settings are `Settings`. A service declares its settings as structs of its own, whose fields name
+their variable with `Variable`, and reads them with `Settings.read`.
+"""
 
 import os
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import msgspec
 
-from admitone.kernel.money import CURRENCIES
-
-SERVICES: Final = ("auth", "tickets", "orders", "expiration", "payments", "web")
-SANDBOX: Final = "sandbox"  # no service, but it has a database too
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class SettingsError(Exception):
-    """A setting is missing or makes no sense"""
+    """A setting is missing or not valid; the message names the variable"""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """The environment variable of a setting, and the values it may have.
+
+    `is_secret` variables go only to the processes of the services that declare them.
+    """
+
+    name: str
+    minimum: int = 0
+    maximum: int = 0
+    choices: frozenset[str] = frozenset()
+    is_secret: bool = False
+
+    def parse(self, text: str, field_type: type) -> Any:
+        """Return the value of a field of this type; raises SettingsError."""
+        if field_type is bool:
+            return text == "1"
+        if field_type is str:
+            if self.choices and text not in self.choices:
+                raise SettingsError(f"{self.name} must be one of {', '.join(sorted(self.choices))}")
+            return text
+        try:
+            value = int(text)
+        except ValueError:
+            raise SettingsError(f"{self.name} must be a whole number") from None
+        if not self.minimum <= value <= self.maximum:
+            raise SettingsError(f"{self.name} must be between {self.minimum} and {self.maximum}")
+        return value
+
+
+def variables(struct: type[msgspec.Struct]) -> dict[str, Variable]:
+    """Return the variable of each field that has one, by the field's name."""
+    hints = get_type_hints(struct, include_extras=True)
+    found = {}
+    for field in struct.__struct_fields__:
+        for metadata in getattr(hints[field], "__metadata__", ()):
+            if isinstance(metadata, Variable):
+                found[field] = metadata
+    return found
+
+
+def value_of(environment: Mapping[str, str], name: str) -> str:
+    """Return a variable's value, from the file that `<name>_FILE` names if it is set; empty if neither is."""
+    if path := environment.get(f"{name}_FILE"):
+        try:
+            return Path(path).read_text().strip()
+        except OSError as error:
+            raise SettingsError(f"{name}_FILE cannot be read: {error.strerror}") from None
+    return environment.get(name) or ""
+
+
+def read(struct: type[S], environment: Mapping[str, str]) -> S:
+    """Return the struct with the values of its variables; unset ones keep the default. Raises SettingsError."""
+    types = get_type_hints(struct)
+    values = {}
+    for field, variable in variables(struct).items():
+        if text := value_of(environment, variable.name):
+            values[field] = variable.parse(text, types[field])
+    return struct(**values)
+
+
+def environment_of(settings: msgspec.Struct) -> dict[str, str]:
+    """Return the variables from which `read` makes an equal struct."""
+    values = {variable.name: getattr(settings, field) for field, variable in variables(type(settings)).items()}
+    return {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in values.items()}
+
+
+_OURS: Final = ("ADMITONE_", "STRIPE_", "NATS_URL", "OTEL_")
+_LEVELS: Final = frozenset({"DEBUG", "INFO", "WARNING", "ERROR"})
+_PER_SERVICE: Final = re.compile(r"ADMITONE_([A-Z]+)_(DATABASE_URL|MIGRATOR_URL|NATS_URL|URL)(_FILE)?")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator can choose; the README lists it."""
+    """The settings of every process; `environment` holds the variables of the services' own settings."""
 
-    data: str = ".admitone"
-    host: str = "127.0.0.1"
-    port: int = 8000
-    origin: str = ""
-    order_window_seconds: int = 900
-    payment_attempts: int = 3
-    currency: str = "usd"
-    session_seconds: int = 12 * 3600
+    data: Annotated[str, Variable("ADMITONE_DATA")] = ".admitone"
+    host: Annotated[str, Variable("ADMITONE_HOST")] = "127.0.0.1"
+    port: Annotated[int, Variable("ADMITONE_PORT", 1, 65535)] = 8000
+    origin: Annotated[str, Variable("ADMITONE_ORIGIN")] = ""
+    nats_replicas: Annotated[int, Variable("ADMITONE_NATS_REPLICAS", 1, 5)] = 1
+    database_connections: Annotated[int, Variable("ADMITONE_DATABASE_CONNECTIONS", 2, 200)] = 10
+    log_level: Annotated[str, Variable("ADMITONE_LOG_LEVEL", choices=_LEVELS)] = "INFO"
+    metrics_port: Annotated[int, Variable("ADMITONE_METRICS_PORT", 0, 65535)] = 0
+    otlp_endpoint: Annotated[str, Variable("ADMITONE_OTLP_ENDPOINT")] = ""
+    trust_proxy: Annotated[bool, Variable("ADMITONE_TRUST_PROXY")] = False
     database_urls: dict[str, str] = {}
     migrator_urls: dict[str, str] = {}
     nats_urls: dict[str, str] = {}
-    nats_replicas: int = 1
-    database_connections: int = 10
     service_urls: dict[str, str] = {}
-    signing_key: str = ""
-    stripe_secret_key: str = ""
-    stripe_publishable_key: str = ""
-    stripe_webhook_secret: str = ""
-    stripe_url: str = ""
-    log_level: str = "INFO"
-    metrics_port: int = 0
-    otlp_endpoint: str = ""
-    trust_proxy: bool = False
+    environment: Mapping[str, str] = {}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
+        """Read the environment; raises SettingsError."""
+        everything = os.environ if environment is None else environment
+        given = {name: value for name, value in everything.items() if name.startswith(_OURS)}
+        if level := given.get("ADMITONE_LOG_LEVEL"):
+            given["ADMITONE_LOG_LEVEL"] = level.upper()
+        given.setdefault("ADMITONE_OTLP_ENDPOINT", given.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
+        settings = read(cls, given)
+        if settings.origin and not settings.origin.startswith(("http://", "https://")):
+            raise SettingsError("ADMITONE_ORIGIN must begin with http:// or https://")
+        return msgspec.structs.replace(
+            settings,
+            origin=settings.origin.rstrip("/"),
+            database_urls=_per_service(given, "DATABASE_URL"),
+            migrator_urls=_per_service(given, "MIGRATOR_URL"),
+            nats_urls=_per_service(given, "NATS_URL"),
+            service_urls=_per_service(given, "URL"),
+            environment=given,
+        )
+
+    def read(self, struct: type[S]) -> S:
+        """Return a service's own settings; raises SettingsError."""
+        return read(struct, self.environment)
+
+    def with_variables(self, **values: str) -> "Settings":
+        """Return the settings with other values of the services' variables."""
+        return msgspec.structs.replace(self, environment={**self.environment, **values})
 
     @property
     def public_origin(self) -> str:
@@ -54,84 +150,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return self.public_origin.startswith("https://")
 
     def database_url(self, service: str) -> str:
-        return _found(self.database_urls, service, "DATABASE_URL")
+        """Return the URL of a service's database; raises SettingsError if it is not set."""
+        if (url := self.database_urls.get(service)) is None:
+            raise SettingsError(f"ADMITONE_{service.upper()}_DATABASE_URL is not set")
+        return url
 
     def nats_url(self, service: str) -> str:
-        return _found(self.nats_urls, service, "NATS_URL")
+        """Return the URL of the bus for a service, which NATS_URL sets for all; raises SettingsError if it is not set."""
+        if url := self.nats_urls.get(service) or value_of(self.environment, "NATS_URL"):
+            return url
+        raise SettingsError(f"ADMITONE_{service.upper()}_NATS_URL is not set")
 
     def service_url(self, service: str) -> str:
-        """Where another service's HTTP API is; the public origin routes to all of them."""
+        """Return the URL of another service's API; the public address routes to all of them."""
         return self.service_urls.get(service) or f"http://127.0.0.1:{self.port}"
 
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Read the environment; raises SettingsError with one line that names the variable."""
-        read = _Reader(os.environ if environment is None else environment)
-        settings = cls(
-            data=read.text("ADMITONE_DATA", ".admitone"),
-            host=read.text("ADMITONE_HOST", "127.0.0.1"),
-            port=read.number("ADMITONE_PORT", 8000, 1, 65535),
-            origin=read.text("ADMITONE_ORIGIN", "").rstrip("/"),
-            order_window_seconds=read.number("ADMITONE_ORDER_WINDOW_SECONDS", 900, 1, 86_400),
-            payment_attempts=read.number("ADMITONE_PAYMENT_ATTEMPTS", 3, 1, 100),
-            currency=read.text("ADMITONE_CURRENCY", "usd").lower(),
-            session_seconds=read.number("ADMITONE_SESSION_SECONDS", 12 * 3600, 60, 7 * 24 * 3600),
-            database_urls=read.per_service("DATABASE_URL"),
-            migrator_urls=read.per_service("MIGRATOR_URL"),
-            nats_urls=read.per_service("NATS_URL"),
-            nats_replicas=read.number("ADMITONE_NATS_REPLICAS", 1, 1, 5),
-            database_connections=read.number("ADMITONE_DATABASE_CONNECTIONS", 10, 2, 200),
-            service_urls=read.per_service("URL"),
-            signing_key=read.text("ADMITONE_SIGNING_KEY", ""),
-            stripe_secret_key=read.text("STRIPE_SECRET_KEY", ""),
-            stripe_publishable_key=read.text("STRIPE_PUBLISHABLE_KEY", ""),
-            stripe_webhook_secret=read.text("STRIPE_WEBHOOK_SECRET", ""),
-            stripe_url=read.text("ADMITONE_STRIPE_URL", ""),
-            log_level=read.text("ADMITONE_LOG_LEVEL", "INFO").upper(),
-            metrics_port=read.number("ADMITONE_METRICS_PORT", 0, 0, 65535),
-            otlp_endpoint=read.text("ADMITONE_OTLP_ENDPOINT", read.text("OTEL_EXPORTER_OTLP_ENDPOINT", "")),
-            trust_proxy=read.text("ADMITONE_TRUST_PROXY", "") == "1",
-        )
-        if settings.currency not in CURRENCIES:
-            raise SettingsError(f"ADMITONE_CURRENCY must be one of {', '.join(sorted(CURRENCIES))}")
-        if settings.origin and not settings.origin.startswith(("http://", "https://")):
-            raise SettingsError("ADMITONE_ORIGIN must begin with http:// or https://")
-        if settings.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-            raise SettingsError("ADMITONE_LOG_LEVEL must be DEBUG, INFO, WARNING or ERROR")
-        return settings
 
-
-class _Reader:
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-
-    def text(self, name: str, default: str) -> str:
-        if path := self._environment.get(f"{name}_FILE"):
-            try:
-                return Path(path).read_text().strip()
-            except OSError as error:
-                raise SettingsError(f"{name}_FILE cannot be read: {error.strerror}") from None
-        return self._environment.get(name) or default
-
-    def number(self, name: str, default: int, lowest: int, highest: int) -> int:
-        text = self.text(name, str(default))
-        try:
-            value = int(text)
-        except ValueError:
-            raise SettingsError(f"{name} must be a whole number") from None
-        if not lowest <= value <= highest:
-            raise SettingsError(f"{name} must be between {lowest} and {highest}")
-        return value
-
-    def per_service(self, name: str) -> dict[str, str]:
-        """Read ADMITONE_<SERVICE>_<NAME> for each service; a plain NATS_URL serves all of them."""
-        shared = self.text(name, "") if name == "NATS_URL" else ""
-        found = {service: self.text(f"ADMITONE_{service.upper()}_{name}", shared) for service in (*SERVICES, SANDBOX)}
-        return {service: value for service, value in found.items() if value}
-
-
-def _found(values: Mapping[str, str], service: str, name: str) -> str:
-    try:
-        return values[service]
-    except KeyError:
-        raise SettingsError(f"ADMITONE_{service.upper()}_{name} is not set") from None
+def _per_service(environment: Mapping[str, str], suffix: str) -> dict[str, str]:
+    """Return the variables ADMITONE_<SERVICE>_<suffix> by service."""
+    found = {}
+    for name in environment:
+        match = _PER_SERVICE.fullmatch(name)
+        if match and match[2] == suffix and (value := value_of(environment, name.removesuffix("_FILE"))):
+            found[match[1].lower()] = value
+    return found

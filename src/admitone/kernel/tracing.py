@@ -1,28 +1,76 @@
-"""Sends the spans of `trace` to an OpenTelemetry collector, where the extra `admitone[tracing]` is installed."""
+"""W3C trace context across requests, the outbox and the bus, and its export to an OpenTelemetry collector.
+
+Without a collector a span costs two random ids: they connect log lines. With one, spans are the SDK's.
+Source: W3C Trace Context, §3.2 (traceparent).
+"""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+    use_span,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from admitone import __version__
-from admitone.kernel.trace import Span, record_with
+from admitone.kernel import ids
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.sdk.trace import SpanProcessor
 
 log = logging.getLogger(__name__)
 
-_SAMPLED = "01"
-_NANOSECONDS = 1_000_000_000
+_PROPAGATOR: Final = TraceContextTextMapPropagator()
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
+
+# The tracer of the collector that is configured, if any: tracing is on or off for the whole process.
+_tracer: Tracer | None = None
+
+
+def current_traceparent() -> str | None:
+    """Return the traceparent of the current span, or None outside of a span."""
+    context = get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 @contextmanager
-def exported(service: str, endpoint: str) -> Iterator[None]:
-    """Send every sampled span to the collector at `endpoint`, by OTLP over HTTP, for as long as the block lasts."""
+def trace_span(
+    traceparent: str | None, name: str = "work", attributes: Mapping[str, str] | None = None
+) -> Iterator[Span]:
+    """Run the block in a span that continues the given trace, or begins one if there is none or it is malformed."""
+    parent = _PROPAGATOR.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
+    if _tracer is not None:
+        with _tracer.start_as_current_span(name, parent, attributes=attributes) as span:
+            yield span
+        return
+    before = get_current_span(parent).get_span_context()
+    context = SpanContext(
+        before.trace_id or int(ids.new_token(16), 16),
+        int(ids.new_token(8), 16),
+        is_remote=False,
+        trace_flags=before.trace_flags if before.is_valid else _SAMPLED,
+    )
+    with use_span(NonRecordingSpan(context), record_exception=False, set_status_on_exception=False) as span:
+        yield span
+
+
+@contextmanager
+def export_traces(service: str, endpoint: str) -> Iterator[None]:
+    """Send every sampled span to the collector at `endpoint`, by OTLP over HTTP, for as long as the block lasts.
+
+    Needs the extra `admitone[tracing]`; without it, or without an endpoint, nothing is sent.
+    """
     if not endpoint:
         yield
         return
@@ -33,51 +81,23 @@ def exported(service: str, endpoint: str) -> Iterator[None]:
         log.warning("traces are not sent: install admitone[tracing]")
         yield
         return
-    with recorded(service, BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))):
+    with record_spans(service, BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))):
         yield
 
 
 @contextmanager
-def recorded(service: str, processor: "SpanProcessor") -> Iterator[None]:
-    """Hand every sampled span to an OpenTelemetry span processor, which is shut down at the end."""
+def record_spans(service: str, processor: "SpanProcessor") -> Iterator[None]:
+    """Pass every sampled span to an OpenTelemetry span processor, which is shut down at the end."""
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 – an extra
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
 
+    global _tracer  # noqa: PLW0603
     resource = Resource.create({"service.name": service, "service.version": __version__})
-
-    def record(span: Span) -> None:
-        if span.traceparent.endswith(_SAMPLED):
-            processor.on_end(_readable(span, resource))
-
-    record_with(record)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    _tracer = provider.get_tracer("admitone", __version__)
     try:
         yield
     finally:
-        record_with(None)
-        processor.shutdown()
-
-
-def _readable(span: Span, resource: "Resource") -> "ReadableSpan":
-    from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415 – an extra
-    from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415
-
-    return ReadableSpan(
-        name=span.name,
-        context=_context(span.traceparent),
-        parent=_context(span.parent) if span.parent else None,
-        resource=resource,
-        attributes=dict(span.facts),
-        status=Status(StatusCode.ERROR if span.has_failed else StatusCode.UNSET),
-        start_time=_nanoseconds(span.began),
-        end_time=_nanoseconds(span.ended),
-    )
-
-
-def _context(traceparent: str) -> "SpanContext":
-    from opentelemetry.trace import SpanContext, TraceFlags  # noqa: PLC0415 – an extra
-
-    _, trace_id, span_id, flags = traceparent.split("-")
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=False, trace_flags=TraceFlags(int(flags, 16)))
-
-
-def _nanoseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * _NANOSECONDS)
+        _tracer = None
+        provider.shutdown()

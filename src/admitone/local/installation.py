@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from admitone.kernel.service import Service
-from admitone.kernel.settings import SANDBOX, Settings
+from admitone.kernel.settings import Settings, value_of
 from admitone.local.folder import Folder
 from admitone.local.nats import Nats, User
 from admitone.local.postgres import Postgres
@@ -19,6 +19,8 @@ from admitone.local.program import Program
 from admitone.local.provision import Database
 from admitone.local.server import LOOPBACK, command_line, free_port
 
+SANDBOX: Final = "sandbox"
+SIGNING_KEY: Final = "ADMITONE_SIGNING_KEY"
 _RUNNING: Final = "running.json"
 
 
@@ -33,7 +35,7 @@ class Installation:
     @property
     def wants_sandbox(self) -> bool:
         """Without a key of Stripe's, payments go to the sandbox."""
-        return not self.settings.stripe_secret_key
+        return not value_of(self.settings.environment, "STRIPE_SECRET_KEY")
 
     @property
     def databases(self) -> list[Database]:
@@ -52,8 +54,8 @@ class Installation:
             User(
                 name=each.name,
                 password=self.folder.secret(f"bus_{each.name}"),
-                tells=bool(each.tells),
-                hears=tuple(sorted({heard.producer for heard in each.all_heard})),
+                publications=bool(each.publications),
+                subscriptions=tuple(sorted({heard.producer for heard in each.subscriptions})),
                 # Without a database there is no inbox: such a service only watches events go by.
                 watches=not each.has_database,
             )
@@ -78,32 +80,32 @@ class Installation:
         filled = msgspec.structs.replace(
             settings,
             data=str(self.folder.path),
-            signing_key=settings.signing_key or secret("signing_key", new_signing_key),
             database_urls={each.service: each.url(server_url) for each in self.databases} | settings.database_urls,
             migrator_urls={each.service: each.migrator_url(server_url) for each in self.databases}
             | settings.migrator_urls,
             nats_urls=bus_urls | settings.nats_urls,
         )
+        if not value_of(settings.environment, SIGNING_KEY):
+            filled = filled.with_variables(**{SIGNING_KEY: secret("signing_key", new_signing_key)})
         if not self.wants_sandbox:
             return filled
-        return msgspec.structs.replace(
-            filled,
-            stripe_url=f"http://{LOOPBACK}:{free_port()}",
-            stripe_secret_key=f"sk_test_{secret('sandbox_key')}",
-            stripe_webhook_secret=f"whsec_{secret('sandbox_webhook')}",
+        return filled.with_variables(
+            ADMITONE_STRIPE_URL=f"http://{LOOPBACK}:{free_port()}",
+            STRIPE_SECRET_KEY=f"sk_test_{secret('sandbox_key')}",
+            STRIPE_WEBHOOK_SECRET=f"whsec_{secret('sandbox_webhook')}",
         )
 
     def sandbox(self, settings: Settings) -> Program | None:
-        """Return the payment sandbox, which serves at the resolved settings' `stripe_url`."""
+        """Return the payment sandbox, which serves at the resolved settings' ADMITONE_STRIPE_URL."""
         if not self.wants_sandbox:
             return None
-        program = Program(
-            self.folder.path / "sandbox", "payment sandbox", [SANDBOX], port=urlsplit(settings.stripe_url).port
-        )
+        variables = settings.environment
+        port = urlsplit(variables["ADMITONE_STRIPE_URL"]).port
+        program = Program(self.folder.path / "sandbox", "payment sandbox", [SANDBOX], port=port)
         program.told = {
             "ADMITONE_SANDBOX_DATABASE_URL": settings.migrator_urls.get(SANDBOX) or settings.database_url(SANDBOX),
-            "ADMITONE_SANDBOX_KEY": settings.stripe_secret_key,
-            "ADMITONE_SANDBOX_WEBHOOK_SECRET": settings.stripe_webhook_secret,
+            "ADMITONE_SANDBOX_KEY": variables["STRIPE_SECRET_KEY"],
+            "ADMITONE_SANDBOX_WEBHOOK_SECRET": variables["STRIPE_WEBHOOK_SECRET"],
             "ADMITONE_SANDBOX_WEBHOOK_URL": f"http://{_reached(settings.host)}:{settings.port}/api/payments/webhook",
         }
         return program
@@ -127,8 +129,9 @@ def noted(settings: Settings) -> Iterator[None]:
     file = Path(settings.data) / _RUNNING
     draft = file.with_suffix(".new")
     draft.unlink(missing_ok=True)
-    # The key that signs sessions is nothing an operator's command needs.
-    running = _Running(os.getpid(), msgspec.structs.replace(settings, signing_key=""))
+    # No command needs the key that signs sessions.
+    environment = {name: value for name, value in settings.environment.items() if name != SIGNING_KEY}
+    running = _Running(os.getpid(), msgspec.structs.replace(settings, environment=environment))
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         out.write(msgspec.json.encode(running))
     draft.rename(file)

@@ -33,8 +33,8 @@ class User:
 
     name: str
     password: str
-    tells: bool = False
-    hears: tuple[str, ...] = ()
+    publications: bool = False
+    subscriptions: tuple[str, ...] = ()
     watches: bool = False
     admin: bool = False
 
@@ -54,11 +54,11 @@ def allow_list(user: User) -> AllowList:
     subscribe: list[str] = []
     if user.watches:
         subscribe += ["events.>"]
-    if user.tells:
+    if user.publications:
         # Never UPDATE: a stream can be told to send what it gets on as another producer's events.
         publish += [f"events.{name}.>", *(f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "INFO"))]
         subscribe += [f"republish.{name}"]
-    for producer in user.hears:
+    for producer in user.subscriptions:
         consumer = f"{producer}.{name}"
         publish += [
             f"$JS.API.STREAM.INFO.{producer}",
@@ -73,7 +73,7 @@ def allow_list(user: User) -> AllowList:
             f"$JS.ACK.*.*.{consumer}.>",
             f"republish.{producer}",
         ]
-    if user.tells or user.hears:
+    if user.publications or user.subscriptions:
         publish += ["$JS.API.INFO"]
         subscribe += [f"_INBOX_{name}.>"]
     return AllowList(tuple(publish), tuple(subscribe))

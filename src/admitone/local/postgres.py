@@ -16,7 +16,7 @@ from admitone.local.errors import ServerFailed, ServerMissing
 from admitone.local.server import (
     LOOPBACK,
     OURSELVES,
-    Identity,
+    ProcessIdentity,
     Server,
     command_line,
     leash,
@@ -111,7 +111,7 @@ class Postgres(Server):
         _, _, rest = pid_file.read_text().partition("\n")
         pid_file.write_text(f"{NO_PROCESS}\n{rest}")
 
-    def _identity(self) -> Identity:
+    def _identity(self) -> ProcessIdentity:
         return acceptable_identity(self.folder)
 
     def _command(self) -> list[str]:
@@ -139,7 +139,7 @@ def binaries() -> Path:
     return Path(spec.submodule_search_locations[0]) / "pginstall" / "bin"
 
 
-def acceptable_identity(store: Path) -> Identity:
+def acceptable_identity(store: Path) -> ProcessIdentity:
     """Whom PostgreSQL takes for the owner of that folder: ourselves, unless we are root or have no name.
 
     It refuses root, and a user id without an account (as containers may give one). For both, a user namespace in
@@ -154,14 +154,14 @@ def acceptable_identity(store: Path) -> Identity:
     if not given_away:
         namespace = ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
         if shutil.which("unshare") and succeeds([*namespace, "true"]):
-            return Identity(wrapper=namespace)
+            return ProcessIdentity(wrapper=namespace)
         if uid != 0:
             raise ServerMissing("PostgreSQL", f"user id {uid} has no account on this machine")
         for path in (store, *store.rglob("*")):
             os.chown(path, nobody.pw_uid, nobody.pw_gid, follow_symlinks=False)
     # Passing through the data folder is enough for `nobody`; the secrets beside it stay closed.
     store.parent.chmod(store.parent.stat().st_mode | 0o011)
-    return Identity(account=nobody.pw_name, group=nobody.pw_gid)
+    return ProcessIdentity(account=nobody.pw_name, group=nobody.pw_gid)
 
 
 def has_name(uid: int) -> bool:

@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute, Mount
 from starlette.types import Receive, Scope, Send
 
-from admitone.kernel import http, openapi
-from admitone.kernel.http import Answer, Edge, Operation, plain_route
-from admitone.kernel.refusals import Unavailable
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.http import openapi
+from admitone.kernel.http.app import HttpApp, document_route
+from admitone.kernel.http.client import Transport
+from admitone.kernel.http.operations import OK, Operation, Response
 from admitone.kernel.settings import Settings
-from admitone.kernel.transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +64,12 @@ class Proxy:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=_AT_ONCE)
         self._transports = {service: Transport(limits=limits, trust_env=False) for service in urls}
         routes: list[BaseRoute] = [
-            plain_route("/health/live", self._live),
-            plain_route("/health/ready", self._ready),
+            document_route("/health/live", self._live),
+            document_route("/health/ready", self._ready),
             *openapi.routes(openapi.document(operations, settings)),
             Mount("/", self._pass_on),
         ]
-        self._edge = Edge(routes, settings)
+        self._edge = HttpApp(routes, settings)
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,14 +85,14 @@ class Proxy:
         """Answer "not ready" from now on, and end the streams that would never end by themselves."""
         self._stopping.set()
 
-    async def _live(self, _request: Request) -> Answer:
-        return Answer(http.OK, {"status": "live"})
+    async def _live(self, _request: Request) -> Response:
+        return Response(OK, {"status": "live"})
 
-    async def _ready(self, _request: Request) -> Answer:
+    async def _ready(self, _request: Request) -> Response:
         """Ready: every service is."""
         if self._stopping.is_set() or not all(await asyncio.gather(*map(self._is_ready, self._urls))):
             raise Unavailable
-        return Answer(http.OK, {"status": "ready"})
+        return Response(OK, {"status": "ready"})
 
     async def _is_ready(self, service: str) -> bool:
         request = httpx.Request("GET", self._urls[service].join("/health/ready"))
@@ -101,7 +102,7 @@ class Proxy:
                 await response.aread()
         except (httpx.TransportError, TimeoutError):
             return False
-        return response.status_code == http.OK
+        return response.status_code == OK
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = service_for(scope["path"])

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Identity:
+class ProcessIdentity:
     """As whom a program runs: ourselves, another account, or ourselves in a user namespace of its own."""
 
     account: str | None = None
@@ -42,7 +42,7 @@ class Identity:
     wrapper: tuple[str, ...] = ()
 
 
-OURSELVES = Identity()
+OURSELVES = ProcessIdentity()
 
 
 class Server(ABC):
@@ -92,7 +92,7 @@ class Server(ABC):
     def _ready(self) -> bool:
         """Whether *our* child serves; a foreign server that answers on the same port does not count."""
 
-    def _identity(self) -> Identity:
+    def _identity(self) -> ProcessIdentity:
         return OURSELVES
 
     def _environ(self) -> Mapping[str, str]:
@@ -220,7 +220,7 @@ class Surroundings(TypedDict):
     extra_groups: list[int] | None
 
 
-def surroundings(identity: Identity, environ: Mapping[str, str] | None = None) -> Surroundings:
+def surroundings(identity: ProcessIdentity, environ: Mapping[str, str] | None = None) -> Surroundings:
     """What a program of ours finds around it: nothing of the caller's folder, language or time zone."""
     return {
         "cwd": "/",

@@ -14,8 +14,10 @@ from typing import Final, NoReturn
 import uvloop
 
 from admitone.kernel import logs
-from admitone.kernel.migrations import migrate
-from admitone.kernel.runner import bound, cancel_on_signals, listen, serve
+from admitone.kernel.database.migrations import migrate
+from admitone.kernel.http.server import bind_socket, cancel_on_signals, listen
+from admitone.kernel.http.sessions import SessionAuthority
+from admitone.kernel.runner import serve
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
 from admitone.local import environ
@@ -35,6 +37,7 @@ def up(
     settings: Settings,
     services: Sequence[Service],
     *,
+    authority: SessionAuthority,
     new_signing_key: Callable[[], str],
     processes: bool = False,
     verbose: bool = False,
@@ -48,7 +51,7 @@ def up(
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError), ExitStack() as stack:
         folder = stack.enter_context(opened(Path(settings.data).expanduser().absolute()))
-        public = stack.enter_context(bound(settings.host, settings.port))
+        public = stack.enter_context(bind_socket(settings.host, settings.port))
         log_file = None if verbose else _log_file(folder.path)
         logs.configure(settings.log_level, log_file)
         say(f"AdmitOne with its data in {folder.path}\n\n")
@@ -61,7 +64,7 @@ def up(
             with _step(say, server.name):
                 server.start()
         settings = installation.resolved(postgres, nats, new_signing_key)
-        marketplace = _Marketplace(installation, settings, servers, public, log_file, began, say)
+        marketplace = _Marketplace(installation, settings, authority, servers, public, log_file, began, say)
         uvloop.run(marketplace.run(postgres.url() if postgres else "", processes=processes))
     say("Stopped.\n")
 
@@ -72,6 +75,7 @@ class _Marketplace:
 
     installation: Installation
     settings: Settings
+    authority: SessionAuthority
     servers: Sequence[Server]
     public: socket.socket
     log_file: Path | None
@@ -111,16 +115,17 @@ class _Marketplace:
                 starting.close()
                 self._say_ready()
 
-            await serve(services, self.settings, on_ready=ready, stop=stop, public=self.public)
+            await serve(services, self.settings, self.authority, on_ready=ready, stop=stop, public=self.public)
 
     async def _serve_apart(self, stop: asyncio.Event) -> None:
         """Serve every service in a process of its own, and nothing but the way to them in this one."""
         services, settings = self.installation.services, self.settings
         folder = self.installation.folder.path / "processes"
         programs = {each.name: Program(folder / each.name, each.name, ["serve", each.name]) for each in services}
+        each_service = {each.name: each for each in services}
         urls = {name: each.take_port() for name, each in programs.items()}
         for name, each in programs.items():
-            each.told = environ.for_service(name, settings, urls)
+            each.told = environ.for_service(each_service[name], settings, urls)
         operations = [each for service in services for each in service.operations]
 
         async def ready() -> None:
@@ -130,7 +135,14 @@ class _Marketplace:
             with _step(self.say, f"{len(services)} services"):
                 await stack.enter_async_context(_running(list(programs.values())))
             proxy = await stack.enter_async_context(Proxy(urls, operations, settings))
-            await listen(proxy, self.public, settings, on_ready=ready, on_stopping=proxy.stopping, stop=stop)
+            await listen(
+                proxy,
+                self.public,
+                trust_proxy=settings.trust_proxy,
+                on_ready=ready,
+                on_stopping=proxy.stopping,
+                stop=stop,
+            )
 
     def _say_ready(self) -> None:
         self.say(f"\nReady in {time.monotonic() - self.began:.1f} s: {self.settings.public_origin}\n")

@@ -1,16 +1,10 @@
 """The routes of orders: reserve a ticket, look at one's orders, cancel."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import cast
-
-from admitone.kernel import answers
-from admitone.kernel.arrival import once_here
-from admitone.kernel.gather import Gatherer
-from admitone.kernel.http import CREATED, NO_CONTENT, OK, Answer, Call, operation
-from admitone.kernel.refusals import KeyReused
-from admitone.kernel.service import Running
-from admitone.kernel.trace import current_traceparent
+from admitone.kernel.errors import IdempotencyKeyReused
+from admitone.kernel.http import idempotency
+from admitone.kernel.http.operations import CREATED, NO_CONTENT, OK, Request, Response, operation
+from admitone.kernel.messaging.replicas import wait_for_replica
+from admitone.kernel.tracing import current_traceparent
 from admitone.orders import store
 from admitone.orders.model import (
     NewOrder,
@@ -25,28 +19,15 @@ from admitone.orders.model import (
     PaymentUnderWay,
     TicketAlreadyReserved,
 )
-from admitone.orders.store import Reservation, Reserved
-
-Reserving = Gatherer[Reservation, Reserved]
+from admitone.orders.resources import Resources
+from admitone.orders.store import Reservation
 
 _REFUSED = {
-    "key reused": KeyReused,
+    "key reused": IdempotencyKeyReused,
     "no such ticket": NoSuchTicket,
     "own ticket": OwnTicket,
     "reserved": TicketAlreadyReserved,
 }
-
-
-@asynccontextmanager
-async def reserving(service: Running) -> AsyncIterator[Reserving]:
-    """Gather reservations that arrive while others are on their way to the database into one statement."""
-
-    async def reserve(reservations: Sequence[Reservation]) -> list[Reserved]:
-        return await store.reserve_tickets(
-            service.database, reservations, service.settings.order_window_seconds, CREATED
-        )
-
-    yield Gatherer(reserve)
 
 
 @operation(
@@ -54,44 +35,45 @@ async def reserving(service: Running) -> AsyncIterator[Reserving]:
     "/api/orders",
     status=CREATED,
     body=NewOrder,
-    answers=OrderView,
-    refuses=(NoSuchTicket, OwnTicket, TicketAlreadyReserved),
+    returns=OrderView,
+    raises=(NoSuchTicket, OwnTicket, TicketAlreadyReserved),
     signed_in=True,
     idempotent=True,
     examples={"request": {"ticketId": "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"}},
 )
-async def reserve_ticket(call: Call[NewOrder]) -> Answer:
+async def reserve_ticket(request: Request[NewOrder, Resources]) -> Response:
     """Reserve a ticket.
 
     The ticket is held for the caller until `expiresAt`, at the price it has now.
     """
-    key = call.idempotency_key
+    key = request.idempotency_key
     reservation = Reservation(
-        ticket_id=call.body.ticket_id,
-        user_id=call.person.id,
+        ticket_id=request.input.ticket_id,
+        user_id=request.user.id,
         traceparent=current_traceparent(),
         key=key,
-        request_hash=answers.request_hash("reserve_ticket", call.body) if key else None,
+        request_hash=idempotency.request_hash("reserve_ticket", request.input) if key else None,
     )
-    gathered = cast("Reserving", call.service.own)
-    reserved = await once_here(
-        lambda: gathered(reservation), reservation.ticket_id, is_missing=lambda each: each.outcome == "no such ticket"
+    reserved = await wait_for_replica(
+        lambda: request.resources.reserve(reservation),
+        reservation.ticket_id,
+        is_missing=lambda each: each.outcome == "no such ticket",
     )
     if reserved.outcome == "reserved" and key is not None:
-        # The same request may have won while this one was deciding: then asking again recalls its answer.
-        reserved = await gathered(reservation)
+        # The same request may have won while this one was deciding: then asking again recalls its response.
+        reserved = await request.resources.reserve(reservation)
     if reserved.body is None or reserved.outcome in _REFUSED:
         raise _REFUSED[reserved.outcome]
-    return Answer(CREATED, reserved.body.encode())
+    return Response(CREATED, reserved.body.encode())
 
 
-@operation("GET", "/api/orders", query=OrderPage, answers=OrdersView, signed_in=True)
-async def list_orders(call: Call[None]) -> Answer:
+@operation("GET", "/api/orders", query=OrderPage, returns=OrdersView, signed_in=True)
+async def list_orders(request: Request[OrderPage, Resources]) -> Response:
     """List the caller's orders, newest first, in every status."""
-    page: OrderPage = call.query
-    found = await store.orders_of(call.db, call.person.id, page.limit + 1, page.cursor)
+    page = request.input
+    found = await store.orders_of(request.db, request.user.id, page.limit + 1, page.cursor)
     shown = found[: page.limit]
-    return Answer(
+    return Response(
         OK,
         OrdersView(
             orders=[order.view(read_at) for order, read_at in shown],
@@ -100,30 +82,30 @@ async def list_orders(call: Call[None]) -> Answer:
     )
 
 
-@operation("GET", "/api/orders/{id}", answers=OrderView, refuses=(NotYourOrder, NoSuchOrder), signed_in=True)
-async def show_order(call: Call[None]) -> Answer:
+@operation("GET", "/api/orders/{id}", returns=OrderView, raises=(NotYourOrder, NoSuchOrder), signed_in=True)
+async def show_order(request: Request[None, Resources]) -> Response:
     """Show one of the caller's orders."""
-    found = await store.order(call.db, call.id())
+    found = await store.order(request.db, request.id())
     if found is None:
         raise NoSuchOrder
     order, read_at = found
-    return Answer(OK, order.seen_by(call.person.id).view(read_at))
+    return Response(OK, order.seen_by(request.user.id).view(read_at))
 
 
 @operation(
     "DELETE",
     "/api/orders/{id}",
     status=NO_CONTENT,
-    refuses=(NotYourOrder, NoSuchOrder, OrderComplete, PaymentUnderWay),
+    raises=(NotYourOrder, NoSuchOrder, OrderComplete, PaymentUnderWay),
     signed_in=True,
 )
-async def cancel_order(call: Call[None]) -> Answer:
+async def cancel_order(request: Request[None, Resources]) -> Response:
     """Cancel an order and free its ticket. Cancelling a cancelled order changes nothing."""
-    async with call.db.transaction() as tx:
-        order = await store.order_for_change(tx, call.id())
+    async with request.db.transaction() as tx:
+        order = await store.order_for_change(tx, request.id())
         if order is None:
             raise NoSuchOrder
-        cancelled = order.seen_by(call.person.id).cancelled_by_buyer()
+        cancelled = order.seen_by(request.user.id).cancelled_by_buyer()
         if cancelled is not order:
             await store.save(tx, cancelled)
-    return Answer(NO_CONTENT)
+    return Response(NO_CONTENT)

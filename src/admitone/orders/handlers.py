@@ -1,8 +1,6 @@
 """What orders does when others tell it something; every handler is right however often and late its event comes."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from uuid import UUID
 
 from admitone.events import (
     OrderExpired,
@@ -14,22 +12,15 @@ from admitone.events import (
     TicketLockRefused,
     TicketUpdated,
 )
-from admitone.kernel.database import Transaction
-from admitone.kernel.event import Event
-from admitone.kernel.inbox import Heard, MissingEvents
+from admitone.kernel.database.pool import Transaction
+from admitone.kernel.messaging.inbox import MissingEvents
 from admitone.orders import store
-from admitone.orders.model import Order
 
 log = logging.getLogger(__name__)
 
 
 async def ticket_created(tx: Transaction, event: TicketCreated) -> None:
     await store.add_ticket(tx, event)
-
-
-async def usual_tickets_updated(tx: Transaction, heard: Sequence[Heard[TicketUpdated]]) -> Mapping[UUID, None]:
-    """Apply exactly the next version of each ticket."""
-    return dict.fromkeys(await store.advance_tickets(tx, [each.event for each in heard]))
 
 
 async def ticket_updated(tx: Transaction, event: TicketUpdated) -> None:
@@ -60,21 +51,6 @@ async def order_expired(tx: Transaction, event: OrderExpired) -> None:
     else:
         status = order.status if order is not None else "unknown"
         log.info("alarm changes nothing", extra={"order": event.order_id, "status": status})
-
-
-async def usual_payments_authorized(tx: Transaction, heard: Sequence[Heard[PaymentAuthorized]]) -> Mapping[UUID, Event]:
-    """Accept the payments that their orders may take. The deadline no longer matters afterwards."""
-    return _told(await store.await_payments(tx, [each.event for each in heard]))
-
-
-async def usual_payments_created(tx: Transaction, heard: Sequence[Heard[PaymentCreated]]) -> Mapping[UUID, Event]:
-    """Complete the orders that await these payments."""
-    return _told(await store.complete_orders(tx, [each.event for each in heard]))
-
-
-def _told(changed: Sequence[Order]) -> Mapping[UUID, Event]:
-    """Return what changed orders tell, by the payment that changed them."""
-    return {order.payment_id: order.fact() for order in changed if order.payment_id is not None}
 
 
 async def payment_authorized(tx: Transaction, event: PaymentAuthorized) -> None:

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-from typing import Final
+from typing import Any, Final
 
-from admitone.kernel.database import UNREACHABLE
-from admitone.kernel.refusals import Unavailable
-from admitone.kernel.service import Running
+from admitone.kernel.database.pool import UNREACHABLE
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.running import RunningService
 from admitone.orders import store
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ _EVERY_SECONDS: Final = 2.0
 _ORDERS_MAX: Final = 200
 
 
-async def end_overdue_orders(service: Running) -> None:
+async def end_overdue_orders(service: RunningService[Any]) -> None:
     """Cancel orders that are overdue by more than the grace, for ever."""
     while True:
         try:
@@ -28,7 +28,7 @@ async def end_overdue_orders(service: Running) -> None:
         await asyncio.sleep(_EVERY_SECONDS)
 
 
-async def _end_some(service: Running) -> int:
+async def _end_some(service: RunningService[Any]) -> int:
     async with service.database.transaction() as tx:
         overdue = await store.overdue_orders(tx, GRACE_SECONDS, _ORDERS_MAX)
         for order in overdue:

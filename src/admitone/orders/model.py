@@ -8,10 +8,10 @@ from uuid import UUID
 import msgspec
 
 from admitone.events import CancelReason, OrderAwaitingPayment, OrderCancelled, OrderCompleted, OrderStatus
-from admitone.kernel import bodies
-from admitone.kernel.bodies import Rule
+from admitone.kernel.errors import Forbidden, Invalid, NotFound
+from admitone.kernel.http import parsing
+from admitone.kernel.http.parsing import Rule
 from admitone.kernel.money import decimal_of
-from admitone.kernel.refusals import Forbidden, Invalid, Missing
 
 
 class TicketAlreadyReserved(Invalid):
@@ -34,18 +34,18 @@ class NotYourOrder(Forbidden):
     """This order belongs to somebody else"""
 
 
-class NoSuchOrder(Missing):
+class NoSuchOrder(NotFound):
     """Not Found"""
 
 
-class NoSuchTicket(Missing):
+class NoSuchTicket(NotFound):
     """Not Found"""
 
 
 class NewOrder(msgspec.Struct, rename="camel"):
     """What a buyer sends to reserve a ticket."""
 
-    ticket_id: Annotated[UUID, Rule("TicketId must be provided", bodies.uuid)]
+    ticket_id: Annotated[UUID, Rule("TicketId must be provided", parsing.uuid)]
 
 
 class OrderPage(msgspec.Struct):
@@ -54,12 +54,12 @@ class OrderPage(msgspec.Struct):
     limit: Annotated[
         int,
         msgspec.Meta(ge=1, le=100, description="How many at most."),
-        Rule("Limit must be a whole number from 1 to 100", bodies.whole_number(1, 100)),
+        Rule("Limit must be a whole number from 1 to 100", parsing.whole_number(1, 100)),
     ] = 50
     cursor: Annotated[
         UUID | None,
         msgspec.Meta(description="The `cursor` of the page before."),
-        Rule("Cursor is not valid", bodies.uuid),
+        Rule("Cursor is not valid", parsing.uuid),
     ] = None
 
 
@@ -79,9 +79,9 @@ class OrderView(msgspec.Struct, rename="camel", omit_defaults=True):
     id: UUID
     user_id: UUID
     status: OrderStatus
-    created_at: bodies.TimeText
-    expires_at: bodies.TimeText
-    now: bodies.TimeText
+    created_at: parsing.TimeText
+    expires_at: parsing.TimeText
+    now: parsing.TimeText
     version: int
     ticket: TicketView
     cancel_reason: CancelReason | None = None

@@ -7,9 +7,9 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.events import PaymentAuthorized, PaymentCreated, TicketCreated, TicketUpdated
+from admitone.events import TicketCreated, TicketUpdated
 from admitone.kernel import ids
-from admitone.kernel.database import Database, Row, Statements, Transaction, affected, columns
+from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns
 from admitone.orders.model import Order
 
 Outcome = Literal["made", "repeated", "key reused", "no such ticket", "own ticket", "reserved"]
@@ -49,8 +49,9 @@ WITH asked AS (
     WITH ORDINALITY
     AS asked (order_id, ticket_id, user_id, event_id, eviction_id, traceparent, key, request_hash, place)
 ), recalled AS (
-    SELECT asked.place, answer.request_hash = asked.request_hash AS is_same, answer.body
-    FROM asked JOIN answer ON answer.person = asked.user_id AND answer.key = asked.key
+    SELECT asked.place, idempotent_response.request_hash = asked.request_hash AS is_same, idempotent_response.body
+    FROM asked JOIN idempotent_response
+        ON idempotent_response.user_id = asked.user_id AND idempotent_response.key = asked.key
 ), considered AS (
     SELECT asked.*, ticket.version, ticket.title, ticket.price_cents, ticket.currency, ticket.seller_id
     FROM asked JOIN ticket ON ticket.id = asked.ticket_id
@@ -99,7 +100,7 @@ WITH asked AS (
         traceparent
     FROM bodies
 ), remembered AS (
-    INSERT INTO answer (person, key, request_hash, status, body)
+    INSERT INTO idempotent_response (user_id, key, request_hash, status, body)
     SELECT user_id, key, request_hash, $10, body FROM bodies WHERE key IS NOT NULL
     ON CONFLICT DO NOTHING
 )
@@ -132,13 +133,12 @@ async def reserve_tickets(
         float(window_seconds),
         answer_status,
     )
-    db.told()
+    db.published()
     return [Reserved(row["outcome"], row["body"]) for row in rows]
 
 
 _COLUMNS: Final = """id, version, status, user_id, ticket_id, ticket_version, title, price_cents, currency,
     created_at, expires_at, payment_id, cancel_reason"""
-_OF_ORDERS: Final = ", ".join(f"orders.{each.strip()}" for each in _COLUMNS.split(","))
 
 
 def _order(row: Row) -> Order:
@@ -188,42 +188,8 @@ async def save(tx: Transaction, changed: Order) -> None:
         changed.payment_id,
         changed.cancel_reason,
     )
-    assert affected(tag) == 1, f"order {changed.id} was changed by somebody else while it was locked"
+    assert affected_rows(tag) == 1, f"order {changed.id} was changed by somebody else while it was locked"
     tx.publish(changed.fact())
-
-
-# Money counts once tickets confirmed the lock, which it may still refuse because the price changed.
-_AWAIT_PAYMENT: Final = f"""
-UPDATE orders SET version = orders.version + 1, status = 'awaiting:payment', payment_id = held.payment_id
-FROM (
-    SELECT DISTINCT ON (order_id) *
-    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bigint[], $5::text[]) WITH ORDINALITY
-    AS held (payment_id, order_id, user_id, amount_cents, currency, place)
-    ORDER BY order_id, place
-) AS held, ticket
-WHERE orders.id = held.order_id AND orders.status = 'created'
-  AND ticket.id = orders.ticket_id AND ticket.order_id = orders.id
-  AND (orders.user_id, orders.price_cents, orders.currency) = (held.user_id, held.amount_cents, held.currency)
-RETURNING {_OF_ORDERS}
-"""  # noqa: S608
-_COMPLETE: Final = f"""
-UPDATE orders SET version = orders.version + 1, status = 'complete'
-FROM unnest($1::uuid[], $2::uuid[]) AS taken (payment_id, order_id)
-WHERE orders.id = taken.order_id AND orders.payment_id = taken.payment_id AND orders.status = 'awaiting:payment'
-RETURNING {_OF_ORDERS}
-"""  # noqa: S608
-
-
-async def await_payments(tx: Transaction, held: Sequence[PaymentAuthorized]) -> list[Order]:
-    """Accept each payment that its order may take, where tickets confirmed the lock; return these orders."""
-    rows = await tx.fetch(_AWAIT_PAYMENT, *columns(held, "id", "order_id", "user_id", "amount_cents", "currency"))
-    return [_order(row) for row in rows]
-
-
-async def complete_orders(tx: Transaction, taken: Sequence[PaymentCreated]) -> list[Order]:
-    """Complete each order that awaits the payment that was taken; return these orders."""
-    rows = await tx.fetch(_COMPLETE, *columns(taken, "id", "order_id"))
-    return [_order(row) for row in rows]
 
 
 async def overdue_orders(tx: Transaction, grace_seconds: float, limit: int) -> list[Order]:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
+import httpx
 import msgspec
 import stripe
 
@@ -28,14 +29,17 @@ from admitone.payments.model import (
     Taken,
     Unknown,
 )
-from admitone.payments.transport import Transport
 
 log = logging.getLogger(__name__)
+
+# Otherwise the SDK writes an id into the home folder and reports how long requests took.
+stripe.enable_telemetry = False
 
 # A buyer waits for this, retries included; whoever calls us waits a little longer.
 _AUTHORISE_SECONDS: Final = 9.0
 _ASK_SECONDS: Final = 15.0
 _RETRIES: Final = 2
+_TIMEOUT: Final = httpx.Timeout(6.0, connect=2.0)
 _PAGE: Final = 100
 # Our clock and Stripe's may differ by this much.
 CLOCKS_DIFFER: Final = timedelta(seconds=60)
@@ -336,7 +340,7 @@ class Gateway:
 @asynccontextmanager
 async def opened(url: str, key: str, webhook_secret: str, installation: UUID) -> AsyncIterator[Gateway]:
     """Open the door: at Stripe, or at `url` where one is given. Several webhook secrets are separated by commas."""
-    transport = Transport()
+    transport = stripe.HTTPXClient(timeout=_TIMEOUT)
     client = stripe.StripeClient(
         key, base_addresses={"api": url} if url else {}, http_client=transport, max_network_retries=_RETRIES
     )

@@ -1,37 +1,31 @@
 """What payments does when orders tell it something. Stripe is not asked here: what is wanted is noted for a job."""
 
 import logging
-from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, PaymentFailed, PaymentRejected
-from admitone.kernel.database import Transaction
-from admitone.kernel.inbox import Heard, MissingEvents
+from admitone.kernel.database.pool import Transaction
+from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.tracing import current_traceparent
 from admitone.payments import paying, store
 from admitone.payments.paying import SETTLING
 
 log = logging.getLogger(__name__)
 
 
-async def orders_created(tx: Transaction, heard: Sequence[Heard[OrderCreated]]) -> Mapping[UUID, None]:
-    orders = [each.event for each in heard]
-    await store.add_orders(tx, orders)
-    return {order.id: None for order in orders}
+async def order_created(tx: Transaction, event: OrderCreated) -> None:
+    await store.add_orders(tx, [event])
 
 
-async def usual_orders_awaiting_payment(
-    tx: Transaction, heard: Sequence[Heard[OrderAwaitingPayment]]
-) -> Mapping[UUID, PaymentFailed | None]:
-    """The orders can no longer expire or be cancelled: take the money that is held for them."""
-    orders = [each.event for each in heard]
-    advanced = await store.await_payments(tx, orders, [each.traceparent for each in heard])
-    if any(advanced.values()):
+async def order_awaiting_payment(tx: Transaction, event: OrderAwaitingPayment) -> None:
+    """The order can no longer expire or be cancelled: capture the money that is held for it."""
+    advanced = await store.await_payments(tx, [event], [current_traceparent()])
+    if event.id not in advanced:
+        await _note_other_version(tx, event.id, event.version)
+    elif advanced[event.id]:
         tx.wake(SETTLING)
-    return {
-        order.id: None if advanced[order.id] else await _without_money(tx, order)
-        for order in orders
-        if order.id in advanced
-    }
+    elif (failed := await _without_money(tx, event)) is not None:
+        tx.publish(failed)
 
 
 async def _without_money(tx: Transaction, order: OrderAwaitingPayment) -> PaymentFailed | None:
@@ -43,11 +37,6 @@ async def _without_money(tx: Transaction, order: OrderAwaitingPayment) -> Paymen
         return PaymentFailed(id=order.payment_id, order_id=order.id, reason="The payment was not completed")
     log.info("a payment that is awaited is not held", extra={"payment": payment.id, "state": payment.state})
     return None
-
-
-async def order_awaiting_payment(tx: Transaction, event: OrderAwaitingPayment) -> None:
-    """Every order whose version is the next one is usual; see above."""
-    await _note_other_version(tx, event.id, event.version)
 
 
 async def order_cancelled(tx: Transaction, event: OrderCancelled) -> None:

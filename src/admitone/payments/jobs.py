@@ -14,15 +14,15 @@ from uuid import UUID
 import msgspec
 import stripe
 
-from admitone.kernel.database import UNREACHABLE
-from admitone.kernel.refusals import Unavailable
-from admitone.kernel.service import Running
-from admitone.kernel.trace import following
+from admitone.kernel.database.pool import UNREACHABLE
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.running import RunningService
+from admitone.kernel.tracing import trace_span
 from admitone.payments import store
 from admitone.payments.gateway import CLOCKS_DIFFER, Gateway, Intent, Told
 from admitone.payments.model import Absent, Authorized, Finding, NeedsAction, Order, Payment, Taken, Unknown
-from admitone.payments.own import LISTENING, own
 from admitone.payments.paying import SETTLING, Learnt
+from admitone.payments.resources import LISTENING, Resources
 from admitone.payments.store import Webhook
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ _OPEN_AT_STRIPE: Final = frozenset(
 )
 
 
-def return_url(service: Running, order_id: UUID) -> str:
+def return_url(service: RunningService[Resources], order_id: UUID) -> str:
     """Return the page that the buyer comes back to from the bank."""
     return f"{service.settings.public_origin}/orders/{order_id}"
 
@@ -67,9 +67,9 @@ def return_url(service: Running, order_id: UUID) -> str:
 # What is wanted.
 
 
-async def settle_payments(service: Running) -> None:
+async def settle_payments(service: RunningService[Resources]) -> None:
     """Look at each payment that is due, woken at once when one is and sweeping for the rest, for ever."""
-    alarm = service.database.alarm(SETTLING)
+    alarm = service.database.signal(SETTLING)
     under_way: set[asyncio.Task[None]] = set()
     try:
         while True:
@@ -98,11 +98,11 @@ async def _until_more(alarm: asyncio.Event, under_way: set[asyncio.Task[None]]) 
         await asyncio.wait_for(alarm.wait(), _SWEEP_SECONDS)
 
 
-async def _settle(service: Running, payment: Payment, order: Order, now: datetime) -> None:
-    with following(payment.traceparent, "payments looks after a payment"):
+async def _settle(service: RunningService[Resources], payment: Payment, order: Order, now: datetime) -> None:
+    with trace_span(payment.traceparent, "payments looks after a payment"):
         try:
-            finding = await _ask(own(service).stripe, payment, order, now, return_url(service, order.id))
-            after = await own(service).learn(Learnt(payment.id, finding))
+            finding = await _ask(service.resources.stripe, payment, order, now, return_url(service, order.id))
+            after = await service.resources.learn(Learnt(payment.id, finding))
         except (Unavailable, *UNREACHABLE) as error:
             log.warning("a payment waits for the database", extra={"payment": payment.id, "error": repr(error)})
         except Exception:
@@ -149,12 +149,12 @@ async def _ask_about_unknown(gateway: Gateway, payment: Payment, order: Order, n
 # What Stripe tells.
 
 
-async def work_off_webhooks(service: Running) -> None:
+async def work_off_webhooks(service: RunningService[Resources]) -> None:
     """Work off stored webhooks, woken when one came and sweeping for the rest, for ever.
 
     A webhook is never believed: when it says something new, its payment is looked at again at Stripe.
     """
-    alarm = service.database.alarm(LISTENING)
+    alarm = service.database.signal(LISTENING)
     while True:
         alarm.clear()
         try:
@@ -167,7 +167,7 @@ async def work_off_webhooks(service: Running) -> None:
             await asyncio.wait_for(alarm.wait(), _SWEEP_SECONDS)
 
 
-async def _work_off_some(service: Running) -> int:
+async def _work_off_some(service: RunningService[Resources]) -> int:
     """Work off what can be; return how many were done."""
     database = service.database
     waiting = await store.waiting_webhooks(database, _WEBHOOKS)
@@ -179,7 +179,7 @@ async def _work_off_some(service: Running) -> int:
         [payment_id for each in told if (payment_id := _payment_id(each.intent)) is not None],
         [intent_id for each in told if (intent_id := each.intent_id) is not None],
     )
-    livemode = own(service).stripe.livemode
+    livemode = service.resources.stripe.livemode
     done: list[tuple[int, str]] = []
     news: list[UUID] = []
     for webhook, each in zip(waiting, told, strict=True):
@@ -242,7 +242,7 @@ def _payment_id(intent: Intent | None) -> UUID | None:
 # What Stripe's books say.
 
 
-async def reconcile_payments(service: Running) -> None:
+async def reconcile_payments(service: RunningService[Resources]) -> None:
     """Compare Stripe's list of our intents with our payments, once a minute, for ever.
 
     Whatever was never told is found here: a lost webhook, an answer that never came, a payment this database forgot.
@@ -256,13 +256,13 @@ async def reconcile_payments(service: Running) -> None:
             log.warning("payments could not be compared with Stripe's", extra={"error": repr(error)})
 
 
-async def reconcile(service: Running) -> int:
+async def reconcile(service: RunningService[Resources]) -> int:
     """Compare what was made since the last time and had time to settle; return how many differed."""
     since, now = await store.reconciled_until(service.database)
     until = now - _SETTLES_WITHIN
     differing = 0
     page: list[Intent] = []
-    async for intent in own(service).stripe.intents(since - CLOCKS_DIFFER, until):
+    async for intent in service.resources.stripe.intents(since - CLOCKS_DIFFER, until):
         page.append(intent)
         if len(page) == _WEBHOOKS:
             differing += await _compare(service, page)
@@ -272,7 +272,7 @@ async def reconcile(service: Running) -> int:
     return differing
 
 
-async def _compare(service: Running, intents: Sequence[Intent]) -> int:
+async def _compare(service: RunningService[Resources], intents: Sequence[Intent]) -> int:
     by_id, by_stripe_id = await store.payments_at_stripe(
         service.database,
         [payment_id for each in intents if (payment_id := _payment_id(each)) is not None],
@@ -298,11 +298,11 @@ async def _compare(service: Running, intents: Sequence[Intent]) -> int:
     return len(differing) + strangers
 
 
-async def _close_stranger(service: Running, intent: Intent) -> None:
+async def _close_stranger(service: RunningService[Resources], intent: Intent) -> None:
     """An intent of this installation that this database does not know: a restored backup forgot it."""
     facts = {"intent": intent.id, "status": intent.status, "order": intent.metadata.get("order_id")}
     if intent.status in _OPEN_AT_STRIPE:
         log.error("an intent that nobody knows is closed", extra=facts)
-        await own(service).stripe.close_intent(intent)
+        await service.resources.stripe.close_intent(intent)
     elif intent.status != "canceled":
         log.error("money was taken for a payment that nobody knows; people must decide", extra=facts)

@@ -14,8 +14,8 @@ from uuid import UUID
 import msgspec
 
 from admitone.events import PaymentAuthorized, PaymentCreated, PaymentFailed, PaymentRefunded, PaymentVoided
-from admitone.kernel.event import Event
-from admitone.kernel.refusals import Conflict, Forbidden, Invalid, Missing, PaymentRequired
+from admitone.kernel.errors import Conflict, Forbidden, Invalid, NotFound, PaymentRequired
+from admitone.kernel.messaging.event import Event
 
 State = Literal["created", "requires_action", "authorized", "captured", "voided", "failed", "refunded"]
 Wanted = Literal["capture", "void", "refund"]
@@ -33,7 +33,7 @@ _RETRY_SECONDS: Final = 0.5
 _RETRY_SECONDS_MAX: Final = 60.0
 
 
-class NoSuchOrder(Missing):
+class NoSuchOrder(NotFound):
     """Not Found"""
 
 

@@ -12,9 +12,9 @@ from uuid import UUID
 import msgspec
 
 from admitone.kernel import ids
-from admitone.kernel.database import Database, Transaction
-from admitone.kernel.refusals import KeyReused, Refusal
-from admitone.kernel.trace import current_traceparent, following
+from admitone.kernel.database.pool import Database, Transaction
+from admitone.kernel.errors import IdempotencyKeyReused, Refusal
+from admitone.kernel.tracing import current_traceparent, trace_span
 from admitone.payments import store
 from admitone.payments.model import (
     LEASE_SECONDS,
@@ -131,7 +131,7 @@ def _repeated(ask: Ask, known: Sequence[Payment], attempts: Sequence[Payment]) -
     for payment in known:
         if ask.key is not None and (payment.user_id, payment.request_key) == (ask.user_id, ask.key):
             is_same = (payment.order_id, payment.token) == (ask.order_id, ask.token)
-            return Begun(payment, "same") if is_same else Begun(refusal=KeyReused)
+            return Begun(payment, "same") if is_same else Begun(refusal=IdempotencyKeyReused)
     for payment in attempts:
         if payment.is_live and payment.wanted in {None, "capture"} and payment.token == ask.token:
             return Begun(payment, "same")
@@ -169,7 +169,7 @@ async def learn_within(tx: Transaction, learnt: Sequence[Learnt], attempts_max: 
         after, told = before.learn(
             each.finding, orders[before.order_id], tx.now, is_last=attempts_left(attempts, attempts_max) <= 1
         )
-        with following(after.traceparent, "payments learns of a payment"):
+        with trace_span(after.traceparent, "payments learns of a payment"):
             for event in told:
                 tx.publish(event)
         if after != before:

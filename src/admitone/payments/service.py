@@ -1,21 +1,23 @@
 """payments, on one screen: what it serves, hears, tells and does by itself."""
 
 from admitone import events
-from admitone.kernel.inbox import Together
+from admitone.kernel.http.sessions import session_revoked
 from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
-from admitone.payments import api, handlers, jobs, own, store
+from admitone.payments import api, handlers, jobs, store
+from admitone.payments.resources import PaymentSettings, open_resources
 
 SERVICE = Service(
     name="payments",
     operations=(api.pay_order, api.list_payments, api.hear_stripe),
-    hears={
-        events.OrderCreated: Together(handlers.orders_created),
-        events.OrderAwaitingPayment: Together(handlers.usual_orders_awaiting_payment, handlers.order_awaiting_payment),
+    subscriptions={
+        events.SessionRevoked: session_revoked,
+        events.OrderCreated: handlers.order_created,
+        events.OrderAwaitingPayment: handlers.order_awaiting_payment,
         events.OrderCancelled: handlers.order_cancelled,
         events.PaymentRejected: handlers.payment_rejected,
     },
-    tells=(
+    publications=(
         events.PaymentAuthorized,
         events.PaymentCreated,
         events.PaymentFailed,
@@ -23,7 +25,8 @@ SERVICE = Service(
         events.PaymentRefunded,
     ),
     jobs=(jobs.settle_payments, jobs.work_off_webhooks, jobs.reconcile_payments),
-    opens=own.opened,
+    settings=(PaymentSettings,),
+    lifespan=open_resources,
     gauges=(
         Gauge(
             "admitone_payment_unsettled_seconds", "Age of the oldest open business at Stripe", store.seconds_unsettled

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from admitone.events import OrderAwaitingPayment, OrderCreated
-from admitone.kernel.database import Row, Statements, Transaction, affected, columns
+from admitone.kernel.database.pool import Row, Statements, Transaction, affected_rows, columns
 from admitone.payments.model import LEASE_SECONDS, Order, OrderStatus, Payment
 
 _ORDER: Final = "id, version, status, user_id, price_cents, currency, expires_at"
@@ -42,7 +42,7 @@ async def advance_order(tx: Transaction, order_id: UUID, version: int, status: O
     tag = await tx.execute(
         "UPDATE orders SET version = $2, status = $3 WHERE id = $1 AND version = $2 - 1", order_id, version, status
     )
-    return affected(tag) == 1
+    return affected_rows(tag) == 1
 
 
 async def await_payments(
@@ -153,7 +153,7 @@ async def save_payments(tx: Transaction, changed: Sequence[Payment]) -> None:
             *("traceparent", "due_at", "tries"),
         ),
     )
-    assert affected(tag) == len(changed), "a payment that was read for a change is gone"
+    assert affected_rows(tag) == len(changed), "a payment that was read for a change is gone"
 
 
 _LENT: Final = ", ".join(f"lent.{each.strip()}" for each in _PAYMENT.split(","))

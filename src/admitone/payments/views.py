@@ -7,8 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.kernel import bodies
-from admitone.kernel.bodies import Rule
+from admitone.kernel.http import parsing
+from admitone.kernel.http.parsing import Rule
 from admitone.kernel.money import decimal_of
 from admitone.payments.model import Payment
 
@@ -20,18 +20,18 @@ Status = Literal["pending", "requires_action", "authorized", "captured", "voided
 class NewPayment(msgspec.Struct, rename="camel"):
     """What a buyer sends to pay: the order, and what Stripe calls the card."""
 
-    order_id: Annotated[UUID, Rule("OrderId must be provided", bodies.uuid)]
+    order_id: Annotated[UUID, Rule("OrderId must be provided", parsing.uuid)]
     token: Annotated[
         str,
         msgspec.Meta(min_length=1, max_length=TOKEN_MAX),
-        Rule("Token must be provided", bodies.line(TOKEN_MAX, 1)),
+        Rule("Token must be provided", parsing.line(TOKEN_MAX, 1)),
     ]
 
 
 class PaymentsOf(msgspec.Struct, rename="camel"):
     """Whose payments to list."""
 
-    order_id: Annotated[UUID, Rule("OrderId must be provided", bodies.uuid)]
+    order_id: Annotated[UUID, Rule("OrderId must be provided", parsing.uuid)]
 
 
 class ActionView(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -53,7 +53,7 @@ class PaymentView(msgspec.Struct, rename="camel", omit_defaults=True):
     amount: Decimal
     currency: str
     attempt: int
-    created_at: bodies.TimeText
+    created_at: parsing.TimeText
     stripe_id: str | None = None
     action: ActionView | None = None
     reason: str | None = None

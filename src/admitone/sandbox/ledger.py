@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
-from admitone.kernel.gather import Gatherer
+from admitone.kernel.database.batching import Batcher as Gatherer
 from admitone.sandbox.problems import Json, invalid
 
 # Held for as long as a sandbox runs on the database: in-flight keys and locks on intents live in its one process.

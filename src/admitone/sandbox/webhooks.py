@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import httpx
 from stripe import WebhookSignature
 
-from admitone.kernel.client import Client, Unreachable
 from admitone.sandbox.faults import Faults, WebhookFault
 from admitone.sandbox.ids import new_id
 from admitone.sandbox.ledger import Ledger, Told, encode
@@ -62,9 +62,7 @@ class Webhooks:
         self._taken: list[str] = []
         self._held_back: list[_Post] = []
         self._later: set[asyncio.TimerHandle] = set()
-        self._client = Client(
-            connect_seconds=_CONNECT_SECONDS, answer_seconds=_ANSWER_SECONDS, connections_max=_SENDERS
-        )
+        self._client = httpx.AsyncClient(timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS))
 
     def told(self, type_: str, subject: Json, now: int) -> Told:
         """Make the event that something happened to an object."""
@@ -104,7 +102,7 @@ class Webhooks:
                 timer.cancel()
             if self._taken:
                 await self._ledger.sent(self._taken)
-            await self._client.close()
+            await self._client.aclose()
 
     async def _send_each(self) -> None:
         while True:
@@ -156,8 +154,8 @@ class Webhooks:
         signature = WebhookSignature.generate_signature_header(post.body, self._secret, timestamp=int(time.time()))
         headers = {"content-type": "application/json; charset=utf-8", "stripe-signature": signature}
         try:
-            is_taken = (await self._client.request("POST", self._url, headers, post.body.encode())).is_success
-        except Unreachable as error:
+            is_taken = (await self._client.post(self._url, headers=headers, content=post.body.encode())).is_success
+        except httpx.TransportError as error:
             log.debug("the webhook endpoint does not answer", extra={"event": post.event_id, "error": repr(error)})
             is_taken = False
         if is_taken:

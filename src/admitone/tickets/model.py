@@ -12,10 +12,10 @@ import msgspec
 from msgspec.structs import replace
 
 from admitone.events import OrderedTicket, TicketCreated, TicketStatus, TicketUpdated
-from admitone.kernel import bodies
-from admitone.kernel.bodies import Rule
+from admitone.kernel.errors import Forbidden, Invalid, NotFound, PreconditionFailed
+from admitone.kernel.http import parsing
+from admitone.kernel.http.parsing import Rule
 from admitone.kernel.money import LARGEST_CENTS, SMALLEST_CENTS, cents_of, decimal_of
-from admitone.kernel.refusals import Forbidden, Invalid, Missing, Stale
 
 TITLE_MAX: Final = 200
 VENUE_MAX: Final = 200
@@ -30,7 +30,7 @@ _WORD_MAX: Final = 100
 _WORD: Final = re.compile(r"[^\W_]+")
 
 
-class NoSuchTicket(Missing):
+class NoSuchTicket(NotFound):
     """Not Found"""
 
 
@@ -46,7 +46,7 @@ class TicketSold(Invalid):
     """Cannot edit a sold ticket"""
 
 
-class TicketChanged(Stale):
+class TicketChanged(PreconditionFailed):
     """The ticket changed since you read it; read it again"""
 
 
@@ -82,7 +82,7 @@ def _price(value: Any) -> Decimal:
 
 def _optional_line(length_max: int) -> Callable[[Any], str | None]:
     """Return a reader of a line that may be absent; a blank one is as good as absent."""
-    read_line = bodies.line(length_max)
+    read_line = parsing.line(length_max)
 
     def read(value: Any) -> str | None:
         return None if value is None else read_line(value) or None
@@ -119,7 +119,7 @@ class TicketListing(msgspec.Struct, frozen=True, rename="camel"):
     title: Annotated[
         str,
         msgspec.Meta(min_length=1, max_length=TITLE_MAX),
-        Rule("Title is required", bodies.line(TITLE_MAX, length_min=1)),
+        Rule("Title is required", parsing.line(TITLE_MAX, length_min=1)),
     ]
     price: Annotated[
         Decimal,
@@ -193,12 +193,12 @@ Sort = Literal["newest", "price", "-price", "date"]
 _Limit = Annotated[
     int,
     msgspec.Meta(ge=1, le=100, description="How many at most."),
-    Rule("Limit must be a whole number from 1 to 100", bodies.whole_number(1, 100)),
+    Rule("Limit must be a whole number from 1 to 100", parsing.whole_number(1, 100)),
 ]
 _Cursor = Annotated[
     Annotated[str, msgspec.Meta(min_length=1, max_length=CURSOR_MAX)] | None,
     msgspec.Meta(description="The `cursor` of the page before, with the same `q` and `sort`."),
-    Rule("Cursor is not valid", bodies.line(CURSOR_MAX, length_min=1)),
+    Rule("Cursor is not valid", parsing.line(CURSOR_MAX, length_min=1)),
 ]
 
 
@@ -210,12 +210,12 @@ class TicketSearch(msgspec.Struct, frozen=True):
     q: Annotated[
         str,
         msgspec.Meta(max_length=QUESTION_MAX, description="Words of title or venue; the beginning of each will do."),
-        Rule(f"Q must be text of at most {QUESTION_MAX} characters", bodies.line(QUESTION_MAX)),
+        Rule(f"Q must be text of at most {QUESTION_MAX} characters", parsing.line(QUESTION_MAX)),
     ] = ""
     sort: Annotated[
         Sort,
         msgspec.Meta(description="`date` puts tickets without one last."),
-        Rule("Sort must be newest, price, -price or date", bodies.one_of("newest", "price", "-price", "date")),
+        Rule("Sort must be newest, price, -price or date", parsing.one_of("newest", "price", "-price", "date")),
     ] = "newest"
 
 

@@ -3,19 +3,24 @@
 from typing import Final
 
 from admitone import events
-from admitone.kernel.inbox import Together
+from admitone.kernel.http.sessions import session_revoked
+from admitone.kernel.messaging.inbox import BatchHandler
 from admitone.kernel.service import Service
+from admitone.policy import MarketplacePolicy
 from admitone.tickets import api, handlers
+from admitone.tickets.resources import open_resources
 
 SERVICE: Final = Service(
     name="tickets",
     # "mine" stands before "{id}", which would take it for an id.
     operations=(api.list_tickets, api.list_own_tickets, api.show_ticket, api.list_ticket, api.edit_ticket),
-    hears={
-        events.OrderCreated: Together(handlers.usual_orders_created, handlers.order_created),
-        events.OrderCancelled: handlers.order_cancelled,
-        events.OrderCompleted: Together(handlers.usual_orders_completed, handlers.order_completed),
+    subscriptions={
+        events.SessionRevoked: session_revoked,
+        events.OrderCreated: BatchHandler(handlers.load_for_created, handlers.order_created, handlers.save),
+        events.OrderCancelled: BatchHandler(handlers.load_for_ended, handlers.order_cancelled, handlers.save),
+        events.OrderCompleted: BatchHandler(handlers.load_for_ended, handlers.order_completed, handlers.save),
     },
-    opens=api.looking,
-    tells=(events.TicketCreated, events.TicketUpdated, events.TicketLockRefused),
+    settings=(MarketplacePolicy,),
+    lifespan=open_resources,
+    publications=(events.TicketCreated, events.TicketUpdated, events.TicketLockRefused),
 )

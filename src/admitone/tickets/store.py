@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from admitone.events import OrderCompleted, OrderCreated
-from admitone.kernel.database import Database, Row, Statements, Transaction, columns
+from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns
 from admitone.tickets.cursor import Place, key_of, moment_of, pack, unpack
 from admitone.tickets.model import OwnTicketsPage, Sort, Ticket, TicketListing, TicketSearch, words_of
 
@@ -28,44 +27,13 @@ UPDATE ticket SET
 WHERE id = $1 AND version = $2 - 1 AND status = 'available'
 RETURNING shown
 """
-_HOLD: Final = """
-UPDATE ticket SET version = $2, status = $3, order_id = $4 WHERE id = $1 AND version = $2 - 1 RETURNING true
+_SAVE_HOLDS: Final = """
+UPDATE ticket SET version = changed.version, status = changed.status, order_id = changed.order_id
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[]) AS changed (id, version, status, order_id)
+WHERE ticket.id = changed.id AND ticket.version = changed.version - 1
 """
-# Orders of one ticket are taken one at a time; the later ones are left for a second look.
-_LOCK_AS_ORDERED: Final = f"""
-WITH ordered AS (
-    SELECT DISTINCT ON (ticket_id) order_id, ticket_id, price_cents, currency
-    FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[]) WITH ORDINALITY
-    AS ordered (order_id, ticket_id, price_cents, currency, place)
-    WHERE NOT EXISTS (SELECT FROM followed WHERE aggregate = order_id)
-    ORDER BY ticket_id, place
-), locked AS (
-    UPDATE ticket SET version = version + 1, status = 'reserved', order_id = ordered.order_id
-    FROM ordered
-    WHERE ticket.id = ordered.ticket_id AND ticket.status = 'available'
-      AND (ticket.price_cents, ticket.currency) = (ordered.price_cents, ordered.currency)
-    RETURNING ticket.*
-), noted AS (
-    INSERT INTO followed (aggregate, version) SELECT order_id, 0 FROM locked
-)
-SELECT {_COLUMNS} FROM locked
-"""  # noqa: S608
-_SELL: Final = f"""
-WITH completed AS (
-    SELECT * FROM unnest($1::uuid[], $2::integer[], $3::uuid[]) AS completed (order_id, order_version, ticket_id)
-), sold AS (
-    UPDATE ticket SET version = version + 1, status = 'sold'
-    FROM completed
-    WHERE ticket.id = completed.ticket_id AND ticket.status = 'reserved' AND ticket.order_id = completed.order_id
-      AND EXISTS (SELECT FROM followed WHERE aggregate = completed.order_id AND version < order_version)
-    RETURNING ticket.*
-), noted AS (
-    UPDATE followed SET version = order_version FROM completed JOIN sold USING (order_id)
-    WHERE aggregate = completed.order_id
-)
-SELECT {_COLUMNS} FROM sold
-"""  # noqa: S608
-_FOR_CHANGE: Final = f"SELECT {_COLUMNS} FROM ticket WHERE id = $1 FOR UPDATE"  # noqa: S608
+# Rows are locked in one order everywhere, so that two batches cannot deadlock.
+_FOR_CHANGE: Final = f"SELECT {_COLUMNS} FROM ticket WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"  # noqa: S608
 
 
 async def list_ticket(tx: Transaction, ticket: Ticket, listing: TicketListing) -> bytes:
@@ -84,10 +52,9 @@ async def list_ticket(tx: Transaction, ticket: Ticket, listing: TicketListing) -
     return shown.encode()
 
 
-async def ticket_for_change(tx: Transaction, ticket_id: UUID) -> Ticket | None:
-    """Return a ticket and lock its row until the transaction ends: edits and locks wait for each other here."""
-    row = await tx.fetchrow(_FOR_CHANGE, ticket_id)
-    return None if row is None else Ticket(**dict(row.items()))
+async def tickets_for_change(tx: Transaction, ticket_ids: Sequence[UUID]) -> dict[UUID, Ticket]:
+    """Return tickets by id and lock their rows until the transaction ends."""
+    return {row["id"]: Ticket(**dict(row.items())) for row in await tx.fetch(_FOR_CHANGE, ticket_ids)}
 
 
 async def save_edit(tx: Transaction, edited: Ticket, listing: TicketListing) -> bytes:
@@ -100,25 +67,11 @@ async def save_edit(tx: Transaction, edited: Ticket, listing: TicketListing) -> 
     return shown.encode()
 
 
-async def save_hold(tx: Transaction, changed: Ticket) -> None:
-    """Write who holds the ticket now and tell it. The row must be at the version before."""
-    written = await tx.fetchval(_HOLD, changed.id, changed.version, changed.status, changed.order_id)
-    assert written, f"ticket {changed.id} was changed by somebody else while it was locked"
-    tx.publish(changed.changed_fact())
-
-
-async def lock_as_ordered(tx: Transaction, orders: Sequence[OrderCreated]) -> list[Ticket]:
-    """Lock each free ticket that is as it was ordered for its order; return those, as they are then."""
-    rows = await tx.fetch(
-        _LOCK_AS_ORDERED, *columns(orders, "id", "ticket.id", "ticket.price_cents", "ticket.currency")
-    )
-    return [Ticket(**dict(row.items())) for row in rows]
-
-
-async def sell(tx: Transaction, orders: Sequence[OrderCompleted]) -> list[Ticket]:
-    """Sell each ticket that is locked for its order to it; return those, as they are then."""
-    rows = await tx.fetch(_SELL, *columns(orders, "id", "version", "ticket_id"))
-    return [Ticket(**dict(row.items())) for row in rows]
+async def save_holds(tx: Transaction, changed: Sequence[Ticket]) -> None:
+    """Write the version, status and order of locked tickets; each row must still have the version before."""
+    if changed:
+        tag = await tx.execute(_SAVE_HOLDS, *columns(changed, "id", "version", "status", "order_id"))
+        assert affected_rows(tag) == len(changed), "a ticket was changed while it was locked"
 
 
 def _details(listing: TicketListing) -> tuple[datetime | str | None, ...]:

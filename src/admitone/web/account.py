@@ -4,8 +4,10 @@ from typing import Final
 
 from starlette.responses import Response
 
-from admitone.kernel import http, ids
-from admitone.kernel.refusals import FieldError, Invalid, NotSignedIn, TooManyTries
+from admitone.kernel import ids
+from admitone.kernel.errors import FieldError, Invalid, NotSignedIn, TooManyRequests
+from admitone.kernel.http.app import status_of
+from admitone.kernel.http.operations import OK
 from admitone.web.backend import Refused
 from admitone.web.forms import Form, key_of
 from admitone.web.visit import Visit, address, go, own_place
@@ -41,21 +43,21 @@ async def _enter(visit: Visit, *, new: bool) -> Response:
         else:
             session = await visit.backend.sign_in(visit.caller, typed)
     except Refused as refused:
-        if not issubclass(refused.kind, (Invalid, TooManyTries)):
+        if not issubclass(refused.kind, (Invalid, TooManyRequests)):
             raise
         form = Form(_FIELDS, {"email": typed["email"]}, _said(refused))
-        return _entrance(visit, form, place, new=new, status=http.status_of(refused.kind))
+        return _entrance(visit, form, place, new=new, status=status_of(refused.kind))
     return go(place, session.cookies)
 
 
 def _said(refused: Refused) -> list[FieldError]:
     """Return what a service said, with the time to wait where it named one."""
-    if issubclass(refused.kind, TooManyTries) and refused.retry_after_seconds:
+    if issubclass(refused.kind, TooManyRequests) and refused.retry_after_seconds:
         return [FieldError(f"Too many tries. Try again in {minutes(refused.retry_after_seconds)}.")]
     return refused.errors
 
 
-def _entrance(visit: Visit, form: Form, place: str, *, new: bool, status: int = http.OK) -> Response:
+def _entrance(visit: Visit, form: Form, place: str, *, new: bool, status: int = OK) -> Response:
     if visit.viewer is not None:
         return go(place)
     return visit.page(
@@ -108,7 +110,7 @@ async def account(visit: Visit) -> Response:
     return _account(visit, form, done=_DONE.get(visit.asked("done"), ""))
 
 
-def _account(visit: Visit, form: Form, *, done: str = "", status: int = http.OK) -> Response:
+def _account(visit: Visit, form: Form, *, done: str = "", status: int = OK) -> Response:
     return visit.page(
         "account.html", _marked("Account", form), status=status, form=form, done=done, viewer=visit.person
     )
@@ -131,14 +133,14 @@ async def _change(visit: Visit, body: dict[str, str], what: str, renamed: dict[s
     try:
         session = await visit.backend.change_person(visit.caller, body)
     except Refused as refused:
-        if not issubclass(refused.kind, (Invalid, TooManyTries)):
+        if not issubclass(refused.kind, (Invalid, TooManyRequests)):
             raise
         errors = [
             FieldError(each.message, renamed.get(each.field, each.field) if each.field else None)
             for each in _said(refused)
         ]
         form = Form(_ACCOUNT_FIELDS, {"email": body.get("email", person.email)}, errors)
-        return _account(visit, form, status=http.status_of(refused.kind))
+        return _account(visit, form, status=status_of(refused.kind))
     return go(f"/account?done={what}", session.cookies)
 
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 
-from admitone.kernel.refusals import Missing
+from admitone.kernel.errors import NotFound
 
 _KEPT: Final = {"cache-control": "public, max-age=31536000, immutable", "vary": "accept-encoding"}
 _TYPES: Final = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
@@ -53,7 +53,7 @@ async def static_file(request: Request) -> Response:
     """Serve one file of this edition; another edition's address must not give this one's content."""
     asset = _ASSETS.get(request.path_params["name"])
     if asset is None or request.path_params["edition"] != EDITION:
-        raise Missing
+        raise NotFound
     headers = {**_KEPT, "content-type": asset.media_type}
     if "gzip" in request.headers.get("accept-encoding", ""):
         return Response(asset.compressed, headers={**headers, "content-encoding": "gzip"})

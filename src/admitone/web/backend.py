@@ -11,10 +11,11 @@ import httpx
 import msgspec
 from starlette.requests import Request
 
-from admitone.kernel import http, refusals
-from admitone.kernel.identity import COOKIE
-from admitone.kernel.refusals import FieldError, Refusal, Unavailable
-from admitone.kernel.trace import current_traceparent
+from admitone.kernel import errors
+from admitone.kernel.errors import FieldError, Refusal, Unavailable
+from admitone.kernel.http.app import session_token, status_of
+from admitone.kernel.http.sessions import COOKIE
+from admitone.kernel.tracing import current_traceparent
 
 TicketStatus = Literal["available", "reserved", "sold"]
 OrderStatus = Literal["created", "awaiting:payment", "complete", "cancelled"]
@@ -153,19 +154,19 @@ class _ErrorBody(msgspec.Struct):
 
 
 _KINDS: Final[Mapping[int, type[Refusal]]] = {
-    http.status_of(kind): kind
+    status_of(kind): kind
     for kind in (
-        refusals.Invalid,
-        refusals.NotSignedIn,
-        refusals.PaymentRequired,
-        refusals.Forbidden,
-        refusals.Missing,
-        refusals.Conflict,
-        refusals.Stale,
-        refusals.TooLarge,
-        refusals.KeyReused,
-        refusals.TooManyTries,
-        refusals.Unavailable,
+        errors.Invalid,
+        errors.NotSignedIn,
+        errors.PaymentRequired,
+        errors.Forbidden,
+        errors.NotFound,
+        errors.Conflict,
+        errors.PreconditionFailed,
+        errors.BodyTooLarge,
+        errors.IdempotencyKeyReused,
+        errors.TooManyRequests,
+        errors.Unavailable,
     )
 }
 
@@ -185,7 +186,7 @@ class Caller(msgspec.Struct, frozen=True):
         address = request.client.host if request.client else ""
         if trust_proxy and (forwarded := request.headers.getlist("x-forwarded-for")):
             address = forwarded[-1].rpartition(",")[2].strip()
-        session = http.session_token(request) or ""
+        session = session_token(request) or ""
         return cls(session if _TOKEN.fullmatch(session) else None, address if _ADDRESS.fullmatch(address) else None)
 
 

@@ -8,8 +8,18 @@ from uuid import UUID
 import msgspec
 from starlette.responses import Response
 
-from admitone.kernel import http, ids
-from admitone.kernel.refusals import Conflict, FieldError, Invalid, KeyReused, Missing, PaymentRequired, Unavailable
+from admitone.kernel import ids
+from admitone.kernel.errors import (
+    Conflict,
+    FieldError,
+    IdempotencyKeyReused,
+    Invalid,
+    NotFound,
+    PaymentRequired,
+    Unavailable,
+)
+from admitone.kernel.http.app import status_of
+from admitone.kernel.http.operations import OK
 from admitone.web import render
 from admitone.web.backend import Order, Payments, Refused, Ticket, ticket_page
 from admitone.web.catalogue import ticket_page_of
@@ -77,13 +87,13 @@ async def bought(visit: Visit) -> Response:
     seen = amount_of(fields.get("price", ""))
     ticket, _ = await visit.backend.ticket(visit.id)
     if ticket.user_id == person.id:
-        return await ticket_page_of(visit, visit.id, status=http.status_of(Conflict))
+        return await ticket_page_of(visit, visit.id, status=status_of(Conflict))
     if ticket.status == "available" and seen is not None and seen != ticket.price:
-        return await ticket_page_of(visit, visit.id, was=seen, status=http.status_of(Conflict))
+        return await ticket_page_of(visit, visit.id, was=seen, status=status_of(Conflict))
     try:
         order = await visit.backend.create_order(visit.caller, visit.id, key_of(fields))
     except Refused as refused:
-        if issubclass(refused.kind, Missing):
+        if issubclass(refused.kind, NotFound):
             # Listed a moment ago, and orders has not heard of it yet.
             raise Refused(Unavailable, [], None) from None
         if not issubclass(refused.kind, (Invalid, Conflict)):
@@ -103,7 +113,7 @@ async def _was_slower(visit: Visit, ticket: Ticket) -> Response:
     return visit.page(
         "raced.html",
         "Someone was faster",
-        status=http.status_of(Conflict),
+        status=status_of(Conflict),
         ticket=ticket,
         cards=render.cards(similar),
         similar_heading=heading,
@@ -151,11 +161,11 @@ async def _order_page(visit: Visit, *, unreachable_with: str = "") -> Response:
         state = "checking"  # the buyer has answered the bank, and the bank has yet to answer us
     ended = _ending(found, payments) if state == "ended" else None
     ticket = await _ticket_of(visit, found)
-    stripe_key = visit.web.settings.stripe_publishable_key
+    stripe_key = visit.web.stripe_publishable_key
     return visit.page(
         "order.html",
         f"{_TITLES.get(state, 'Pay')}: {found.ticket.title}",
-        status=http.status_of(Unavailable) if state == "unreachable" else http.OK,
+        status=status_of(Unavailable) if state == "unreachable" else OK,
         policy=STRIPE_POLICY if stripe_key else OWN_POLICY,
         live_id=live_id,
         order=found,
@@ -240,7 +250,7 @@ async def _payments(visit: Visit, found: Order) -> Payments:
         return await visit.backend.payments(visit.caller, str(found.id))
     except Refused as refused:
         # Missing: payments has not heard of the order yet.
-        if issubclass(refused.kind, (Missing, Unavailable)):
+        if issubclass(refused.kind, (NotFound, Unavailable)):
             return _NO_PAYMENTS
         raise
 
@@ -280,7 +290,7 @@ async def paid(visit: Visit) -> Response:
         if issubclass(refused.kind, Unavailable):
             return await _order_page(visit, unreachable_with=key)
         # Refused by the bank, or no longer payable: the order's own page says which.
-        if not issubclass(refused.kind, (PaymentRequired, Invalid, Conflict, KeyReused)):
+        if not issubclass(refused.kind, (PaymentRequired, Invalid, Conflict, IdempotencyKeyReused)):
             raise
     return go(f"/orders/{visit.id}")
 

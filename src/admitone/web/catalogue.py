@@ -5,12 +5,14 @@ from typing import Final, NamedTuple
 
 from starlette.responses import Response
 
-from admitone.kernel import http, ids
-from admitone.kernel.refusals import Forbidden, Invalid, Missing, NotSignedIn, Unavailable
+from admitone.kernel import ids
+from admitone.kernel.errors import Forbidden, Invalid, NotFound, NotSignedIn, Unavailable
+from admitone.kernel.http.operations import OK
+from admitone.kernel.single_flight import SingleFlight
 from admitone.web import render
 from admitone.web.backend import Refused, Ticket, TicketPage, ticket_page
-from admitone.web.shared import Shared
-from admitone.web.visit import Visit, Web, address, compress
+from admitone.web.resources import Web
+from admitone.web.visit import Visit, address, compress
 
 TICKETS_A_PAGE: Final = 50
 _SORTS: Final = ("newest", "date", "price", "-price")
@@ -45,7 +47,7 @@ class Shelf:
 
     def __init__(self, web: Web) -> None:
         self._web = web
-        self._find = Shared(self._found)
+        self._find = SingleFlight(self._found)
         self._rendered: dict[tuple[Asked, bool], _Rendered] = {}
         self._read: dict[Asked, tuple[bytes, TicketPage]] = {}
 
@@ -128,9 +130,7 @@ async def ticket(visit: Visit) -> Response:
     return await ticket_page_of(visit, visit.id)
 
 
-async def ticket_page_of(
-    visit: Visit, ticket_id: str, *, was: Decimal | None = None, status: int = http.OK
-) -> Response:
+async def ticket_page_of(visit: Visit, ticket_id: str, *, was: Decimal | None = None, status: int = OK) -> Response:
     """Return a ticket's page; `was` is the price the visitor saw, when it is no longer the price."""
     live_id = visit.web.hub.last_id
     found, _ = await visit.backend.ticket(ticket_id)
@@ -162,7 +162,7 @@ async def _is_own_order(visit: Visit, order_id: str) -> bool:
         await visit.backend.order(visit.caller, order_id)
     except Refused as refused:
         # Whoever cannot tell shows what everybody may see.
-        if issubclass(refused.kind, (Forbidden, Missing, NotSignedIn, Unavailable)):
+        if issubclass(refused.kind, (Forbidden, NotFound, NotSignedIn, Unavailable)):
             return False
         raise
     return True

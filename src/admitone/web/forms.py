@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 
 from admitone.kernel import ids
-from admitone.kernel.bodies import BODY_BYTES_MAX
-from admitone.kernel.refusals import FieldError, Invalid, TooLarge, WrongMediaType
+from admitone.kernel.errors import BodyTooLarge, FieldError, Invalid, UnsupportedMediaType
+from admitone.kernel.http.parsing import BODY_BYTES_MAX
 
 _FIELDS_MAX: Final = 20
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -24,11 +24,11 @@ async def posted(request: Request) -> dict[str, str]:
     async for chunk in request.stream():
         body += chunk
         if len(body) > BODY_BYTES_MAX:
-            raise TooLarge
+            raise BodyTooLarge
     if not body:
         return {}
     if media_type != "application/x-www-form-urlencoded":
-        raise WrongMediaType("The body must be a form")
+        raise UnsupportedMediaType("The body must be a form")
     try:
         pairs = parse_qsl(
             body.decode("ascii"),

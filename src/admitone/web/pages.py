@@ -9,14 +9,17 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from admitone.kernel import http, refusals
-from admitone.kernel.identity import Person
-from admitone.kernel.refusals import Missing, Refusal
-from admitone.kernel.service import Running
+from admitone.kernel import errors
+from admitone.kernel.errors import NotFound, Refusal
+from admitone.kernel.http.app import session_token, status_of
+from admitone.kernel.http.operations import INTERNAL_ERROR
+from admitone.kernel.http.sessions import SignedInUser
+from admitone.kernel.running import RunningService
 from admitone.web import account, assets, buying, catalogue, selling
 from admitone.web.backend import Refused
 from admitone.web.live import LiveStream
-from admitone.web.visit import SignInFirst, Visit, Web, address, go
+from admitone.web.resources import Web
+from admitone.web.visit import SignInFirst, Visit, address, go
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +27,20 @@ PageFunction = Callable[[Visit], Awaitable[Response]]
 
 # For each kind of refusal: what happened, and what to do next.
 _WORDS: Final[Mapping[type[Refusal], tuple[str, str]]] = {
-    refusals.Forbidden: (
+    errors.Forbidden: (
         "This is somebody else’s",
         "Only the person it belongs to can see it. Perhaps you are signed in with another account.",
     ),
-    refusals.Missing: (
+    errors.NotFound: (
         "There is no such page",
         "The address may be old or mistyped. The tickets on sale are one step away.",
     ),
-    refusals.MethodNotAllowed: ("That cannot be done here", "Go back to the page you came from and try it from there."),
-    refusals.Unavailable: (
+    errors.MethodNotAllowed: ("That cannot be done here", "Go back to the page you came from and try it from there."),
+    errors.Unavailable: (
         "We cannot answer just now",
         "Nothing is lost, and nothing was charged for this. Try again in a moment.",
     ),
-    refusals.TooManyTries: ("Too many tries", "Wait a moment, then try again."),
+    errors.TooManyRequests: ("Too many tries", "Wait a moment, then try again."),
     Refusal: ("We could not read that", "Go back, load the page again and send it once more."),
 }
 _BROKEN_WORDS: Final = (
@@ -49,17 +52,17 @@ _BROKEN_WORDS: Final = (
 class _Page:
     """Runs one page function and turns everything it may raise into a page."""
 
-    def __init__(self, service: Running, show: PageFunction, *, signed_in: bool = False) -> None:
+    def __init__(self, service: RunningService[Web], show: PageFunction, *, signed_in: bool = False) -> None:
         self._service = service
         self._show = show
         self._signed_in = signed_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        web: Web = self._service.own
-        viewer: Person | None = None
+        web = self._service.resources
+        viewer: SignedInUser | None = None
         try:
-            viewer = await self._service.identity.person(http.session_token(request))
+            viewer = await self._service.sessions.user(session_token(request))
             response = await self._answer(Visit(web, request, viewer))
         except Refusal as refusal:
             response = _error_page(Visit(web, request, viewer), type(refusal))
@@ -76,7 +79,7 @@ class _Page:
         except SignInFirst:
             return go(address("/auth/signin", next=visit.place))
         except Refused as refused:
-            if issubclass(refused.kind, refusals.NotSignedIn):
+            if issubclass(refused.kind, errors.NotSignedIn):
                 visit.forget_session()  # a service knows better; otherwise signing in would lead straight back here
                 return go(address("/auth/signin", next=visit.place))
             return _error_page(visit, refused.kind)
@@ -84,11 +87,11 @@ class _Page:
 
 def _error_page(visit: Visit, kind: type[Refusal] | None) -> Response:
     if kind is None:
-        status, (what, next_step) = http.INTERNAL_ERROR, _BROKEN_WORDS
+        status, (what, next_step) = INTERNAL_ERROR, _BROKEN_WORDS
     else:
-        status = http.status_of(kind)
+        status = status_of(kind)
         what, next_step = next(_WORDS[each] for each in kind.__mro__ if each in _WORDS)
-    can_retry = visit.request.method == "GET" and (kind is None or issubclass(kind, refusals.Unavailable))
+    can_retry = visit.request.method == "GET" and (kind is None or issubclass(kind, errors.Unavailable))
     retry = visit.place if can_retry else None
     return visit.page("error.html", what, status=status, code=status, what=what, next_step=next_step, retry=retry)
 
@@ -98,15 +101,15 @@ class _Nothing(_Page):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith("/api/"):
-            raise Missing
+            raise NotFound
         await super().__call__(scope, receive, send)
 
 
 async def _missing(_visit: Visit) -> Response:
-    raise Missing
+    raise NotFound
 
 
-def pages(service: Running) -> Sequence[BaseRoute]:
+def pages(service: RunningService[Web]) -> Sequence[BaseRoute]:
     """Return the site's routes."""
 
     def page(path: str, show: PageFunction, method: str = "GET") -> Route:
@@ -118,7 +121,7 @@ def pages(service: Running) -> Sequence[BaseRoute]:
     return [
         Route("/static/{edition}/{name}", assets.static_file, methods=["GET"]),
         Route("/live", LiveStream(service), methods=["GET"]),
-        page("/", catalogue.Shelf(service.own).show),
+        page("/", catalogue.Shelf(service.resources).show),
         page("/auth/signup", account.sign_up),
         page("/auth/signup", account.signed_up, "POST"),
         page("/auth/signin", account.sign_in),

@@ -8,8 +8,10 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from admitone.kernel import clock, http, ids
-from admitone.kernel.refusals import FieldError, Forbidden, Invalid, Stale
+from admitone.kernel import clock, ids
+from admitone.kernel.errors import FieldError, Forbidden, Invalid, PreconditionFailed
+from admitone.kernel.http.app import status_of
+from admitone.kernel.http.operations import OK
 from admitone.web.backend import Refused, Ticket
 from admitone.web.forms import Form, amount_of, key_of
 from admitone.web.visit import Visit, address, go
@@ -48,7 +50,7 @@ async def listed(visit: Visit) -> Response:
     except Refused as refused:
         if not issubclass(refused.kind, Invalid):
             raise
-        return _form_page(visit, Form(_FIELDS, fields, refused.errors), fields, status=http.status_of(refused.kind))
+        return _form_page(visit, Form(_FIELDS, fields, refused.errors), fields, status=status_of(refused.kind))
     return go(f"/tickets/{ticket.id}")
 
 
@@ -82,7 +84,7 @@ def _read_moment(fields: Mapping[str, str]) -> datetime | None:
         return None
 
 
-def _form_page(visit: Visit, form: Form, fields: Mapping[str, str], *, status: int = http.OK) -> Response:
+def _form_page(visit: Visit, form: Form, fields: Mapping[str, str], *, status: int = OK) -> Response:
     return visit.page(
         "ticket_form.html",
         "Error: Sell a ticket" if form.errors else "Sell a ticket",
@@ -93,9 +95,9 @@ def _form_page(visit: Visit, form: Form, fields: Mapping[str, str], *, status: i
         action="/tickets/new",
         key=ids.new_token(16),
         form=form,
-        currency=visit.web.settings.currency,
+        currency=visit.web.policy.currency,
         instant=_read_moment(fields),
-        preview=_preview(fields, visit.web.settings.currency),
+        preview=_preview(fields, visit.web.policy.currency),
     )
 
 
@@ -122,15 +124,13 @@ async def edited(visit: Visit) -> Response:
     try:
         await visit.backend.edit_ticket(visit.caller, visit.id, _listing(fields), fields.get("etag", ""))
     except Refused as refused:
-        if not issubclass(refused.kind, (Invalid, Stale)):
+        if not issubclass(refused.kind, (Invalid, PreconditionFailed)):
             raise
         ticket, tag = await _own_ticket(visit)
         errors = refused.errors
-        if issubclass(refused.kind, Stale):
+        if issubclass(refused.kind, PreconditionFailed):
             errors = [FieldError("The ticket changed since you opened this page. Look it over and save again.")]
-        return _edit_page(
-            visit, ticket, tag, Form(_FIELDS, fields, errors), fields, status=http.status_of(refused.kind)
-        )
+        return _edit_page(visit, ticket, tag, Form(_FIELDS, fields, errors), fields, status=status_of(refused.kind))
     return go(f"/tickets/{visit.id}")
 
 
@@ -156,7 +156,7 @@ def _edit_page(
     form: Form,
     fields: Mapping[str, str] | None = None,
     *,
-    status: int = http.OK,
+    status: int = OK,
 ) -> Response:
     until = visit.web.hub.held_until(ticket.id)
     return visit.page(

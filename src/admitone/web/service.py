@@ -1,30 +1,18 @@
-"""web: pages for people, and what happens told to them live."""
+"""web: pages for people, and live updates of them."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
-from admitone.kernel.service import Running, Service
-from admitone.web.backend import Backend
-from admitone.web.live import Hub, end_streams, follow_bus
+from admitone.kernel.service import Service
+from admitone.policy import MarketplacePolicy
+from admitone.web.live import end_streams, follow_bus
 from admitone.web.pages import pages
-from admitone.web.visit import Web
-
-
-@asynccontextmanager
-async def own(running: Running) -> AsyncIterator[Web]:
-    """Open the way to the other services."""
-    backend = Backend(running.client_of)
-    try:
-        yield Web(running.settings, running.identity, backend, Hub())
-    finally:
-        await backend.close()
-
+from admitone.web.resources import WebSettings, open_resources
 
 SERVICE: Final = Service(
     name="web",
     pages=pages,
     jobs=(follow_bus, end_streams),
-    opens=own,
+    settings=(MarketplacePolicy, WebSettings),
+    lifespan=open_resources,
     has_database=False,
 )

@@ -9,14 +9,14 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from admitone.kernel import bodies, http
-from admitone.kernel.identity import Identity, Person
-from admitone.kernel.refusals import Missing
-from admitone.kernel.settings import Settings
+from admitone.kernel.errors import NotFound
+from admitone.kernel.http import parsing
+from admitone.kernel.http.operations import OK, SEE_OTHER
+from admitone.kernel.http.sessions import SignedInUser
 from admitone.web import render
 from admitone.web.backend import Backend, Caller
 from admitone.web.forms import posted
-from admitone.web.live import Hub
+from admitone.web.resources import Web
 
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'{script}; style-src 'self'; img-src 'self'; connect-src 'self'{connect}; "
@@ -38,16 +38,6 @@ _GZIP_WINDOW: Final = 31
 _DEEDS: Final = ("/buy", "/pay", "/cancel", "/email", "/password", "/signout-everywhere")
 
 
-@dataclass(frozen=True)
-class Web:
-    """What the pages of this process stand on."""
-
-    settings: Settings
-    identity: Identity
-    backend: Backend
-    hub: Hub
-
-
 class SignInFirst(Exception):
     """This page is for people who are signed in"""
 
@@ -58,7 +48,7 @@ class Visit:
 
     web: Web
     request: Request
-    viewer: Person | None
+    viewer: SignedInUser | None
 
     @property
     def backend(self) -> Backend:
@@ -76,12 +66,12 @@ class Visit:
     def id(self) -> str:
         """The id in the path; a malformed one names nothing, so it is Missing."""
         try:
-            return str(bodies.uuid(self.request.path_params["id"]))
+            return str(parsing.uuid(self.request.path_params["id"]))
         except ValueError:
-            raise Missing from None
+            raise NotFound from None
 
     @property
-    def person(self) -> Person:
+    def person(self) -> SignedInUser:
         """Who is signed in; raises SignInFirst when nobody is."""
         if self.viewer is None:
             raise SignInFirst
@@ -100,7 +90,7 @@ class Visit:
     def forget_session(self) -> None:
         """Take the visitor for signed out from now on, before the bus tells so."""
         if self.viewer is not None:
-            self.web.identity.revoke(self.viewer.session_id)
+            self.web.sessions.revoke(self.viewer.session_id)
 
     async def posted(self) -> dict[str, str]:
         return await posted(self.request)
@@ -116,7 +106,7 @@ class Visit:
             signed_in=self.viewer is not None,
             live_id=live_id if live_id is not None else self.web.hub.last_id,
             title=title,
-            hold=self.web.settings.order_window_seconds,
+            hold=self.web.policy.hold_seconds,
             **context,
         ).encode()
 
@@ -130,7 +120,7 @@ class Visit:
         template: str,
         title: str,
         *,
-        status: int = http.OK,
+        status: int = OK,
         cookies: Sequence[str] = (),
         policy: str = OWN_POLICY,
         **context: Any,
@@ -143,7 +133,7 @@ class Visit:
         self,
         html: bytes,
         *,
-        status: int = http.OK,
+        status: int = OK,
         cookies: Sequence[str] = (),
         policy: str = OWN_POLICY,
         compressed: bytes | None = None,
@@ -175,7 +165,7 @@ def go(place: str, cookies: Sequence[str] = ()) -> Response:
     # A line break in a header would begin another header.
     assert place.isascii(), place
     assert place.isprintable(), place
-    response = Response(status_code=http.SEE_OTHER, headers={"location": place, "content-security-policy": OWN_POLICY})
+    response = Response(status_code=SEE_OTHER, headers={"location": place, "content-security-policy": OWN_POLICY})
     for cookie in cookies:
         response.headers.append("set-cookie", cookie)
     return response

@@ -12,8 +12,14 @@ FILE = Path(__file__).with_name("users.conf")
 
 def bus_user(service: Service) -> User:
     """Return the bus account that a service's declaration calls for."""
-    hears = tuple(sorted({heard.producer for heard in service.all_heard}))
-    return User(service.name, "", tells=bool(service.tells), hears=hears, watches=not service.has_database)
+    subscriptions = tuple(sorted({heard.producer for heard in service.subscriptions}))
+    return User(
+        service.name,
+        "",
+        publications=bool(service.publications),
+        subscriptions=subscriptions,
+        watches=not service.has_database,
+    )
 
 
 def rendered() -> str:

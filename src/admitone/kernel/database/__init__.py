@@ -1,0 +1,1 @@
+"""PostgreSQL: the connection pool and transactions, migrations, and batching of statements."""

@@ -1,0 +1,62 @@
+"""Plain SQL migrations, each applied once, in order, under a lock."""
+
+import asyncio
+from importlib import resources
+from typing import Final
+
+import asyncpg
+
+from admitone.kernel.database.pool import Database
+
+_LOCK: Final = 0x0AD317  # arbitrary, but used for nothing else
+
+
+def known(service: str) -> list[tuple[str, str]]:
+    """Return (name, SQL) of every migration of a service's database, in order: the kernel's tables, then its own."""
+    package = resources.files("admitone")
+    found: list[tuple[str, str]] = []
+    for owner, folder in (("kernel", package / "kernel/database/schema"), (service, package / service / "migrations")):
+        if folder.is_dir():  # a service may need no tables of its own
+            files = sorted(
+                (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name
+            )
+            found += [(f"{owner}/{file.name}", file.read_text()) for file in files]
+    return found
+
+
+async def missing(service: str, database: Database) -> list[str]:
+    """Return the migrations this version needs that were not applied."""
+    names = [name for name, _ in known(service)]
+    if not await database.fetchval("SELECT to_regclass('applied_migration') IS NOT NULL"):
+        return names
+    applied = {row["name"] for row in await database.fetch("SELECT name FROM applied_migration")}
+    return [name for name in names if name not in applied]
+
+
+async def migrate(url: str, service: str) -> list[str]:
+    """Apply what is missing to the database at `url` (the migrator's); return the names of what was applied.
+
+    Each file is one transaction. Concurrent runs are safe: the second waits, then finds nothing to do.
+    """
+    connection = await asyncpg.connect(url, server_settings={"lock_timeout": "5000"})
+    try:
+        role = await connection.fetchval(
+            "SELECT rolname FROM pg_roles WHERE rolname = $1 AND rolname <> current_user", service
+        )
+        await connection.execute("SELECT set_config('admitone.service_role', $1, false)", role or "")
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS applied_migration "
+            "(name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        applied: list[str] = []
+        for name, sql in await asyncio.to_thread(known, service):
+            if await connection.fetchval("SELECT true FROM applied_migration WHERE name = $1", name):
+                continue
+            async with connection.transaction():
+                await connection.execute(sql)
+                await connection.execute("INSERT INTO applied_migration (name) VALUES ($1)", name)
+            applied.append(name)
+        return applied
+    finally:
+        await connection.close()

@@ -1,0 +1,287 @@
+"""A service's PostgreSQL database: single statements, and transactions that commit rows and events together."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final
+
+import asyncpg
+
+from admitone.kernel import clock, ids
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.messaging.event import Event
+from admitone.kernel.tracing import current_traceparent
+
+log = logging.getLogger(__name__)
+
+Row = asyncpg.Record
+
+# PostgreSQL ends a statement, a lock wait or an idle transaction after this many milliseconds.
+_TIMEOUTS_MS: Final = {
+    "statement_timeout": "3000",
+    "lock_timeout": "1000",
+    "idle_in_transaction_session_timeout": "5000",
+}
+_POOL_WAIT_SECONDS: Final = 1.0
+# Acquiring a free connection takes much less than this.
+_WAIT_SECONDS_MIN: Final = 0.001
+
+# Transactions conflicted: the same work succeeds alone, or a moment later.
+CONTENDED: Final = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError, asyncpg.SerializationError)
+
+# The database is unreachable, restarting or overloaded; the caller may try again.
+UNREACHABLE: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.QueryCanceledError,
+    *CONTENDED,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    # asyncpg raises this if a killed server's last message arrived while the connection was idle.
+    asyncpg.InternalClientError,
+    ConnectionError,
+    TimeoutError,
+)
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether the database is unreachable, so that an immediate retry would fail, too."""
+    return isinstance(error, (Unavailable, *UNREACHABLE)) and not isinstance(error, CONTENDED)
+
+
+# The bus refuses larger messages, and the relay would retry such an event forever.
+_EVENT_BYTES_MAX: Final = 48 * 1024
+
+_INSERT_EVENTS: Final = """
+INSERT INTO outbox (id, type, aggregate, version, data, traceparent)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::integer[], $5::text[], $6::text[])
+"""
+
+
+class Statements:
+    """The four ways to run one SQL statement, on a pool or inside a transaction."""
+
+    async def execute(self, sql: str, *arguments: Any) -> str:
+        """Run a statement for its effect; return PostgreSQL's command tag."""
+        raise NotImplementedError
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[Row]:
+        """Return every row."""
+        raise NotImplementedError
+
+    async def fetchrow(self, sql: str, *arguments: Any) -> Row | None:
+        """Return the first row, or None."""
+        raise NotImplementedError
+
+    async def fetchval(self, sql: str, *arguments: Any) -> Any:
+        """Return the first column of the first row, or None."""
+        raise NotImplementedError
+
+
+class Transaction(Statements):
+    """A transaction that commits rows and events together.
+
+    `now` is the database's clock at the start of the transaction: every decision inside uses it.
+    """
+
+    def __init__(self, connection: Any, now: datetime) -> None:
+        self._connection = connection
+        self.now = now
+        self._events: list[tuple[Event, str | None]] = []
+        self.woken_jobs: set[str] = set()
+
+    def wake(self, job: str) -> None:
+        """Wake a background job of this process once the transaction is committed; see `Database.alarm`."""
+        self.woken_jobs.add(job)
+
+    def publish(self, event: Event) -> None:
+        """Publish an event: it is written to the outbox by this transaction."""
+        self._events.append((event, current_traceparent()))
+
+    async def execute(self, sql: str, *arguments: Any) -> str:
+        tag: str = await self._connection.execute(sql, *arguments)
+        return tag
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[Row]:
+        rows: list[Row] = await self._connection.fetch(sql, *arguments)
+        return rows
+
+    async def fetchrow(self, sql: str, *arguments: Any) -> Row | None:
+        row: Row | None = await self._connection.fetchrow(sql, *arguments)
+        return row
+
+    async def fetchval(self, sql: str, *arguments: Any) -> Any:
+        return await self._connection.fetchval(sql, *arguments)
+
+    async def write_events(self) -> bool:
+        """Write the published events to the outbox, in order and in one statement; False if there are none."""
+        events, self._events = self._events, []
+        if not events:
+            return False
+        encoded = [event.encode() for event, _ in events]
+        assert max(map(len, encoded)) <= _EVENT_BYTES_MAX, "an event is too large for the bus"
+        await self._connection.execute(
+            _INSERT_EVENTS,
+            [ids.new_id() for _ in events],
+            [type(event).__name__ for event, _ in events],
+            [event.aggregate for event, _ in events],
+            [event.aggregate_version for event, _ in events],
+            encoded,
+            [traceparent for _, traceparent in events],
+        )
+        return True
+
+
+async def _keep_session_state(_connection: Any) -> None:
+    """Skip asyncpg's reset on release: no session state is left on a connection, and the reset costs a round trip."""
+
+
+@dataclass
+class Waits:
+    """How often and how long callers waited for a connection, and how often none was free in time."""
+
+    count: int = 0
+    seconds: float = 0.0
+    refused: int = 0
+
+
+class Database(Statements):
+    """A pool of connections to one service's database."""
+
+    def __init__(self, pool: "asyncpg.Pool[Row]", url: str) -> None:
+        self._pool = pool
+        self.url = url
+        self.waits = Waits()
+        self._on_publish: Callable[[], None] | None = None
+        self._signals: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    @classmethod
+    async def connect(cls, url: str, *, application: str, connections: int = 10) -> "Database":
+        """Open the pool; raises one of UNREACHABLE or OSError if the server cannot be reached."""
+        pool = await asyncpg.create_pool(
+            url,
+            min_size=1,
+            max_size=connections,
+            timeout=5,
+            command_timeout=10,
+            max_inactive_connection_lifetime=0,
+            reset=_keep_session_state,
+            server_settings={"application_name": application, "jit": "off", **_TIMEOUTS_MS},
+        )
+        return cls(pool, url)
+
+    async def close(self) -> None:
+        try:
+            await asyncio.wait_for(self._pool.close(), timeout=5)
+        except (asyncpg.InterfaceError, *UNREACHABLE):
+            self._pool.terminate()
+
+    def on_publish(self, wake: Callable[[], None]) -> None:
+        """Call `wake` after each commit that published events."""
+        self._on_publish = wake
+
+    def published(self) -> None:
+        """Wake the relay; callers of statements that write to the outbox themselves must call this."""
+        if self._on_publish is not None:
+            self._on_publish()
+
+    def signal(self, job: str) -> asyncio.Event:
+        """Return the event that is set when a committed transaction wakes this job; the job clears it."""
+        return self._signals[job]
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        """Borrow a pooled connection; raises Unavailable if none is free within a second."""
+        began = clock.monotonic_seconds()
+        try:
+            connection = await self._pool.acquire(timeout=_POOL_WAIT_SECONDS)
+        except (OSError, asyncpg.InterfaceError, *UNREACHABLE) as error:
+            self.waits.refused += 1
+            raise Unavailable from error
+        waited = clock.monotonic_seconds() - began
+        if waited > _WAIT_SECONDS_MIN:
+            self.waits.count += 1
+            self.waits.seconds += waited
+        try:
+            yield connection
+        except asyncpg.InterfaceError as error:
+            # asyncpg raises it for a closed connection and for a wrong number of arguments, which is a bug.
+            if _is_gone(connection):
+                raise Unavailable from error
+            raise
+        except asyncpg.InternalClientError as error:
+            # The server was killed, and this connection has not noticed it completely.
+            if not _is_gone(connection):
+                connection.terminate()
+            raise Unavailable from error
+        finally:
+            await self._pool.release(connection)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Begin; commit rows and events together when the block ends, roll both back when it raises.
+
+        If the connection breaks during the commit, the outcome is unknown and the error is raised: the caller must
+        repeat the request with the same key, or read the state.
+        """
+        async with self.connection() as connection:
+            async with connection.transaction():
+                tx = Transaction(connection, await connection.fetchval("SELECT instant()"))
+                yield tx
+                has_published = await tx.write_events()
+            if has_published:
+                self.published()
+            for job in tx.woken_jobs:
+                self.signal(job).set()
+
+    async def execute(self, sql: str, *arguments: Any) -> str:
+        async with self.connection() as connection:
+            tag: str = await connection.execute(sql, *arguments)
+            return tag
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[Row]:
+        async with self.connection() as connection:
+            rows: list[Row] = await connection.fetch(sql, *arguments)
+            return rows
+
+    async def fetchrow(self, sql: str, *arguments: Any) -> Row | None:
+        async with self.connection() as connection:
+            row: Row | None = await connection.fetchrow(sql, *arguments)
+            return row
+
+    async def fetchval(self, sql: str, *arguments: Any) -> Any:
+        async with self.connection() as connection:
+            return await connection.fetchval(sql, *arguments)
+
+
+def _is_gone(connection: Any) -> bool:
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True  # it broke, and the pool has released it already
+
+
+async def connect_with_retries(url: str, *, application: str, connections: int) -> Database:
+    """Open the database; retry until it can be reached, because services may start before it does."""
+    delay_seconds = 0.05
+    while True:
+        try:
+            return await Database.connect(url, application=application, connections=connections)
+        except (OSError, *UNREACHABLE) as error:
+            log.warning("database is not reachable yet", extra={"service": application, "error": type(error).__name__})
+            await asyncio.sleep(delay_seconds)
+            delay_seconds = min(delay_seconds * 2, 2.0)
+
+
+def affected_rows(tag: str) -> int:
+    """Return the number of rows in a command tag such as `UPDATE 1`."""
+    return int(tag.rsplit(" ", 1)[-1])
+
+
+def columns(rows: Sequence[object], *names: str) -> list[list[Any]]:
+    """Return the named attributes (`id`, `ticket.id`) as one list each, the arguments of an `unnest` of rows."""
+    return [list(map(attrgetter(name), rows)) for name in names]

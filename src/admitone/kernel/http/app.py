@@ -1,0 +1,308 @@
+"""The HTTP edge: dispatches requests to operations and pages, and turns every outcome into a response.
+
+This is the only file that knows which status code an error gets. The order of checks is always the same: origin of
+the request, authentication, parsing, and then the use case's own rules.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, cookie_parser
+from starlette.requests import Request as HttpRequest
+from starlette.routing import BaseRoute, Route, Router
+from starlette.types import Receive, Scope, Send
+
+from admitone.kernel import errors
+from admitone.kernel.database.pool import UNREACHABLE
+from admitone.kernel.errors import BodyTooLarge, FieldError, Forbidden, NotFound, NotSignedIn, Refusal, Unavailable
+from admitone.kernel.http.operations import INTERNAL_ERROR, NO_CONTENT, NOT_MODIFIED, Operation, Request, Response
+from admitone.kernel.http.parsing import BODY_BYTES_MAX, read_body, read_query
+from admitone.kernel.http.sessions import COOKIE
+from admitone.kernel.running import RunningService
+from admitone.kernel.settings import Settings
+from admitone.kernel.tracing import trace_span
+
+log = logging.getLogger(__name__)
+
+_STATUS: Final[Mapping[type[Refusal], int]] = {
+    errors.Invalid: 400,
+    errors.NotSignedIn: 401,
+    errors.PaymentRequired: 402,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.Conflict: 409,
+    errors.PreconditionFailed: 412,
+    errors.BodyTooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.IdempotencyKeyReused: 422,
+    errors.TooManyRequests: 429,
+    errors.Unavailable: 503,
+}
+
+# Refusals that may be part of an attack are logged. Source: OWASP ASVS 5.0, 16.3.
+_LOGGED: Final = (errors.NotSignedIn, errors.Forbidden, errors.TooManyRequests)
+
+_JSON: Final = b"application/json"
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_SITE: Final = frozenset({b"same-origin", b"none"})
+_WITHOUT_BODY: Final = frozenset({NO_CONTENT, NOT_MODIFIED})
+_LENGTH_DIGITS_MAX: Final = 18
+
+# Load shedding: more requests in progress than one operation can serve within about a second.
+_IN_PROGRESS_MAX: Final = 1500
+
+# Added to every response that does not set them. Source: OWASP Secure Headers Project; RFC 6797; CSP level 3.
+_HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(self)"),
+    (b"cache-control", b"no-store"),
+)
+_TRANSPORT_SECURITY: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+
+
+class ErrorBody(msgspec.Struct):
+    """The body of every error: one entry per broken rule."""
+
+    errors: list[FieldError]
+
+
+def status_of(refusal: type[Refusal]) -> int:
+    """Return the status code of a kind of refusal."""
+    return next(_STATUS[kind] for kind in refusal.__mro__ if kind in _STATUS)
+
+
+async def read_bytes(request: HttpRequest, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """Return the request's body; raises BodyTooLarge as soon as it exceeds the limit."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS_MAX or int(announced) > bytes_max):
+        raise BodyTooLarge
+    received = bytearray()
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > bytes_max:
+            raise BodyTooLarge
+    return bytes(received)
+
+
+def session_token(request: HttpRequest) -> str | None:
+    """Return the session cookie's value if it can be a token: a quoted cookie may contain line breaks."""
+    for name, value in request.scope["headers"]:
+        if name == b"cookie" and COOKIE.encode() in value:
+            token = cookie_parser(value.decode("latin-1")).get(COOKIE)
+            return token if token is not None and token.isascii() and token.isprintable() else None
+    return None
+
+
+async def send_response(send: Send, response: Response) -> None:
+    """Send a whole response."""
+    headers = list(response.headers)
+    body = response.encoded()
+    if response.status not in _WITHOUT_BODY:
+        headers.append((b"content-length", str(len(body)).encode()))
+        if not any(name == b"content-type" for name, _ in headers):
+            headers.append((b"content-type", _JSON))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _error_response(refusal: Refusal) -> Response:
+    headers: list[tuple[bytes, bytes]] = []
+    if refusal.retry_after_seconds is not None:
+        headers.append((b"retry-after", str(refusal.retry_after_seconds).encode()))
+    if isinstance(refusal, errors.MethodNotAllowed):
+        headers.append((b"allow", ", ".join(refusal.allowed).encode()))
+    return Response(status_of(type(refusal)), ErrorBody(refusal.errors), tuple(headers))
+
+
+class _Endpoint:
+    """The ASGI endpoint of one operation of one service; it refuses requests beyond its limit before any work."""
+
+    def __init__(self, service: RunningService[Any], operation: Operation) -> None:
+        self._service = service
+        self._operation = operation
+        self._in_progress = 0
+        self.span_name = f"{service.name} {operation.method} {operation.path}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._in_progress >= _IN_PROGRESS_MAX:
+            raise Unavailable
+        self._in_progress += 1
+        try:
+            response = await self._respond(HttpRequest(scope, receive))
+        finally:
+            self._in_progress -= 1
+        await send_response(send, response)
+
+    async def _respond(self, request: HttpRequest) -> Response:
+        operation = self._operation
+        user = await self._service.sessions.user(session_token(request))
+        if operation.signed_in and user is None:
+            raise NotSignedIn
+        parsed: msgspec.Struct | None = None
+        if operation.body is not None:
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise errors.UnsupportedMediaType
+            parsed = read_body(await read_bytes(request), operation.body)
+        elif operation.query is not None:
+            parsed = read_query(_query_pairs(request.scope), operation.query)
+        return await operation.use_case(Request(self._service, request, parsed, user))
+
+
+def _query_pairs(scope: Scope) -> list[tuple[str, str]]:
+    try:
+        text = scope["query_string"].decode("ascii")
+        return parse_qsl(text, keep_blank_values=True, max_num_fields=20, errors="strict")
+    except ValueError:
+        raise errors.Invalid("The query is not valid") from None
+
+
+class HttpApp:
+    """The outermost ASGI application: trace, security headers, origin check, and a response for every outcome."""
+
+    def __init__(self, routes: Sequence[BaseRoute], settings: Settings) -> None:
+        self._router = Router(routes, redirect_slashes=False, default=_not_found)
+        self._operations = _by_path(routes)
+        self._own_origins = {settings.public_origin.encode()}
+        self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        scope["app"] = self  # makes Starlette's routes raise their errors, so that they are answered here
+        started = False
+
+        async def send_with_headers(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                present = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(each for each in self._headers if each[0] not in present)]
+            await send(message)
+
+        with trace_span(_header_text(scope, b"traceparent"), scope["method"]) as span:
+            try:
+                self._check_origin(scope)
+                endpoint = self._operations.get((scope["method"], scope["path"]))
+                if endpoint is not None:
+                    scope["endpoint"] = endpoint
+                    await endpoint(scope, receive, send_with_headers)
+                else:
+                    await self._router(scope, receive, send_with_headers)
+            except ClientDisconnect:
+                log.info("client disconnected", extra={"path": scope["path"]})
+            except Exception as error:
+                if started:
+                    raise
+                await send_response(send_with_headers, self._error_response(scope, error))
+            finally:
+                # The route, not the path: otherwise there would be as many span names as tickets.
+                if isinstance(endpoint := scope.get("endpoint"), _Endpoint):
+                    span.update_name(endpoint.span_name)
+
+    def _error_response(self, scope: Scope, error: Exception) -> Response:
+        if isinstance(error, UNREACHABLE):
+            log.warning("the database did not answer", extra={"path": scope["path"], "error": repr(error)})
+            error = Unavailable()
+        if isinstance(error, HTTPException):  # raised by Starlette's own routes: 404 and 405
+            allowed = (error.headers or {}).get("Allow", "")
+            error = errors.MethodNotAllowed(tuple(allowed.split(", "))) if allowed else NotFound()
+        if isinstance(error, Refusal):
+            if isinstance(error, _LOGGED):
+                # Without the input: it may be a password in the wrong field.
+                client = scope.get("client")
+                extra = {"path": scope["path"], "kind": type(error).__name__, "from": client[0] if client else ""}
+                log.info("refused", extra=extra)
+            return _error_response(error)
+        log.error("request failed", extra={"path": scope["path"]}, exc_info=error)
+        return Response(INTERNAL_ERROR, ErrorBody([FieldError("Something went wrong on our side")]))
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse requests that change something and come from another site's page.
+
+        Source: OWASP Cross-Site Request Forgery Prevention, "Fetch Metadata" and "Origin" checks. Clients that send
+        neither header are not browsers and do not send cookies unintentionally.
+        """
+        if scope["method"] in _SAFE_METHODS:
+            return
+        site = _header(scope, b"sec-fetch-site")
+        if site is not None:
+            if site not in _OWN_SITE:
+                raise Forbidden("The request came from another site")
+            return
+        origin = _header(scope, b"origin")
+        if origin is None or origin in self._own_origins:
+            return
+        host = _header(scope, b"host")
+        if not host or origin.partition(b"://")[2] != host:
+            raise Forbidden("The request came from another site")
+
+
+def _by_path(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], _Endpoint]:
+    """Return the operations whose path has no parameters: one lookup instead of matching every route."""
+    return {
+        (method, route.path): route.endpoint
+        for route in routes
+        if isinstance(route, Route) and isinstance(route.endpoint, _Endpoint) and not route.param_convertors
+        for method in route.methods or ()
+    }
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == wanted), None)
+
+
+def _header_text(scope: Scope, wanted: bytes) -> str | None:
+    found = _header(scope, wanted)
+    return None if found is None else found.decode("latin-1")
+
+
+async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise NotFound
+
+
+class _MethodNotAllowed:
+    """Refuses the methods a path has no operation for."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._allowed = tuple(sorted(each.method for each in operations))
+
+    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise errors.MethodNotAllowed(self._allowed)
+
+
+def operation_routes(service: RunningService[Any], operations: Sequence[Operation]) -> list[Route]:
+    """Return the Starlette routes of a running service's operations.
+
+    The refusal of a path's other methods follows its own routes directly, so that no wider path matches them first.
+    """
+    routes: list[Route] = []
+    for path in dict.fromkeys(each.path for each in operations):
+        own = [each for each in operations if each.path == path]
+        routes += [Route(path, _Endpoint(service, each), methods=[each.method]) for each in own]
+        routes.append(Route(path, _MethodNotAllowed(own)))
+    return routes
+
+
+class _Document:
+    """An object, because Starlette would call a function with a request instead of an ASGI scope."""
+
+    def __init__(self, respond: Callable[[HttpRequest], Awaitable[Response]]) -> None:
+        self._respond = respond
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in {"GET", "HEAD"}:
+            raise errors.MethodNotAllowed(("GET",))
+        await send_response(send, await self._respond(HttpRequest(scope, receive)))
+
+
+def document_route(path: str, respond: Callable[[HttpRequest], Awaitable[Response]]) -> Route:
+    """Return a read-only route that is not an operation of the API: a probe or a document."""
+    return Route(path, _Document(respond))

@@ -1,0 +1,114 @@
+"""Listening: binds the public address and serves an ASGI application with uvicorn until a signal arrives."""
+
+import asyncio
+import contextlib
+import errno
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import uvicorn
+from starlette.types import ASGIApp
+
+_DRAIN_SECONDS: Final = 20
+
+
+class CannotListen(Exception):
+    """The public address is taken, or is not this machine's"""
+
+
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Bind the public address before anything else is started; raises CannotListen."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        public = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CannotListen(f"Nothing can listen at {host}: {error.strerror}.") from error
+    try:
+        # A port in TIME_WAIT is free; one that another program listens on is not.
+        public.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        public.bind(address)
+    except OSError as error:
+        public.close()
+        if error.errno == errno.EADDRINUSE:
+            raise CannotListen(f"Port {port} is taken by another program; ADMITONE_PORT chooses another.") from error
+        raise CannotListen(f"Nothing can listen at {host}, port {port}: {error.strerror}.") from error
+    return public
+
+
+def cancel_on_signals(stop: asyncio.Event) -> None:
+    """Let SIGINT and SIGTERM cancel the current task, for the time before requests are served.
+
+    `stop` is set as well, for `listen` to see: `asyncio.wait_for` of Python 3.11, which libraries use, loses a
+    cancellation that arrives together with its result.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def interrupt() -> None:
+        stop.set()
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its own signal handling: `listen` decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self):  # type: ignore[no-untyped-def]
+        yield
+
+
+async def listen(
+    app: ASGIApp,
+    public: socket.socket,
+    *,
+    trust_proxy: bool = False,
+    on_ready: Callable[[], Awaitable[None]] | None = None,
+    on_stopping: Callable[[], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serve requests on a bound socket until SIGINT or SIGTERM (or `stop`), then drain those in progress."""
+    stop = stop or asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        proxy_headers=trust_proxy,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        backlog=4096,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[public]))
+    while not server.started and not serving.done():  # noqa: ASYNC110 – uvicorn offers no event to wait for
+        await asyncio.sleep(0.01)
+    if on_ready is not None and not serving.done():
+        await on_ready()
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+    if on_stopping is not None:
+        on_stopping()
+    server.should_exit = True
+    await serving
+    stopped.cancel()
+
+
+@asynccontextmanager
+async def serving_in_background(app: ASGIApp, public: socket.socket) -> AsyncIterator[None]:
+    """Serve an application on another port for as long as the block lasts."""
+    server = _Server(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", ws="none"))
+    serving = asyncio.create_task(server.serve(sockets=[public]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving

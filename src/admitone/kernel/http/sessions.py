@@ -1,0 +1,191 @@
+"""Sessions: every service verifies session tokens itself, with the public keys of the service that signs them.
+
+A token is a JWT (RFC 7519) signed with EdDSA (RFC 8037); algorithm, issuer, audience and type are pinned. A session
+that ends before its token expires is refused as soon as its revocation reaches this service.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Protocol
+from uuid import UUID
+
+import jwt
+import msgspec
+
+from admitone.kernel import clock
+from admitone.kernel.database.pool import Database, Transaction
+from admitone.kernel.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+COOKIE: Final = "session"
+ISSUER: Final = "admitone"
+AUDIENCE: Final = "admitone"
+TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 – RFC 9068's name for the type of token
+ALGORITHM: Final = "EdDSA"
+_REFETCH_SECONDS: Final = 30.0
+_CACHED_TOKENS_MAX: Final = 50_000
+_TOKEN_CHARACTERS_MAX: Final = 2048
+_POLL_SECONDS: Final = 0.5
+_PRUNE_EVERY_SECONDS: Final = 3600.0
+
+_REVOKE: Final = """
+INSERT INTO revoked_session (session_id, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING
+"""
+_REVOKED_SINCE: Final = "SELECT session_id, number FROM revoked_session WHERE number > $1 ORDER BY number"
+_DELETE_EXPIRED: Final = "DELETE FROM revoked_session WHERE expires_at < instant() RETURNING session_id"
+
+FetchKeys = Callable[[], Awaitable[bytes]]
+
+
+class SessionRevocation(Protocol):
+    """What the event that ends a session before its token expires carries."""
+
+    @property
+    def session_id(self) -> UUID: ...
+    @property
+    def expires_at(self) -> datetime: ...
+
+
+@dataclass(frozen=True)
+class SessionAuthority:
+    """The service that signs session tokens, and the path where it publishes its public keys (a JWK set)."""
+
+    service: str
+    keys_path: str
+
+
+class SignedInUser(msgspec.Struct, frozen=True):
+    """The user a valid session token was issued to; `expires_at` is in seconds since the epoch."""
+
+    id: UUID
+    email: str
+    session_id: UUID
+    expires_at: float
+
+
+async def session_revoked(tx: Transaction, event: SessionRevocation) -> None:
+    """Refuse a session from now on; every service with a database subscribes to this."""
+    await tx.execute(_REVOKE, event.session_id, event.expires_at)
+
+
+class TokenVerifier:
+    """Verifies session tokens; one instance serves every service of a process."""
+
+    def __init__(self, fetch_keys: FetchKeys) -> None:
+        self._fetch_keys = fetch_keys
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched_at = float("-inf")
+        self._fetching = asyncio.Lock()
+        self._verified: dict[str, SignedInUser] = {}
+
+    async def user(self, token: str) -> SignedInUser | None:
+        """Return whom a token was issued to, or None if it is forged or expired.
+
+        Raises Unavailable if the public keys were never fetched and cannot be.
+        """
+        user = self._verified.get(token)
+        if user is None:
+            user = await self._verify(token)
+            if user is None:
+                return None
+            if len(self._verified) >= _CACHED_TOKENS_MAX:
+                self._verified.clear()
+            self._verified[token] = user
+        if user.expires_at <= clock.now().timestamp():
+            self._verified.pop(token, None)
+            return None
+        return user
+
+    async def _verify(self, token: str) -> SignedInUser | None:
+        try:
+            header = jwt.get_unverified_header(token)
+            if header.get("typ") != TOKEN_TYPE or header.get("alg") != ALGORITHM:
+                return None
+            key = await self._key(header.get("kid"))
+            if key is None:
+                return None
+            # Expiry is compared by the caller with this process's clock, so that a simulation can replace the clock.
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[ALGORITHM],
+                audience=AUDIENCE,
+                issuer=ISSUER,
+                options={
+                    "require": ["sub", "sid", "email", "exp", "iat", "iss", "aud"],
+                    "verify_exp": False,
+                    "verify_iat": False,
+                },
+            )
+            return SignedInUser(
+                id=UUID(claims["sub"]),
+                email=str(claims["email"]),
+                session_id=UUID(claims["sid"]),
+                expires_at=float(claims["exp"]),
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError):
+            return None
+
+    async def _key(self, key_id: object) -> jwt.PyJWK | None:
+        if not isinstance(key_id, str):
+            return None
+        if key_id not in self._keys:
+            async with self._fetching:
+                if key_id not in self._keys:
+                    await self._refresh_keys()
+        return self._keys.get(key_id)
+
+    async def _refresh_keys(self) -> None:
+        """Fetch the keys, at most every 30 seconds once there are some; a failure keeps the last good ones."""
+        now = clock.monotonic_seconds()
+        if self._keys and now - self._fetched_at < _REFETCH_SECONDS:
+            return
+        self._fetched_at = now  # also on failure: requests with unknown keys must not all wait for the authority
+        try:
+            fetched = jwt.PyJWKSet.from_json((await self._fetch_keys()).decode())
+        except Exception as error:  # noqa: BLE001 – the response is the same for every cause
+            log.warning("signing keys cannot be fetched", extra={"error": repr(error)})
+            if not self._keys:
+                raise Unavailable from None
+            return
+        self._keys = {key.key_id: key for key in fetched.keys if key.key_id is not None}
+
+
+class Sessions:
+    """The sessions one service accepts: those with a valid token that are not revoked."""
+
+    def __init__(self, verifier: TokenVerifier) -> None:
+        self._verifier = verifier
+        self._revoked: set[UUID] = set()
+
+    async def user(self, token: str | None) -> SignedInUser | None:
+        """Return whom a token was issued to, or None if it is absent, forged, expired or revoked.
+
+        Raises Unavailable if the public keys were never fetched and cannot be.
+        """
+        if not token or len(token) > _TOKEN_CHARACTERS_MAX:
+            return None
+        user = await self._verifier.user(token)
+        return None if user is None or user.session_id in self._revoked else user
+
+    def revoke(self, session_id: UUID) -> None:
+        """Refuse a session in this process at once; other processes read it from the database."""
+        self._revoked.add(session_id)
+
+    async def follow_revocations(self, database: Database) -> None:
+        """Keep this process's set of revoked sessions equal to the database's, until cancelled."""
+        last_number = 0
+        prune_at = clock.monotonic_seconds() + _PRUNE_EVERY_SECONDS
+        while True:
+            # A row that commits late may have a lower number than one already read, hence the overlap.
+            for row in await database.fetch(_REVOKED_SINCE, max(last_number - 1000, 0)):
+                self._revoked.add(row["session_id"])
+                last_number = max(last_number, row["number"])
+            if clock.monotonic_seconds() >= prune_at:
+                prune_at += _PRUNE_EVERY_SECONDS
+                self._revoked -= {row["session_id"] for row in await database.fetch(_DELETE_EXPIRED)}
+            await asyncio.sleep(_POLL_SECONDS)

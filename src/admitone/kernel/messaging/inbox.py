@@ -1,0 +1,350 @@
+"""The inbox: runs a service's handlers over the events it subscribes to, each event once.
+
+Event ids, effects and published events commit in one transaction; the bus is acknowledged after the commit. An event
+that is delivered again finds its id and has no further effect.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
+
+from nats.aio.msg import Msg
+
+from admitone.kernel import clock
+from admitone.kernel.database.pool import UNREACHABLE, Database, Transaction, is_unreachable
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.messaging import bus as buses
+from admitone.kernel.messaging.bus import Bus, RepublishRequest
+from admitone.kernel.messaging.event import Envelope, Event, Undecodable, subject_of, unwrap
+from admitone.kernel.tracing import trace_span
+
+log = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=Event)
+S = TypeVar("S")
+
+ATTEMPTS_MAX: Final = 5
+_DELAYS_SECONDS: Final = (0.2, 1.0, 5.0, 30.0)
+_MISSING_DELAY_SECONDS: Final = 0.25
+_MISSING_DELAY_SECONDS_MAX: Final = 5.0
+_UNREACHABLE_DELAY_SECONDS: Final = 1.0
+_REQUEST_AGAIN_SECONDS: Final = 5.0
+_BATCH: Final = 100
+_PULL_EXPIRES_SECONDS: Final = 30
+_SILENCE_SECONDS: Final = 3.0
+_RESTART_SECONDS: Final = 0.5
+_FINISH_SECONDS: Final = 4.0
+
+# A success deletes the record of earlier failures; both are rolled back together if a handler raises.
+_CONSUME: Final = """
+WITH recovered AS (DELETE FROM dead_letter WHERE id = ANY($1::uuid[]::text[]))
+INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id
+"""
+_UNCONSUME: Final = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
+_RECORD_FAILURE: Final = """
+INSERT INTO dead_letter (id, subject, message, attempts, error, given_up_at)
+VALUES ($1, $2, $3, 1, $4, CASE WHEN $5 <= 1 THEN instant() END)
+ON CONFLICT (id) DO UPDATE SET
+    attempts = dead_letter.attempts + 1, error = excluded.error, last_failed_at = instant(),
+    given_up_at = CASE WHEN dead_letter.attempts + 1 >= $5 THEN instant() END
+RETURNING attempts, given_up_at IS NOT NULL AS given_up
+"""
+
+
+class MissingEvents(Exception):
+    """An earlier event about this aggregate has not arrived.
+
+    A handler raises it before it changes anything. The event stays on the bus and is delivered again; the producer is
+    asked to publish the aggregate's events above `have_version` (-1: all of them) again.
+    """
+
+    def __init__(self, producer: str, aggregate: UUID, have_version: int = -1) -> None:
+        super().__init__(f"{producer} {aggregate} above version {have_version}")
+        self.producer = producer
+        self.aggregate = aggregate
+        self.have_version = have_version
+
+
+Handler = Callable[[Transaction, E], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class BatchHandler(Generic[E, S]):
+    """Handles many events of one type with few statements; no two of a batch are about the same aggregate.
+
+    `load` reads and locks what the events are about; `handle` decides about one event, changes that state and
+    publishes; `save` writes what changed. `handle` raises MissingEvents before it changes anything.
+    """
+
+    load: Callable[[Transaction, Sequence[E]], Awaitable[S]]
+    handle: Callable[[Transaction, S, E], None]
+    save: Callable[[Transaction, S], Awaitable[None]]
+
+
+AnyHandler = Handler[Any] | BatchHandler[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Received:
+    message: Msg
+    envelope: Envelope
+    event: Event
+
+
+_Decoded = tuple[Envelope, Event]
+
+
+class Inbox:
+    """Consumes the events a service subscribes to."""
+
+    def __init__(
+        self,
+        service: str,
+        database: Database,
+        bus: Bus,
+        subscriptions: Mapping[type[Event], AnyHandler],
+        *,
+        delays_seconds: Sequence[float] = _DELAYS_SECONDS,
+    ) -> None:
+        self._service = service
+        self._database = database
+        self._bus = bus
+        self._subscriptions = subscriptions
+        self._delays_seconds = delays_seconds
+        self._requested: dict[UUID, float] = {}
+        self._pulling: set[asyncio.Queue[Msg | None]] = set()
+        bus.on_reconnect(self._pull_again)
+
+    @property
+    def producers(self) -> list[str]:
+        """The services this one subscribes to."""
+        return sorted({event_type.producer for event_type in self._subscriptions})
+
+    async def run(self, producer: str) -> None:
+        """Consume one producer's events until cancelled, through every outage of the bus or the database."""
+        await self._bus.ready()
+        subjects = sorted(subject_of(each) for each in self._subscriptions if each.producer == producer)
+        while True:
+            try:
+                await self._bus.ensure_consumer(producer, subjects)
+                await self._pull(producer)
+            except (*buses.UNREACHABLE, *UNREACHABLE) as error:
+                level = logging.DEBUG if isinstance(error, buses.BusError) else logging.WARNING
+                extra = {"service": self._service, "producer": producer, "error": repr(error)}
+                log.log(level, "the consumer restarts", extra=extra)
+                await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _pull(self, producer: str) -> None:
+        arrivals: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._pulling.add(arrivals)
+        reply = self._bus.new_inbox()
+        subscription = await self._bus.subscribe(reply, arrivals.put)
+        try:
+            outstanding = 0
+            while True:
+                if outstanding <= _BATCH // 2:
+                    await self._bus.pull(producer, reply, messages_max=_BATCH, expires_seconds=_PULL_EXPIRES_SECONDS)
+                    outstanding += _BATCH
+                # Without even a heartbeat the pull request was lost: start again.
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    arrived = [await arrivals.get()]
+                while not arrivals.empty() and len(arrived) < _BATCH:
+                    arrived.append(arrivals.get_nowait())
+                messages = [message for message in arrived if message is not None]
+                events = [message for message in messages if message.reply.startswith("$JS.ACK")]
+                outstanding -= len(events)
+                if len(messages) < len(arrived) or any(_ends_request(message) for message in messages):
+                    outstanding = 0
+                if events:
+                    await self._finish(asyncio.create_task(self._receive_all(events)))
+        finally:
+            self._pulling.discard(arrivals)
+            try:
+                await subscription.unsubscribe()
+                while not arrivals.empty():
+                    await self._return(arrivals.get_nowait())
+            except buses.UNREACHABLE:
+                log.debug("the subscription was lost with its connection", extra={"service": self._service})
+
+    async def _finish(self, handling: "asyncio.Task[None]") -> None:
+        """Wait for the handlers; if this is cancelled meanwhile, even repeatedly, let them finish first."""
+        try:
+            await asyncio.shield(handling)
+        except asyncio.CancelledError:
+            deadline = clock.monotonic_seconds() + _FINISH_SECONDS
+            while not handling.done() and (left := deadline - clock.monotonic_seconds()) > 0:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({handling}, timeout=left)
+            handling.cancel()
+            raise
+
+    def _pull_again(self) -> None:
+        """Start again: pull requests are lost with their connection."""
+        for arrivals in self._pulling:
+            arrivals.put_nowait(None)
+
+    async def _return(self, message: Msg | None) -> None:
+        """Return an unhandled event to the bus at once, for another replica or the next start."""
+        if message is not None and message.reply.startswith("$JS.ACK"):
+            await message.nak()
+
+    async def _receive_all(self, messages: Sequence[Msg]) -> None:
+        received: list[_Received] = []
+        for message in messages:
+            try:
+                received.append(_Received(message, *unwrap(message.data)))
+            except Undecodable as reason:
+                await self._dead_letter(message, reason)
+        if received:
+            await self._receive_decoded(received)
+
+    async def _receive_decoded(self, received: Sequence[_Received]) -> None:
+        try:
+            async with self._database.transaction() as tx:
+                missing = await self.consume(tx, [(each.envelope, each.event) for each in received])
+        except Exception as error:
+            if len(received) > 1 and not is_unreachable(error):
+                # One event fails the transaction for all. Halving isolates it in few transactions.
+                log.info("a batch failed and is split", extra={"service": self._service, "events": len(received)})
+                middle = len(received) // 2
+                await self._receive_decoded(received[:middle])
+                await self._receive_decoded(received[middle:])
+            elif isinstance(error, (Unavailable, *UNREACHABLE)):
+                log.warning(
+                    "the database is unreachable; events stay on the bus",
+                    extra={"service": self._service, "error": repr(error)},
+                )
+                for each in received:
+                    await each.message.nak(delay=_UNREACHABLE_DELAY_SECONDS)
+            else:
+                log.exception("handler failed", extra=self._context(received[0]))
+                await self._record_failure(received[0], error)
+            return
+        for index, each in enumerate(received):
+            if index in missing:
+                await self._wait_for_missing(each, missing[index])
+            else:
+                await each.message.ack()
+
+    async def consume(self, tx: Transaction, events: Sequence[tuple[Envelope, Event]]) -> dict[int, MissingEvents]:
+        """Handle, in order, the events not consumed before; return which must be delivered again, by index.
+
+        Raises what a handler raises besides MissingEvents: then the transaction must be rolled back.
+        """
+        fresh = {row["id"] for row in await tx.fetch(_CONSUME, [envelope.id for envelope, _ in events])}
+        unique = {envelope.id: (envelope, event) for envelope, event in events if envelope.id in fresh}
+        waiting = await self._handle(tx, list(unique.values()))
+        if 0 < len(waiting) < len(unique):
+            # What they wait for may have followed them in this very batch.
+            waiting = await self._handle(tx, [each for each in unique.values() if each[0].id in waiting])
+        if waiting:
+            await tx.execute(_UNCONSUME, list(waiting))
+        # One event may occur twice in a batch: no copy is acknowledged while another must be delivered again.
+        return {index: waiting[envelope.id] for index, (envelope, _) in enumerate(events) if envelope.id in waiting}
+
+    async def _handle(self, tx: Transaction, events: Sequence[_Decoded]) -> dict[UUID, MissingEvents]:
+        """Handle events, in batches where the handler allows it; return those that must wait, by id."""
+        waiting: dict[UUID, MissingEvents] = {}
+        for group in _in_groups(events):
+            handler = self._subscriptions[type(group[0][1])]
+            state = await handler.load(tx, [event for _, event in group]) if isinstance(handler, BatchHandler) else None
+            for envelope, event in group:
+                with trace_span(envelope.traceparent or None, f"{self._service} consumes {envelope.type}"):
+                    try:
+                        if isinstance(handler, BatchHandler):
+                            handler.handle(tx, state, event)
+                        else:
+                            await handler(tx, event)
+                    except MissingEvents as missing:
+                        waiting[envelope.id] = missing
+            if isinstance(handler, BatchHandler):
+                await handler.save(tx, state)
+        return waiting
+
+    async def _wait_for_missing(self, each: _Received, missing: MissingEvents) -> None:
+        log.info("an earlier event has not arrived", extra={**self._context(each), "missing": str(missing)})
+        now = clock.monotonic_seconds()
+        # At the first delivery it is probably on its way; a request costs the producer work.
+        if (
+            each.message.metadata.num_delivered > 1
+            and now - self._requested.get(missing.aggregate, -60.0) > _REQUEST_AGAIN_SECONDS
+        ):
+            self._requested = {
+                aggregate: at for aggregate, at in self._requested.items() if now - at < _REQUEST_AGAIN_SECONDS
+            }
+            self._requested[missing.aggregate] = now
+            await self._bus.request_republish(
+                missing.producer, RepublishRequest(missing.aggregate, missing.have_version)
+            )
+        deliveries = each.message.metadata.num_delivered
+        await each.message.nak(delay=min(_MISSING_DELAY_SECONDS * deliveries, _MISSING_DELAY_SECONDS_MAX))
+
+    async def _record_failure(self, each: _Received, error: Exception) -> None:
+        try:
+            row = await self._database.fetchrow(
+                _RECORD_FAILURE,
+                str(each.envelope.id),
+                each.message.subject,
+                each.message.data,
+                f"{type(error).__name__}: {error}",
+                ATTEMPTS_MAX,
+            )
+        except (Unavailable, *UNREACHABLE):
+            await each.message.nak(delay=_UNREACHABLE_DELAY_SECONDS)
+            return
+        assert row is not None
+        if row["given_up"]:
+            log.error("event becomes a dead letter", extra=self._context(each))
+            await each.message.ack()
+        else:
+            await each.message.nak(delay=self._delays_seconds[min(row["attempts"], len(self._delays_seconds)) - 1])
+
+    async def _dead_letter(self, message: Msg, reason: Undecodable) -> None:
+        metadata = message.metadata
+        letter_id = f"{metadata.stream}:{metadata.sequence.stream}"
+        log.error(
+            "message is not an event and becomes a dead letter", extra={"service": self._service, "letter": letter_id}
+        )
+        try:
+            await self._database.execute(_RECORD_FAILURE, letter_id, message.subject, message.data, str(reason), 1)
+        except (Unavailable, *UNREACHABLE):
+            await message.nak(delay=_UNREACHABLE_DELAY_SECONDS)
+        else:
+            await message.ack()
+
+    def _context(self, each: _Received) -> dict[str, object]:
+        return {
+            "service": self._service,
+            "event": each.envelope.type,
+            "event_id": each.envelope.id,
+            "aggregate": each.envelope.subject,
+        }
+
+
+def _ends_request(message: Msg) -> bool:
+    """Whether the bus reports that a pull request ended; 100 is only its heartbeat.
+
+    Raises BusError if none can follow: the consumer or the stream is gone, or the server shuts down.
+    """
+    status = (message.headers or {}).get("Status")
+    if status in {"409", "503"}:
+        raise buses.BusError(int(status), (message.headers or {}).get("Description", "no consumer responds"))
+    return status is not None and status != "100"
+
+
+def _in_groups(events: Sequence[_Decoded]) -> list[list[_Decoded]]:
+    """Group events by type, so that each aggregate's events keep their order and no group has two of them."""
+    turns: list[dict[type[Event], list[_Decoded]]] = []
+    seen: Counter[UUID] = Counter()
+    for envelope, event in events:
+        turn = seen[event.aggregate]
+        seen[event.aggregate] += 1
+        if turn == len(turns):
+            turns.append({})
+        turns[turn].setdefault(type(event), []).append((envelope, event))
+    return [group for turn in turns for group in turn.values()]

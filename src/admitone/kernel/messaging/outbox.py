@@ -1,0 +1,243 @@
+"""The relay: publishes the outbox, and publishes again what the bus lost.
+
+Each database has one relay, elected by an advisory lock; other replicas' relays stand by. The outbox is the source of
+truth. Each row records the stream sequence with which the bus acknowledged it, so the relay can tell a complete
+stream from one that was deleted, rolled back or lost single messages.
+
+A sequence identifies an event only if the stream never assigns it twice. So every event names the sequence of its
+predecessor: a stream that lost its end accepts nothing, not even what the client had buffered for it, until the relay
+has compared and knows what to publish again.
+"""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+import asyncpg
+
+from admitone.kernel.database.pool import UNREACHABLE, Database, Row, Statements, affected_rows
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.messaging import bus as buses
+from admitone.kernel.messaging.bus import Bus, RepublishRequest
+from admitone.kernel.messaging.event import event_types, subject_of, wrap
+
+log = logging.getLogger(__name__)
+
+_LOCK: Final = 0x0B0C5  # one relay per database
+_BATCH: Final = 256
+_ACKNOWLEDGED_WITHIN_SECONDS: Final = 5.0
+_STANDBY_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 0.25
+_COMPARE_EVERY_SECONDS: Final = 5.0
+# Longer than a running relay leaves its connection idle: its waits for the bus end before.
+_SILENT_SECONDS_MAX: Final = 15.0
+_CHANNEL: Final = "outbox"
+
+# Every unpublished row, in insert order; not "rows above the last position", because positions commit out of order
+# and a slow transaction's rows would be skipped forever.
+_UNPUBLISHED: Final = """
+SELECT position, id, type, aggregate, data, traceparent, recorded_at, copies
+FROM outbox WHERE stream_sequence IS NULL ORDER BY position LIMIT $1
+"""
+_ACKNOWLEDGE: Final = """
+UPDATE outbox SET stream_sequence = acknowledged.sequence
+FROM unnest($1::bigint[], $2::bigint[]) AS acknowledged (position, sequence)
+WHERE outbox.position = acknowledged.position
+"""
+_UNPUBLISH_LOST: Final = """
+UPDATE outbox SET stream_sequence = NULL, copies = copies + 1
+WHERE stream_sequence > $2 OR stream_sequence < $1 OR stream_sequence = ANY($3::bigint[])
+"""
+_UNPUBLISH_AGGREGATE: Final = """
+UPDATE outbox SET stream_sequence = NULL, copies = copies + 1
+WHERE aggregate = $1 AND (version > $2 OR version IS NULL) AND stream_sequence IS NOT NULL
+"""
+_UNPUBLISH_ALL: Final = (
+    "UPDATE outbox SET stream_sequence = NULL, copies = copies + 1 WHERE stream_sequence IS NOT NULL"
+)
+
+
+class _StandBy(Exception):
+    """Another replica's relay holds the lock"""
+
+
+class Relay:
+    """Publishes one database's outbox while `run` runs."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        *,
+        compare_every_seconds: float = _COMPARE_EVERY_SECONDS,
+        silent_seconds_max: float = _SILENT_SECONDS_MAX,
+    ) -> None:
+        self._database = database
+        self._bus = bus
+        self._compare_every_seconds = compare_every_seconds
+        self._silent_seconds_max = silent_seconds_max
+        self._has_work = asyncio.Event()
+        self._compare = asyncio.Event()
+        self._is_leading = False
+        self._alive = True
+        self._notifying: asyncio.Task[None] | None = None
+        self._last_sequence = 0
+        database.on_publish(self.wake)
+        bus.on_reconnect(self._compare_now)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether this relay reaches its database; it waits for the bus as long as needed."""
+        return self._alive
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether this replica's relay publishes."""
+        return self._is_leading
+
+    def wake(self) -> None:
+        """Signal that there is something to publish; called after commits, so it is cheap and never fails.
+
+        It runs outside the transaction, because NOTIFY inside one serialises commits. If the process dies between
+        commit and signal, polling finds the rows.
+        """
+        if self._is_leading:
+            self._has_work.set()
+        elif self._notifying is None or self._notifying.done():
+            self._notifying = asyncio.create_task(self._notify())
+
+    async def _notify(self) -> None:
+        await asyncio.sleep(0.002)
+        try:
+            await self._database.execute("SELECT pg_notify($1, '')", _CHANNEL)
+        except (Unavailable, *UNREACHABLE):
+            log.info("the relay was not notified; it polls", extra={"service": self._bus.service})
+
+    def _compare_now(self) -> None:
+        self._compare.set()
+        self._has_work.set()
+
+    async def run(self) -> None:
+        """Relay until cancelled, through every outage of the database or the bus."""
+        await self._bus.ready()
+        await self._bus.on_republish_request(self._republish)
+        while True:
+            try:
+                await self._hold_lock_and_relay()
+            except _StandBy:
+                await asyncio.sleep(_STANDBY_SECONDS)
+            except (*UNREACHABLE, *buses.UNREACHABLE, asyncpg.InterfaceError) as error:
+                log.warning("the relay restarts", extra={"service": self._bus.service, "error": repr(error)})
+                await asyncio.sleep(_POLL_SECONDS)
+            finally:
+                self._is_leading = False
+
+    async def _hold_lock_and_relay(self) -> None:
+        try:
+            connection = await asyncpg.connect(
+                self._database.url,
+                timeout=5,
+                command_timeout=30,
+                server_settings={
+                    "application_name": "relay",
+                    "jit": "off",
+                    # A stopped process keeps its connection, and with it the lock.
+                    "idle_session_timeout": str(int(self._silent_seconds_max * 1000)),
+                },
+            )
+        except Exception:
+            self._alive = False
+            raise
+        self._alive = True
+        try:
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+                raise _StandBy
+            await connection.add_listener(_CHANNEL, lambda *_: self._has_work.set())
+            self._is_leading = True
+            await self._relay(connection)
+        finally:
+            connection.terminate()
+
+    async def _relay(self, connection: "asyncpg.Connection[Any]") -> None:
+        loop = asyncio.get_running_loop()
+        next_compare = loop.time()
+        while True:
+            self._has_work.clear()
+            if self._compare.is_set() or loop.time() >= next_compare:
+                self._compare.clear()
+                await self._compare_with_stream(connection)
+                next_compare = loop.time() + self._compare_every_seconds
+            if await self._publish_batch(connection) == 0:
+                try:
+                    # Not wait_for: before Python 3.12 it may swallow a cancellation that arrives with the wake-up.
+                    async with asyncio.timeout(_POLL_SECONDS):
+                        await self._has_work.wait()
+                except TimeoutError:
+                    continue
+
+    async def _publish_batch(self, connection: "asyncpg.Connection[Any]") -> int:
+        rows = await connection.fetch(_UNPUBLISHED, _BATCH)
+        if not rows:
+            return 0
+        sent: list[tuple[int, asyncio.Future[int]]] = []
+        try:
+            for row in rows:
+                expected_last = self._last_sequence + len(sent)
+                sent.append((row["position"], await self._publish(row, expected_last)))
+            await asyncio.wait([future for _, future in sent], timeout=_ACKNOWLEDGED_WITHIN_SECONDS)
+        finally:
+            for _, future in sent:
+                future.cancel()  # unacknowledged ones
+        acknowledged = [(position, future.result()) for position, future in sent if _is_acknowledged(future)]
+        if acknowledged:
+            positions, sequences = zip(*acknowledged, strict=True)
+            await connection.execute(_ACKNOWLEDGE, positions, sequences)
+        if len(acknowledged) < len(sent):
+            raise TimeoutError(f"{len(sent) - len(acknowledged)} of {len(sent)} events were not acknowledged")
+        self._last_sequence = max(self._last_sequence, *sequences)
+        return len(rows)
+
+    async def _publish(self, row: Row, expected_last: int) -> "asyncio.Future[int]":
+        message = wrap(
+            row["id"],
+            self._bus.service,
+            row["type"],
+            row["aggregate"],
+            row["recorded_at"],
+            row["data"],
+            row["traceparent"],
+        )
+        message_id = f"{row['id']}.{row['copies']}" if row["copies"] else str(row["id"])
+        return await self._bus.publish(subject_of(event_types()[row["type"]]), message, message_id, expected_last)
+
+    async def _compare_with_stream(self, connection: "asyncpg.Connection[Any]") -> None:
+        state = await self._bus.ensure_stream()
+        tag = await connection.execute(_UNPUBLISH_LOST, state.first_seq, state.last_seq, state.deleted)
+        if lost := affected_rows(tag):
+            log.warning(
+                "the bus lost events; they are published again", extra={"service": self._bus.service, "events": lost}
+            )
+        self._last_sequence = state.last_seq
+
+    async def _republish(self, request: RepublishRequest) -> None:
+        try:
+            tag = await self._database.execute(_UNPUBLISH_AGGREGATE, request.aggregate, request.above_version)
+        except (Unavailable, *UNREACHABLE):
+            log.info(
+                "the database is unreachable; a republish request is ignored", extra={"service": self._bus.service}
+            )
+            return
+        log.info(
+            "an aggregate is published again",
+            extra={"service": self._bus.service, "aggregate": request.aggregate, "events": affected_rows(tag)},
+        )
+        self.wake()
+
+
+def _is_acknowledged(future: "asyncio.Future[int]") -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+async def replay(database: Statements) -> int:
+    """Mark every event in the outbox as unpublished, so that the relay publishes it again; return how many."""
+    return affected_rows(await database.execute(_UNPUBLISH_ALL))

@@ -1,0 +1,39 @@
+"""A service while it runs: what its use cases, jobs and pages get."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import httpx
+
+from admitone.kernel.database.pool import Database
+from admitone.kernel.http.sessions import Sessions
+from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.settings import Settings
+
+R = TypeVar("R")
+
+
+@dataclass
+class RunningService(Generic[R]):
+    """A running service and its connections.
+
+    `resources` is what the service's own `lifespan` yielded. `client_of` returns an HTTP client for another service's
+    API; it bypasses the network if that service runs in this process. `stopping` is set at shutdown: requests that do
+    not end by themselves, such as event streams, must end then.
+    """
+
+    name: str
+    settings: Settings
+    sessions: Sessions
+    bus: Bus
+    maybe_database: Database | None
+    client_of: Callable[[str], httpx.AsyncClient]
+    resources: R
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def database(self) -> Database:
+        assert self.maybe_database is not None, f"{self.name} has no database"
+        return self.maybe_database

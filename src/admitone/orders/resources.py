@@ -1,0 +1,27 @@
+"""What orders is configured with and opens at start: the batcher of reservations."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from admitone.kernel.database.batching import Batcher
+from admitone.kernel.http.operations import CREATED
+from admitone.kernel.running import RunningService
+from admitone.orders import store
+from admitone.orders.store import Reservation, Reserved
+from admitone.policy import MarketplacePolicy
+
+
+@dataclass(frozen=True)
+class Resources:
+    reserve: Batcher[Reservation, Reserved]
+
+
+@asynccontextmanager
+async def open_resources(service: RunningService[None]) -> AsyncIterator[Resources]:
+    hold_seconds = service.settings.read(MarketplacePolicy).hold_seconds
+
+    async def reserve(reservations: Sequence[Reservation]) -> list[Reserved]:
+        return await store.reserve_tickets(service.database, reservations, hold_seconds, CREATED)
+
+    yield Resources(Batcher(reserve))

@@ -1,0 +1,30 @@
+"""What tickets is configured with and opens at start: reads that concurrent requests share."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from admitone.kernel.running import RunningService
+from admitone.kernel.single_flight import SingleFlight
+from admitone.policy import MarketplacePolicy
+from admitone.tickets import store
+from admitone.tickets.model import TicketSearch
+
+
+@dataclass(frozen=True)
+class Resources:
+    """`listings` and `ticket` return JSON."""
+
+    currency: str
+    listings: SingleFlight[TicketSearch, bytes]
+    ticket: SingleFlight[UUID, tuple[int, bytes] | None]
+
+
+@asynccontextmanager
+async def open_resources(service: RunningService[None]) -> AsyncIterator[Resources]:
+    yield Resources(
+        currency=service.settings.read(MarketplacePolicy).currency,
+        listings=SingleFlight(lambda search: store.shelf(service.database, search)),
+        ticket=SingleFlight(lambda ticket_id: store.shown_ticket(service.database, ticket_id)),
+    )
