@@ -97,8 +97,6 @@ FAMILIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 }
 _COUNTERS: Final = frozenset({"admitone_pool_waits", "admitone_pool_wait_seconds", "admitone_pool_refusals"})
 
-_Sample = tuple[tuple[str, ...], float]
-
 
 class RequestMetrics:
     """ASGI middleware that counts requests by method, route and status; time runs until the response begins."""
@@ -123,6 +121,25 @@ class RequestMetrics:
         await self._app(scope, receive, send_and_count)
 
 
+class _Scrape:
+    """The families that one scrape reads; a collector of those that have samples."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+
+    def add(self, name: str, value: float, *labels: str) -> None:
+        self.add_to(name, *FAMILIES[name], value, *labels)
+
+    def add_to(self, name: str, description: str, label_names: Sequence[str], value: float, *labels: str) -> None:
+        if name not in self._families:
+            family = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
+            self._families[name] = family(name, description, labels=label_names)
+        self._families[name].add_metric(labels, value)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families.values()
+
+
 class Metrics:
     """The ASGI application of the metrics port: it answers every request with the metrics of this process."""
 
@@ -137,98 +154,68 @@ class Metrics:
 
     async def text(self) -> bytes:
         """Read what has to be read and return everything in the Prometheus text format."""
-        samples: dict[str, list[_Sample]] = {name: [] for name in FAMILIES}
-        gauges: dict[str, tuple[Gauge, list[_Sample]]] = {}
-        await asyncio.gather(*(self._read(each, samples, gauges) for each in self._targets))
-        families = [_family(name, *FAMILIES[name], found) for name, found in samples.items() if found]
-        for gauge, found in gauges.values():
-            labels = ("service", gauge.label) if gauge.label else ("service",)
-            families.append(_family(gauge.name, gauge.description, labels, found))
-        scrape = CollectorRegistry()
-        scrape.register(_Families(families))
-        return generate_latest(scrape) + generate_latest(self._registry)
-
-    async def _read(
-        self, target: Target, samples: dict[str, list[_Sample]], gauges: dict[str, tuple[Gauge, list[_Sample]]]
-    ) -> None:
-        def add(name: str, value: float, *more_labels: str) -> None:
-            samples[name].append(((target.service, *more_labels), value))
-
-        add("admitone_bus_connected", target.bus.is_connected)
-        if target.is_leading is not None:
-            add("admitone_relay_leading", target.is_leading())
-        if target.database is not None:
-            waits = target.database.waits
-            add("admitone_pool_waits", waits.count)
-            add("admitone_pool_wait_seconds", waits.seconds)
-            add("admitone_pool_refusals", waits.refused)
-            add("admitone_database_up", await self._read_database(target, target.database, add, gauges))
-        if target.bus.is_connected:
-            for producer in target.producers:
-                await self._read_consumer(target, producer, add)
-
-    async def _read_database(
-        self,
-        target: Target,
-        database: Database,
-        add: Callable[..., None],
-        gauges: dict[str, tuple[Gauge, list[_Sample]]],
-    ) -> bool:
-        try:
-            async with asyncio.timeout(_READ_TIMEOUT_SECONDS):
-                outbox = await database.fetchrow(_OUTBOX)
-                letters = await database.fetchrow(_DEAD_LETTERS)
-                for gauge in target.gauges:
-                    value = await self._value(target, database, gauge)
-                    _, found = gauges.setdefault(gauge.name, (gauge, []))
-                    if isinstance(value, Mapping):
-                        found += [((target.service, label), each) for label, each in value.items()]
-                    else:
-                        found.append(((target.service,), value))
-        except (Unavailable, *UNREACHABLE) as error:
-            log.info("metrics cannot be read", extra={"service": target.service, "error": repr(error)})
-            return False
-        assert outbox is not None
-        assert letters is not None
-        add("admitone_outbox_unpublished", outbox["unpublished"])
-        add("admitone_outbox_age_seconds", outbox["age"])
-        add("admitone_dead_letters", letters["given_up"])
-        add("admitone_failing_events", letters["failing"])
-        return True
-
-    async def _value(self, target: Target, database: Database, gauge: Gauge) -> float | Mapping[str, float]:
-        now = clock.monotonic_seconds()
-        read_at, value = target.values_read.get(gauge.name, (float("-inf"), 0.0))
-        if now - read_at >= gauge.every_seconds:
-            value = await gauge.read(database)
-            target.values_read[gauge.name] = (now, value)
-        return value
-
-    async def _read_consumer(self, target: Target, producer: str, add: Callable[..., None]) -> None:
-        try:
-            async with asyncio.timeout(_READ_TIMEOUT_SECONDS):
-                consumer = await target.bus.request(f"$JS.API.CONSUMER.INFO.{producer}.{target.service}", {})
-        except buses.UNREACHABLE as error:
-            log.info("metrics cannot be read", extra={"service": target.service, "error": repr(error)})
-            return
-        if "num_pending" in consumer:  # absent for a consumer that does not exist yet
-            add("admitone_consumer_pending", consumer["num_pending"], producer)
-            add("admitone_consumer_unacknowledged", consumer["num_ack_pending"], producer)
+        scrape = _Scrape()
+        await asyncio.gather(*(_read(each, scrape) for each in self._targets))
+        scraped = CollectorRegistry()
+        scraped.register(scrape)
+        return generate_latest(scraped) + generate_latest(self._registry)
 
 
-def _family(name: str, description: str, labels: Sequence[str], samples: Sequence[_Sample]) -> Metric:
-    kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
-    family = kind(name, description, labels=labels)
-    for values, value in samples:
-        family.add_metric(values, value)
-    return family
+async def _read(target: Target, scrape: _Scrape) -> None:
+    scrape.add("admitone_bus_connected", target.bus.is_connected, target.service)
+    if target.is_leading is not None:
+        scrape.add("admitone_relay_leading", target.is_leading(), target.service)
+    if target.database is not None:
+        waits = target.database.waits
+        scrape.add("admitone_pool_waits", waits.count, target.service)
+        scrape.add("admitone_pool_wait_seconds", waits.seconds, target.service)
+        scrape.add("admitone_pool_refusals", waits.refused, target.service)
+        is_up = await _was_read(target, _read_database(target, target.database, scrape))
+        scrape.add("admitone_database_up", is_up, target.service)
+    if target.bus.is_connected:
+        for producer in target.producers:
+            await _was_read(target, _read_consumer(target, producer, scrape))
 
 
-class _Families:
-    """A collector of families that were read already."""
+async def _was_read(target: Target, reading: Awaitable[None]) -> bool:
+    try:
+        async with asyncio.timeout(_READ_TIMEOUT_SECONDS):
+            await reading
+    except (Unavailable, *UNREACHABLE, *buses.UNREACHABLE) as error:
+        log.info("metrics cannot be read", extra={"service": target.service, "error": repr(error)})
+        return False
+    return True
 
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self._families = families
 
-    def collect(self) -> Iterable[Metric]:
-        return self._families
+async def _read_database(target: Target, database: Database, scrape: _Scrape) -> None:
+    outbox = await database.fetchrow(_OUTBOX)
+    letters = await database.fetchrow(_DEAD_LETTERS)
+    assert outbox is not None
+    assert letters is not None
+    scrape.add("admitone_outbox_unpublished", outbox["unpublished"], target.service)
+    scrape.add("admitone_outbox_age_seconds", outbox["age"], target.service)
+    scrape.add("admitone_dead_letters", letters["given_up"], target.service)
+    scrape.add("admitone_failing_events", letters["failing"], target.service)
+    for gauge in target.gauges:
+        value = await _value(target, database, gauge)
+        if isinstance(value, Mapping):
+            labels = ("service", gauge.label or "")
+            for label, each in value.items():
+                scrape.add_to(gauge.name, gauge.description, labels, each, target.service, label)
+        else:
+            scrape.add_to(gauge.name, gauge.description, ("service",), value, target.service)
+
+
+async def _value(target: Target, database: Database, gauge: Gauge) -> float | Mapping[str, float]:
+    now = clock.monotonic_seconds()
+    read_at, value = target.values_read.get(gauge.name, (float("-inf"), 0.0))
+    if now - read_at >= gauge.every_seconds:
+        value = await gauge.read(database)
+        target.values_read[gauge.name] = (now, value)
+    return value
+
+
+async def _read_consumer(target: Target, producer: str, scrape: _Scrape) -> None:
+    consumer = await target.bus.jetstream.consumer_info(producer, target.service)
+    scrape.add("admitone_consumer_pending", consumer.num_pending or 0, target.service, producer)
+    scrape.add("admitone_consumer_unacknowledged", consumer.num_ack_pending or 0, target.service, producer)

@@ -13,16 +13,16 @@ from typing import Any, Final, Self
 import httpx
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request as HttpRequest
-from starlette.routing import BaseRoute
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from admitone.kernel.database import migrations
 from admitone.kernel.database.pool import UNREACHABLE, Database, connect_with_retries
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.http import openapi
-from admitone.kernel.http.app import HttpApp, document_route, operation_routes
+from admitone.kernel.http.app import HttpApp, operation_routes
 from admitone.kernel.http.client import Transport
-from admitone.kernel.http.operations import OK, Response
 from admitone.kernel.http.server import bind_socket, cancel_on_signals, listen, serving_in_background
 from admitone.kernel.http.sessions import SessionAuthority, Sessions, TokenVerifier
 from admitone.kernel.messaging.bus import Bus
@@ -208,8 +208,8 @@ class App:
     def _routes(self) -> list[BaseRoute]:
         operations = [operation for each in self._services for operation in each.operations]
         routes: list[BaseRoute] = [
-            document_route("/health/live", self._live),
-            document_route("/health/ready", self._ready),
+            Route("/health/live", self._live),
+            Route("/health/ready", self._ready),
             *openapi.routes(openapi.document(operations, self._settings)),
         ]
         for each in self._hosted:
@@ -223,17 +223,17 @@ class App:
         """Return the metrics of this process; requests are counted only if a metrics port is configured."""
         return Metrics([_target(each) for each in self._hosted], self._registry)
 
-    async def _live(self, _request: HttpRequest) -> Response:
-        return Response(OK, {"status": "live"})
+    async def _live(self, _request: HttpRequest) -> JSONResponse:
+        return JSONResponse({"status": "live"})
 
-    async def _ready(self, _request: HttpRequest) -> Response:
+    async def _ready(self, _request: HttpRequest) -> JSONResponse:
         """Ready: each service's database answers and its relay is alive. The bus and the payment provider may be down."""
         if self._is_stopping or not all(each.relay.is_alive for each in self._hosted if each.relay is not None):
             raise Unavailable
         for service in self.running.values():
             if service.maybe_database is not None and await migrations.missing(service.name, service.database):
                 raise Unavailable
-        return Response(OK, {"status": "ready"})
+        return JSONResponse({"status": "ready"})
 
 
 def _target(hosted: Hosted) -> Target:
