@@ -154,7 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return url
 
     def nats_url(self, service: str) -> str:
-        """Return the URL of the bus for a service; NATS_URL is the default for all. Raises SettingsError without one."""
+        """Return the URL of the bus for a service, by default NATS_URL; raises SettingsError if neither is set."""
         if url := self.nats_urls.get(service) or value_of(self.environment, "NATS_URL"):
             return url
         raise SettingsError(f"ADMITONE_{service.upper()}_NATS_URL is not set")
