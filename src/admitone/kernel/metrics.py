@@ -10,15 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+import prometheus_client
+from prometheus_client import CollectorRegistry, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,7 +22,8 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.http.app import send_response
 from admitone.kernel.http.operations import OK, Response
 from admitone.kernel.messaging import bus as buses
-from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.outbox import Relay
+from admitone.kernel.running import RunningService
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +33,7 @@ _NO_ROUTE: Final = "none"
 _READ_TIMEOUT_SECONDS: Final = 2.0
 _TEXT_FORMAT: Final = (b"content-type", b"text/plain; version=1.0.0; charset=utf-8")
 
-disable_created_metrics()  # type: ignore[no-untyped-call]
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _OUTBOX: Final = """
 SELECT count(*) AS unpublished, coalesce(extract(epoch FROM instant() - min(recorded_at)), 0)::float8 AS age
@@ -66,16 +60,14 @@ class Gauge:
     every_seconds: float = 0.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Target:
-    """What is measured of one running service."""
+    """What is measured of one running service: its database, its relay, its consumers and its own gauges."""
 
-    service: str
-    bus: Bus
-    database: Database | None
-    producers: Sequence[str] = ()
-    gauges: Sequence[Gauge] = ()
-    is_leading: Callable[[], bool] | None = None
+    service: RunningService
+    relay: Relay | None
+    producers: Sequence[str]
+    gauges: Sequence[Gauge]
     values_read: dict[str, tuple[float, float | Mapping[str, float]]] = field(default_factory=dict)
 
 
@@ -158,21 +150,22 @@ class Metrics:
         await asyncio.gather(*(_read(each, scrape) for each in self._targets))
         scraped = CollectorRegistry()
         scraped.register(scrape)
-        return generate_latest(scraped) + generate_latest(self._registry)
+        return prometheus_client.generate_latest(scraped) + prometheus_client.generate_latest(self._registry)
 
 
 async def _read(target: Target, scrape: _Scrape) -> None:
-    scrape.add("admitone_bus_connected", target.bus.is_connected, target.service)
-    if target.is_leading is not None:
-        scrape.add("admitone_relay_leading", target.is_leading(), target.service)
-    if target.database is not None:
-        waits = target.database.waits
-        scrape.add("admitone_pool_waits", waits.count, target.service)
-        scrape.add("admitone_pool_wait_seconds", waits.seconds, target.service)
-        scrape.add("admitone_pool_refusals", waits.refused, target.service)
-        is_up = await _was_read(target, _read_database(target, target.database, scrape))
-        scrape.add("admitone_database_up", is_up, target.service)
-    if target.bus.is_connected:
+    service = target.service
+    scrape.add("admitone_bus_connected", service.bus.is_connected, service.name)
+    if target.relay is not None:
+        scrape.add("admitone_relay_leading", target.relay.is_leading, service.name)
+    if service.maybe_database is not None:
+        waits = service.database.waits
+        scrape.add("admitone_pool_waits", waits.count, service.name)
+        scrape.add("admitone_pool_wait_seconds", waits.seconds, service.name)
+        scrape.add("admitone_pool_refusals", waits.refused, service.name)
+        is_up = await _was_read(target, _read_database(target, scrape))
+        scrape.add("admitone_database_up", is_up, service.name)
+    if service.bus.is_connected:
         for producer in target.producers:
             await _was_read(target, _read_consumer(target, producer, scrape))
 
@@ -182,40 +175,43 @@ async def _was_read(target: Target, reading: Awaitable[None]) -> bool:
         async with asyncio.timeout(_READ_TIMEOUT_SECONDS):
             await reading
     except (Unavailable, *UNREACHABLE, *buses.UNREACHABLE) as error:
-        log.info("metrics cannot be read", extra={"service": target.service, "error": repr(error)})
+        extra = {"service": target.service.name, "error": str(error) or repr(error)}
+        log.info("metrics cannot be read", extra=extra)
         return False
     return True
 
 
-async def _read_database(target: Target, database: Database, scrape: _Scrape) -> None:
+async def _read_database(target: Target, scrape: _Scrape) -> None:
+    name, database = target.service.name, target.service.database
     outbox = await database.fetchrow(_OUTBOX)
     letters = await database.fetchrow(_DEAD_LETTERS)
     assert outbox is not None
     assert letters is not None
-    scrape.add("admitone_outbox_unpublished", outbox["unpublished"], target.service)
-    scrape.add("admitone_outbox_age_seconds", outbox["age"], target.service)
-    scrape.add("admitone_dead_letters", letters["given_up"], target.service)
-    scrape.add("admitone_failing_events", letters["failing"], target.service)
+    scrape.add("admitone_outbox_unpublished", outbox["unpublished"], name)
+    scrape.add("admitone_outbox_age_seconds", outbox["age"], name)
+    scrape.add("admitone_dead_letters", letters["given_up"], name)
+    scrape.add("admitone_failing_events", letters["failing"], name)
     for gauge in target.gauges:
-        value = await _value(target, database, gauge)
+        value = await _value(target, gauge)
         if isinstance(value, Mapping):
             labels = ("service", gauge.label or "")
             for label, each in value.items():
-                scrape.add_to(gauge.name, gauge.description, labels, each, target.service, label)
+                scrape.add_to(gauge.name, gauge.description, labels, each, name, label)
         else:
-            scrape.add_to(gauge.name, gauge.description, ("service",), value, target.service)
+            scrape.add_to(gauge.name, gauge.description, ("service",), value, name)
 
 
-async def _value(target: Target, database: Database, gauge: Gauge) -> float | Mapping[str, float]:
+async def _value(target: Target, gauge: Gauge) -> float | Mapping[str, float]:
     now = clock.monotonic_seconds()
     read_at, value = target.values_read.get(gauge.name, (float("-inf"), 0.0))
     if now - read_at >= gauge.every_seconds:
-        value = await gauge.read(database)
+        value = await gauge.read(target.service.database)
         target.values_read[gauge.name] = (now, value)
     return value
 
 
 async def _read_consumer(target: Target, producer: str, scrape: _Scrape) -> None:
-    consumer = await target.bus.jetstream.consumer_info(producer, target.service)
-    scrape.add("admitone_consumer_pending", consumer.num_pending or 0, target.service, producer)
-    scrape.add("admitone_consumer_unacknowledged", consumer.num_ack_pending or 0, target.service, producer)
+    service = target.service
+    consumer = await service.bus.jetstream.consumer_info(producer, service.name)
+    scrape.add("admitone_consumer_pending", consumer.num_pending or 0, service.name, producer)
+    scrape.add("admitone_consumer_unacknowledged", consumer.num_ack_pending or 0, service.name, producer)

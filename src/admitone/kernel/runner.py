@@ -66,19 +66,6 @@ class Hosted:
     service: RunningService
     relay: Relay | None
 
-    @property
-    def target(self) -> Target:
-        """What is measured of it."""
-        relay = self.relay
-        return Target(
-            self.service.name,
-            self.service.bus,
-            self.service.maybe_database,
-            sorted({each.producer for each in self.declaration.subscriptions}),
-            self.declaration.gauges,
-            (lambda: relay.is_leading) if relay is not None else None,
-        )
-
 
 @asynccontextmanager
 async def run_service(
@@ -109,7 +96,7 @@ async def run_service(
         if database is not None:
             jobs += [partial(service.sessions.follow_revocations, database), partial(prune_forever, database)]
             inbox = Inbox(name, database, bus, declaration.subscriptions)
-            jobs += [partial(inbox.run, producer) for producer in inbox.producers]
+            jobs += [partial(inbox.run, producer) for producer in declaration.producers]
             if declaration.publications:
                 relay = Relay(database, bus)
                 jobs.append(relay.run)
@@ -224,7 +211,11 @@ class App:
 
     def metrics(self) -> Metrics:
         """Return the metrics of this process; requests are counted only if a metrics port is configured."""
-        return Metrics([each.target for each in self._hosted], self._registry)
+        targets = [
+            Target(each.service, each.relay, each.declaration.producers, each.declaration.gauges)
+            for each in self._hosted
+        ]
+        return Metrics(targets, self._registry)
 
     async def _live(self, _request: HttpRequest) -> JSONResponse:
         return JSONResponse({"status": "live"})

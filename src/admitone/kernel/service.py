@@ -46,3 +46,8 @@ class Service(Generic[Resources]):
             assert published.producer == self.name, (
                 f"{self.name} publishes {published.__name__}, an event of {published.producer}"
             )
+
+    @property
+    def producers(self) -> list[str]:
+        """The services this one subscribes to."""
+        return sorted({event.producer for event in self.subscriptions})

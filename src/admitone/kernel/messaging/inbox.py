@@ -120,11 +120,6 @@ class Inbox:
         self._pulling: set[asyncio.Queue[Msg | None]] = set()
         bus.on_reconnect(self._pull_again)
 
-    @property
-    def producers(self) -> list[str]:
-        """The services this one subscribes to."""
-        return sorted({event_type.producer for event_type in self._subscriptions})
-
     async def run(self, producer: str) -> None:
         """Consume one producer's events until cancelled, through every outage of the bus or the database."""
         await self._bus.ready()
