@@ -133,7 +133,7 @@ class _Scrape:
 
 
 class Metrics:
-    """The ASGI application of the metrics port: it answers every request with the metrics of this process."""
+    """The ASGI application of the metrics port: every response is the metrics of this process."""
 
     def __init__(self, targets: Sequence[Target], registry: CollectorRegistry) -> None:
         self._targets = targets

@@ -49,7 +49,7 @@ UNREACHABLE: Final = (
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether the database is unreachable, so that an immediate retry would fail, too."""
+    """Whether the database is unreachable, so that an immediate retry would fail as well."""
     return isinstance(error, (Unavailable, *UNREACHABLE)) and not isinstance(error, CONTENDED)
 
 
@@ -223,7 +223,7 @@ class Database(Statements):
                 raise Unavailable from error
             raise
         except asyncpg.InternalClientError as error:
-            # The server was killed, and this connection has not noticed it completely.
+            # The server was killed while this connection was in use.
             if not _is_gone(connection):
                 connection.terminate()
             raise Unavailable from error
@@ -262,7 +262,9 @@ async def connect_with_retries(url: str, *, application: str, connections: int) 
         try:
             return await Database.connect(url, application=application, connections=connections)
         except (OSError, *UNREACHABLE) as error:
-            log.warning("database is not reachable yet", extra={"service": application, "error": type(error).__name__})
+            log.warning(
+                "the database is not reachable yet", extra={"service": application, "error": type(error).__name__}
+            )
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(delay_seconds * 2, 2.0)
 

@@ -200,7 +200,7 @@ class HttpApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
-        scope["app"] = self  # makes Starlette's routes raise their errors, so that they are answered here
+        scope["app"] = self  # makes Starlette's routes raise their errors, so that they become responses here
         started = False
 
         async def send_with_headers(message: Any) -> None:
@@ -230,7 +230,7 @@ class HttpApp:
 
     def _error_response(self, scope: Scope, error: Exception) -> Response:
         if isinstance(error, UNREACHABLE):
-            log.warning("the database did not answer", extra={"path": scope["path"], "error": repr(error)})
+            log.warning("the database is unreachable", extra={"path": scope["path"], "error": repr(error)})
             error = Unavailable()
         if isinstance(error, HTTPException):  # raised by Starlette's own routes: 404 and 405
             allowed = (error.headers or {}).get("Allow", "")

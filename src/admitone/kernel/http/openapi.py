@@ -166,8 +166,8 @@ def _responses(op: Operation) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "Done."}
     if op.returns is not None:
         content: dict[str, Any] = {"schema": _reference(op.returns)}
-        if "answer" in op.examples:
-            content["example"] = op.examples["answer"]
+        if "response" in op.examples:
+            content["example"] = op.examples["response"]
         success["content"] = {"application/json": content}
     if op.response_headers:
         success["headers"] = _response_headers(op.response_headers)
