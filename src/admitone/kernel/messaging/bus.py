@@ -37,7 +37,6 @@ _ACK_WAIT_SECONDS: Final = 10
 _UNACKNOWLEDGED_MAX: Final = -1
 _API_TIMEOUT_SECONDS: Final = 5.0
 _SECOND: Final = 1_000_000_000  # JetStream counts in nanoseconds
-_STREAM_NOT_FOUND: Final = 10059
 
 # The bus responded with an error.
 BusError = APIError
@@ -206,7 +205,7 @@ class Bus:
         if future is None or future.done():
             return
         if message.headers and message.headers.get("Status"):
-            future.set_exception(NotFoundError(404, "no stream stored the event", _STREAM_NOT_FOUND))
+            future.set_exception(NotFoundError(description="no stream stored the event"))
             return
         try:
             future.set_result(_decoded(message).seq)
