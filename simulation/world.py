@@ -274,7 +274,7 @@ class Process:
         self.inbox = Inbox(self.service.name, database, bus, self.service.subscriptions)
         self.relay = _Relay(self, database, bus)
         self.spawn(runner._keep_running(self.service.name, self.relay.run))
-        for producer in self.inbox.producers:
+        for producer in self.service.producers:
             if producer != "auth":
                 self.spawn(self._listen(producer))
         for job in self.service.jobs:

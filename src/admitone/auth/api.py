@@ -95,7 +95,7 @@ _SESSION: Final = {"Set-Cookie": "The session."}
 _NO_SESSION: Final = {"Set-Cookie": "Clears the session's cookie."}
 _EXAMPLE: Final = {
     "request": {"email": "alice@example.com", "password": "correct horse battery staple"},
-    "answer": {"id": "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66", "email": "alice@example.com"},
+    "response": {"id": "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66", "email": "alice@example.com"},
 }
 
 
@@ -217,7 +217,7 @@ async def current_user(request: Request[None, Resources]) -> Response:
     signed_in=True,
     examples={
         "request": {"currentPassword": "correct horse battery staple", "email": "alice@example.org"},
-        "answer": {"id": "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66", "email": "alice@example.org"},
+        "response": {"id": "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66", "email": "alice@example.org"},
     },
 )
 async def change_account(request: Request[AccountChange, Resources]) -> Response:

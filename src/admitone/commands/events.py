@@ -3,7 +3,7 @@
 import click
 import msgspec
 
-from admitone.catalogue import hearing, shipped, watching
+from admitone.catalogue import shipped, subscribers, watchers
 from admitone.commands.failing import told_plainly
 from admitone.kernel.messaging.event import Event, subject_of
 
@@ -36,5 +36,5 @@ def _describe(event: type[Event]) -> None:
     click.echo(click.style(event.__name__, bold=True))
     click.echo(f"  {event.__doc__.strip()}")
     click.echo(f"  told by    {event.producer}, on {subject_of(event)}")
-    click.echo(f"  heard by   {', '.join((*hearing(event), *watching()))}")
+    click.echo(f"  heard by   {', '.join((*subscribers(event), *watchers()))}")
     click.echo(f"  says       {fields}\n")

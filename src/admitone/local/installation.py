@@ -129,8 +129,12 @@ def noted(settings: Settings) -> Iterator[None]:
     file = Path(settings.data) / _RUNNING
     draft = file.with_suffix(".new")
     draft.unlink(missing_ok=True)
-    # No command needs the key that signs sessions.
-    environment = {name: value for name, value in settings.environment.items() if name != SIGNING_KEY}
+    # Only settings, and not the key that signs sessions, which no command needs.
+    environment = {
+        name: value
+        for name, value in settings.environment.items()
+        if name.startswith(("ADMITONE_", "STRIPE_", "NATS_URL")) and name != SIGNING_KEY
+    }
     running = _Running(os.getpid(), msgspec.structs.replace(settings, environment=environment))
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         out.write(msgspec.json.encode(running))

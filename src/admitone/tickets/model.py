@@ -15,7 +15,8 @@ from admitone.events import OrderedTicket, TicketCreated, TicketStatus, TicketUp
 from admitone.kernel.errors import Forbidden, Invalid, NotFound, PreconditionFailed
 from admitone.kernel.http import parsing
 from admitone.kernel.http.parsing import Rule
-from admitone.kernel.money import LARGEST_CENTS, SMALLEST_CENTS, cents_of, decimal_of
+from admitone.kernel.money import cents_of, decimal_of
+from admitone.policy import LARGEST_CENTS, SMALLEST_CENTS
 
 TITLE_MAX: Final = 200
 VENUE_MAX: Final = 200

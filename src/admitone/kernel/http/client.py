@@ -1,14 +1,14 @@
-"""The general HTTP client's way to a server, with an answer to what that client forgets."""
+"""The transport of HTTP clients, with a workaround for a bug in anyio."""
 
 import httpx
 
 
 class Transport(httpx.AsyncHTTPTransport):
-    """Raises only what httpx says it raises: a `TransportError` for every connection that breaks."""
+    """Raises a `TransportError` for every connection that breaks, as httpx documents."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
             return await super().handle_async_request(request)
         except AttributeError as error:
-            # anyio asks each new connection for its socket; uvloop has none any more when the server has reset it.
-            raise httpx.ConnectError("the connection broke while it was made", request=request) from error
+            # anyio reads each new connection's socket, which uvloop no longer has if the server has reset it.
+            raise httpx.ConnectError("the connection broke while it was opened", request=request) from error

@@ -1,4 +1,4 @@
-"""A process that commits an event and is gone before anybody could publish it: `… dies_after_commit DATABASE_URL`."""
+"""A process that commits an event and exits before the event is published: `… commits_and_exits DATABASE_URL`."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ async def main(url: str) -> None:
     database = await Database.connect(url, application="alpha")
     database.on_publish(lambda: os._exit(17))
     async with database.transaction() as tx:
-        tx.publish(note("told by the dead"))
+        tx.publish(note("committed before the exit"))
 
 
 asyncio.run(main(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""A process whose relay leads until somebody stops it: `… stands_still DATABASE_URL NATS_URL`."""
+"""A process that runs alpha's relay until it is killed: `… relays_until_killed DATABASE_URL NATS_URL`."""
 
 import asyncio
 import sys
@@ -13,7 +13,7 @@ async def main(database_url: str, nats_url: str) -> None:
     database = await Database.connect(database_url, application=support.ALPHA.name)
     bus = Bus(support.ALPHA.name)
     bus.start(nats_url)
-    await Relay(database, bus, still_seconds_max=1.0).run()
+    await Relay(database, bus, silent_seconds_max=1.0).run()
 
 
 asyncio.run(main(*sys.argv[1:]))

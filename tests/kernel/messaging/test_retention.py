@@ -1,4 +1,4 @@
-"""Old rows go by themselves, and only those."""
+"""Retention deletes rows past their time, and no others."""
 
 from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
@@ -6,7 +6,7 @@ from admitone.kernel.messaging.retention import prune
 from tests import engines
 
 
-async def test_only_what_is_past_its_time_is_forgotten(databases: engines.Databases) -> None:
+async def test_only_rows_past_their_retention_are_deleted(databases: engines.Databases) -> None:
     fresh = await databases.fresh("orders")
     database = await Database.connect(fresh.url, application="orders")
     try:
@@ -22,7 +22,7 @@ async def test_only_what_is_past_its_time_is_forgotten(databases: engines.Databa
                 "INSERT INTO inbox (id, received_at) VALUES ($1, instant() - make_interval(days => $2))", new_id(), days
             )
             await database.execute(
-                "INSERT INTO answer (person, key, request_hash, status, body, given_at) "
+                "INSERT INTO idempotent_response (user_id, key, request_hash, status, body, created_at) "
                 "VALUES ($1, 'k', '', 201, '', instant() - make_interval(days => $2))",
                 new_id(),
                 days - 9,
@@ -31,6 +31,6 @@ async def test_only_what_is_past_its_time_is_forgotten(databases: engines.Databa
         kept = {row["data"] for row in await database.fetch("SELECT data FROM outbox")}
         assert kept == {"old and unpublished", "young"}
         assert await database.fetchval("SELECT count(*) FROM inbox") == 1
-        assert await database.fetchval("SELECT count(*) FROM answer") == 1
+        assert await database.fetchval("SELECT count(*) FROM idempotent_response") == 1
     finally:
         await database.close()

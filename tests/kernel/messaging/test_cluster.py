@@ -1,4 +1,4 @@
-"""A JetStream cluster of three, as in production: whichever server dies, each event is there once, and in order."""
+"""A JetStream cluster of three, as in production: whichever server dies, the stream has each event once, in order."""
 
 import asyncio
 import subprocess
@@ -18,8 +18,8 @@ from tests.kernel.support import World, numbered, texts
 from tests.support import eventually
 
 _SERVERS = (1, 2, 3)
-# An election takes seconds, and the first question after it may be lost as well.
-_PATIENCE_SECONDS = 120.0
+# An election takes seconds, and the first request after it may be lost as well.
+_DEADLINE_SECONDS = 120.0
 _CONFIGURATION = """
 server_name: "{name}"
 listen: "{host}:{port}"
@@ -29,7 +29,7 @@ cluster {{ name: here, listen: "{host}:{route}", routes: [{routes}] }}
 
 
 class Cluster:
-    """Three servers that know each other."""
+    """Three NATS servers with routes to each other."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -50,7 +50,7 @@ class Cluster:
             self.start(number)
 
     def url(self, _user: str) -> str:
-        """One of them; it tells its clients of the others."""
+        """Return the URL of one server, which sends its clients the addresses of the others."""
         return f"nats://{LOOPBACK}:{self._ports[1]}"
 
     def start(self, number: int) -> None:
@@ -78,19 +78,21 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 
 @pytest_asyncio.fixture
 async def world(databases: Databases, cluster: Cluster) -> AsyncIterator[World]:
-    # A world asks no more of its bus than where it is.
+    # A world uses only the URL of its bus.
     async with support.world(databases, cast("Nats", cluster), replicas=len(_SERVERS)) as made:
         yield made
 
 
-async def leader_in_step(world: World) -> int | None:
-    """The server that leads alpha's stream, once the others have all that it has."""
+async def leader_of_current_replicas(world: World) -> int | None:
+    """Return the server that leads alpha's stream, once the other servers have all of its messages."""
     try:
-        state = (await world.ask("$JS.API.STREAM.INFO.alpha", {})).get("cluster", {})
+        cluster = (await (await world.jetstream()).stream_info("alpha")).cluster
     except UNREACHABLE:
         return None
-    others = [each["current"] for each in state.get("replicas", [])]
-    return int(state["leader"]) if state.get("leader") and others == [True, True] else None
+    if cluster is None or cluster.leader is None:
+        return None
+    are_current = [each.current for each in cluster.replicas or []]
+    return int(cluster.leader) if are_current == [True, True] else None
 
 
 async def test_whichever_server_dies_each_event_is_on_the_stream_once_and_has_one_effect(
@@ -98,19 +100,21 @@ async def test_whichever_server_dies_each_event_is_on_the_stream_once_and_has_on
 ) -> None:
     await world.relay()
     await world.inbox()
-    told = 0
+    count = 0
     for _ in range(2):
-        await world.tell(*numbered(200, told))
-        await eventually(world.took_in(told + 200), "beta hears of what is told", _PATIENCE_SECONDS)
-        leader = await eventually(lambda: leader_in_step(world), "all servers have it", _PATIENCE_SECONDS)
-        telling = asyncio.create_task(world.tell(*numbered(200, told + 200)))
+        await world.publish(*numbered(200, count))
+        await eventually(world.consumed(count + 200), "beta consumes 200 notes", _DEADLINE_SECONDS)
+        leader = await eventually(
+            lambda: leader_of_current_replicas(world), "all servers have the notes", _DEADLINE_SECONDS
+        )
+        publishing = asyncio.create_task(world.publish(*numbered(200, count + 200)))
         cluster.kill(leader)
-        await telling
-        told += 400
-        await eventually(world.took_in(told), "beta hears of what was told meanwhile", _PATIENCE_SECONDS)
+        await publishing
+        count += 400
+        await eventually(world.consumed(count), "beta consumes what was published meanwhile", _DEADLINE_SECONDS)
         cluster.start(leader)
 
-    assert sorted(await world.effects()) == sorted(texts(told))
-    await eventually(world.published_count(told), "all is acknowledged", _PATIENCE_SECONDS)
-    assert await world.published() == list(enumerate(texts(told), start=1))
+    assert sorted(await world.effects()) == sorted(texts(count))
+    await eventually(world.published_count(count), "every note is acknowledged", _DEADLINE_SECONDS)
+    assert await world.published() == list(enumerate(texts(count), start=1))
     assert await world.stream() == await world.published()
