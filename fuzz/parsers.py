@@ -24,7 +24,7 @@ from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
 from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.text import clean_line
 from admitone.orders.model import NewOrder, OrderPage
-from admitone.payments.gateway import Forged, Gateway, Intent
+from admitone.payments.gateway import ForgedWebhook, Gateway, PaymentIntent
 from admitone.payments.views import NewPayment, PaymentsOf
 from admitone.tickets.cursor import Place, moment_of, pack, unpack
 from admitone.tickets.model import TicketListing, TicketSearch, Versions, words_of
@@ -123,8 +123,8 @@ def webhook(octets: bytes) -> None:
     """A webhook's signature header and body."""
     signature, told = _split(octets)
     try:
-        _GATEWAY.heard(told, signature.decode("latin-1"))
-    except Forged:
+        _GATEWAY.parse_webhook(told, signature.decode("latin-1"))
+    except ForgedWebhook:
         return
     raise AssertionError("a signature that was made up is taken for good")
 
@@ -147,14 +147,14 @@ def told(octets: bytes) -> None:
     """What a webhook says once its signature is right."""
     signature = stripe_signature(octets, _SIGNS_WEBHOOKS, int(clock.now().timestamp()))
     try:
-        heard = _GATEWAY.heard(octets, signature)
-    except Forged:
+        heard = _GATEWAY.parse_webhook(octets, signature)
+    except ForgedWebhook:
         return
     assert "\0" not in octets.decode()
     for kept in (heard.id, heard.intent_id or ""):
         assert kept.isascii()
         assert "\0" not in kept
-    assert heard.intent is None or isinstance(heard.intent, Intent)
+    assert heard.intent is None or isinstance(heard.intent, PaymentIntent)
 
 
 def cursor(octets: bytes) -> None:

@@ -14,7 +14,7 @@ import msgspec
 import stripe
 
 from admitone.invariants import Intent
-from admitone.payments.gateway import Gateway, Told
+from admitone.payments.gateway import Gateway, WebhookEvent
 
 if TYPE_CHECKING:
     from simulation.world import Process, World
@@ -286,7 +286,7 @@ class SimulatedGateway(Gateway):
 
     process: "Process"
 
-    async def _ask(self, answer: type[A], method: str, path: str, params: Json, key: str | None = None) -> A:
+    async def _send(self, answer: type[A], method: str, path: str, params: Json, key: str | None = None) -> A:
         """Ask like the SDK: twice more after what may go away, under the same key."""
         provider = self.process.world.provider
         for retry in range(_RETRIES + 1):
@@ -305,12 +305,12 @@ class SimulatedGateway(Gateway):
             return msgspec.convert(found, answer)
         raise AssertionError
 
-    def heard(self, body: bytes, signature: str | None) -> Told:  # noqa: ARG002 – signatures have tests of their own
-        return msgspec.json.decode(body, type=Told)
+    def parse_webhook(self, body: bytes, signature: str | None) -> WebhookEvent:  # noqa: ARG002 – signatures have tests of their own
+        return msgspec.json.decode(body, type=WebhookEvent)
 
 
 def opener(process: "Process") -> Callable[..., Any]:
-    """Return what stands for `gateway.opened` while a process starts."""
+    """Return what stands for `gateway.open_gateway` while a process starts."""
 
     @asynccontextmanager
     async def opened(_url: str, _key: str, _secret: str, installation: UUID) -> Any:

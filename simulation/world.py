@@ -260,7 +260,7 @@ class Process:
         identity = cast(Sessions, _KnownPeople(self.world))
         self._stack = AsyncExitStack()
         self.running = RunningService(self.service.name, self.world.settings, identity, bus, database, _no_client)
-        real, gateway.opened = gateway.opened, opener(self)
+        real, gateway.open_gateway = gateway.open_gateway, opener(self)
         try:
             while True:
                 try:
@@ -269,7 +269,7 @@ class Process:
                 except UNREACHABLE:
                     continue
         finally:
-            gateway.opened = real
+            gateway.open_gateway = real
         self._edge = http.Edge(http.api_routes(self.running, self.service.operations), self.world.settings)
         self.inbox = Inbox(self.service.name, database, bus, self.service.subscriptions)
         self.relay = _Relay(self, database, bus)

@@ -165,7 +165,7 @@ async def test_i01_two_orders_for_one_ticket(market: Market) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["amount_cents = amount_cents + 1", "currency = 'eur'", "user_id = gen_random_uuid()"]
+    "change", ["amount_cents = amount_cents + 1", "currency = 'eur'", "buyer_id = gen_random_uuid()"]
 )
 async def test_i02_a_charge_that_does_not_match_its_order(change: str, market: Market) -> None:
     await market.spoil("payments", f"UPDATE payment SET {change}")

@@ -163,7 +163,7 @@ class Reading:
     def charges(self) -> "list[Charge]":
         """Every charge that was not given back, by our own books and, where it can be asked, by the provider's."""
         ours = [
-            Charge(f"payment {row['id']}", row["order_id"], row["amount_cents"], row["currency"], row["user_id"])
+            Charge(f"payment {row['id']}", row["order_id"], row["amount_cents"], row["currency"], row["buyer_id"])
             for row in self.payments.values()
             if row["state"] == "captured"
         ]
@@ -186,7 +186,7 @@ class Charge:
     buyer: UUID | None = None
 
 
-_PAYMENTS: Final = "SELECT id, order_id, user_id, amount_cents, currency, state FROM payment"
+_PAYMENTS: Final = "SELECT id, order_id, buyer_id, amount_cents, currency, state FROM payment"
 _ORDERS: Final = """
 SELECT id, version, status, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at, payment_id,
     cancel_reason
@@ -521,7 +521,7 @@ async def _replicas_equal_their_source(reading: Reading) -> Examined:
     orders = {
         row["id"]: row
         for row in await reading.rows(
-            "payments", "SELECT id, status, user_id, price_cents, currency, expires_at FROM orders"
+            "payments", "SELECT id, status, buyer_id AS user_id, price_cents, currency, expires_at FROM orders"
         )
     }
     deadlines = {row["order_id"]: row for row in await reading.rows("expiration", "SELECT * FROM deadline")}
@@ -616,7 +616,7 @@ async def _answers_hold(reading: Reading) -> Examined:
 
 def _broken_promises(reading: Reading, accounts: set[UUID]) -> Iterator[Violation]:
     """What clients were promised and cannot be found."""
-    paid = {(row["order_id"], row["user_id"]) for row in reading.payments.values()}
+    paid = {(row["order_id"], row["buyer_id"]) for row in reading.payments.values()}
     for asked in reading.history:
         if asked.outcome != "answered":
             continue
@@ -800,7 +800,7 @@ async def _everybody_acts_on_their_own(reading: Reading) -> Examined:
         violations += [Violation(f"{kind} {row['aggregate']}", "changed its owner") for row in moved]
     for payment in reading.payments.values():
         order = reading.orders.get(payment["order_id"])
-        if order is not None and order["user_id"] != payment["user_id"]:
+        if order is not None and order["user_id"] != payment["buyer_id"]:
             violations.append(Violation(f"payment {payment['id']}", "is by somebody else than the order's buyer"))
     return len(reading.orders) + len(reading.payments), violations
 

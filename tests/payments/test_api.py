@@ -1,4 +1,4 @@
-"""Paying an order over HTTP: what buyers send, what they are answered, what the provider holds afterwards."""
+"""Paying an order over HTTP: the requests, their responses, and what the provider holds afterwards."""
 
 import asyncio
 import json
@@ -16,55 +16,57 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload ra
 
 
 async def test_p01_an_unknown_order_cannot_be_paid(world: World) -> None:
-    answer = await world.pay(ordered(world.bob_id))
-    assert answer.status_code == 404
-    assert messages_of(answer) == [("Not Found", None)]
+    response = await world.pay(ordered(world.bob_id))
+    assert response.status_code == 404
+    assert messages_of(response) == [("Not Found", None)]
 
 
 @pytest.mark.parametrize("order_id", [UUID(int=0), UUID(int=2**128 - 1), UUID("ffffffff-ffff-7fff-bfff-ffffffffffff")])
-async def test_p01_an_unlikely_id_is_no_order(world: World, order_id: UUID) -> None:
-    answer = await world.bob.post("/api/payments", json={"orderId": str(order_id), "token": "tok_visa"})
-    assert answer.status_code == 404
+async def test_p01_an_extreme_id_is_not_an_order(world: World, order_id: UUID) -> None:
+    response = await world.bob.post("/api/payments", json={"orderId": str(order_id), "token": "tok_visa"})
+    assert response.status_code == 404
 
 
-async def test_an_order_that_was_made_a_moment_ago_is_waited_for(world: World) -> None:
+async def test_a_payment_waits_for_an_order_made_a_moment_ago(world: World) -> None:
     order = ordered(world.bob_id)
     paying = asyncio.create_task(world.pay(order))
     await asyncio.sleep(0)
-    await world.hear(order)
+    await world.consume(order)
     assert (await paying).status_code == 201
 
 
 async def test_p02_somebody_elses_order_cannot_be_paid(world: World) -> None:
     order = await world.order()
-    answer = await world.pay(order, client=world.sign_in("carol"))
-    assert answer.status_code == 403
+    response = await world.pay(order, client=world.sign_in("carol"))
+    assert response.status_code == 403
     assert not await world.payments(order)
 
 
 async def test_p03_a_cancelled_order_cannot_be_paid(world: World) -> None:
     order = await world.order()
-    await world.hear(cancelled(order))
-    answer = await world.pay(order)
-    assert answer.status_code == 400
-    assert messages_of(answer) == [("This order is cancelled; nothing is charged", None)]
+    await world.consume(cancelled(order))
+    response = await world.pay(order)
+    assert response.status_code == 400
+    assert messages_of(response) == [("This order is cancelled; nothing is charged", None)]
     assert not await world.intents()
 
 
 async def test_an_expired_order_cannot_be_paid(world: World) -> None:
     order = await world.order(seconds=-1)
-    answer = await world.pay(order)
-    assert answer.status_code == 400
-    assert messages_of(answer) == [("The time to pay this order is over; nothing is charged", None)]
+    response = await world.pay(order)
+    assert response.status_code == 400
+    assert messages_of(response) == [("The time to pay this order is over; nothing is charged", None)]
 
 
 @pytest.mark.parametrize("token", ["tok_visa", "pm_card_mastercard"])
-async def test_p04_a_valid_payment_holds_exactly_the_price_and_links_both_sides(world: World, token: str) -> None:
+async def test_p04_a_valid_payment_holds_exactly_the_price_and_is_linked_to_its_intent(
+    world: World, token: str
+) -> None:
     order = await world.order(1999)
-    answer = await world.pay(order, token)
-    assert answer.status_code == 201, answer.text
+    response = await world.pay(order, token)
+    assert response.status_code == 201, response.text
     payment, intent = await world.payment(order), await world.intent(order)
-    assert json.loads(answer.content, parse_float=Decimal) == {
+    assert json.loads(response.content, parse_float=Decimal) == {
         "id": str(payment.id),
         "orderId": str(order.id),
         "stripeId": intent.id,
@@ -72,23 +74,23 @@ async def test_p04_a_valid_payment_holds_exactly_the_price_and_links_both_sides(
         "amount": Decimal("19.99"),
         "currency": "usd",
         "attempt": 1,
-        "createdAt": answer.json()["createdAt"],
+        "createdAt": response.json()["createdAt"],
     }
     assert (intent.amount, intent.currency, intent.status) == (1999, "usd", "requires_capture")
     assert intent.metadata["payment_id"] == str(payment.id)
-    assert await world.told() == ["PaymentAuthorized"]
+    assert await world.published() == ["PaymentAuthorized"]
 
 
-async def test_p04_an_awaited_payment_is_taken(world: World) -> None:
+async def test_p04_an_awaited_payment_is_captured(world: World) -> None:
     order = await world.order(1999)
     payment_id = (await world.pay(order)).json()["id"]
     payment = await world.payment(order)
     assert str(payment.id) == payment_id
-    await world.hear(awaiting(order, payment.id))
+    await world.consume(awaiting(order, payment.id))
     await world.state(order, "captured")
     intent = await world.intent(order)
     assert (intent.status, intent.amount_received) == ("succeeded", 1999)
-    assert await world.told() == ["PaymentAuthorized", "PaymentCreated"]
+    assert await world.published() == ["PaymentAuthorized", "PaymentCreated"]
 
 
 @pytest.mark.parametrize(
@@ -103,32 +105,32 @@ async def test_p04_an_awaited_payment_is_taken(world: World) -> None:
         ({"orderId": str(ids.new_id()), "token": "tok_visa", "amount": 1}, [("Unknown field", None)]),
     ],
 )
-async def test_g06_every_missing_field_is_named(
+async def test_g06_every_invalid_field_is_reported(
     world: World, body: dict[str, object], errors: list[tuple[str, str | None]]
 ) -> None:
-    answer = await world.bob.post("/api/payments", json=body)
-    assert answer.status_code == 400
-    assert messages_of(answer) == errors
+    response = await world.bob.post("/api/payments", json=body)
+    assert response.status_code == 400
+    assert messages_of(response) == errors
 
 
-async def test_g05_nobody_pays_signed_out(world: World) -> None:
+async def test_g05_payments_require_signing_in(world: World) -> None:
     async with world.app.client() as nobody:
-        for answer in (
+        for response in (
             await nobody.post("/api/payments", json={}),
             await nobody.get("/api/payments", params={"orderId": str(ids.new_id())}),
         ):
-            assert answer.status_code == 401
-            assert messages_of(answer) == [("Not authorized", None)]
+            assert response.status_code == 401
+            assert messages_of(response) == [("Not authorized", None)]
 
 
 @pytest.mark.parametrize("key", ["", "a-key"])
-async def test_s10_the_same_payment_twice_in_turn_is_one_charge(world: World, key: str) -> None:
+async def test_s10_a_repeated_payment_is_one_charge(world: World, key: str) -> None:
     order = await world.order()
     first = await world.pay(order, key=key)
     again = await world.pay(order, key=key)
     assert first.status_code == again.status_code == 201
     assert first.json() == again.json()
-    await world.hear(awaiting(order, (await world.payment(order)).id))
+    await world.consume(awaiting(order, (await world.payment(order)).id))
     await world.state(order, "captured")
     late = await world.pay(order, key=key)
     assert (late.status_code, late.json()) == (201, first.json())
@@ -136,11 +138,11 @@ async def test_s10_the_same_payment_twice_in_turn_is_one_charge(world: World, ke
 
 
 @pytest.mark.parametrize("key", ["", "a-key"])
-async def test_s10_the_same_payment_while_its_money_is_being_taken_is_one_charge(world: World, key: str) -> None:
+async def test_s10_a_payment_repeated_during_its_capture_is_one_charge(world: World, key: str) -> None:
     order = await world.order()
     first = await world.pay(order, key=key)
     await world.sandbox.wants(requests=[{"operations": ["capture_intent"], "delay_ms": 1000}])
-    await world.hear(awaiting(order, (await world.payment(order)).id))
+    await world.consume(awaiting(order, (await world.payment(order)).id))
     again = await world.pay(order, key=key)
     assert (await world.payment(order)).wanted == "capture"
     assert (again.status_code, again.json()) == (201, first.json())
@@ -150,26 +152,26 @@ async def test_s10_the_same_payment_while_its_money_is_being_taken_is_one_charge
 
 
 @pytest.mark.parametrize("keys", [("", ""), ("a-key", "a-key"), ("one", "other")])
-async def test_s10_the_same_payment_many_times_at_once_is_one_charge(world: World, keys: tuple[str, str]) -> None:
+async def test_s10_many_concurrent_requests_for_a_payment_are_one_charge(world: World, keys: tuple[str, str]) -> None:
     order = await world.order()
     bob = world.bob
-    answers = await asyncio.gather(*(world.pay(order, client=bob, key=keys[number % 2]) for number in range(10)))
-    assert {answer.status_code for answer in answers} == {201}
-    assert len({answer.content for answer in answers}) == 1
+    responses = await asyncio.gather(*(world.pay(order, client=bob, key=keys[number % 2]) for number in range(10)))
+    assert {response.status_code for response in responses} == {201}
+    assert len({response.content for response in responses}) == 1
     assert len(await world.intents()) == len(await world.payments(order)) == 1
-    assert await world.told() == ["PaymentAuthorized"]
+    assert await world.published() == ["PaymentAuthorized"]
 
 
-async def test_s10_many_orders_at_once_get_a_charge_each(world: World) -> None:
+async def test_s10_concurrent_payments_of_many_orders_are_one_charge_each(world: World) -> None:
     orders = [ordered(world.bob_id, 1000 + number) for number in range(30)]
-    await world.hear(*orders)
+    await world.consume(*orders)
     bob = world.bob
-    answers = await asyncio.gather(*(world.pay(order, client=bob) for order in [*orders, *orders]))
-    assert {answer.status_code for answer in answers} == {201}
+    responses = await asyncio.gather(*(world.pay(order, client=bob) for order in [*orders, *orders]))
+    assert {response.status_code for response in responses} == {201}
     assert sorted(intent.amount for intent in await world.intents()) == [1000 + number for number in range(30)]
 
 
-async def test_a_key_used_for_something_else_is_refused(world: World) -> None:
+async def test_an_idempotency_key_of_another_request_is_refused(world: World) -> None:
     first, second = await world.order(), await world.order()
     assert (await world.pay(first, key="a-key")).status_code == 201
     assert (await world.pay(second, key="a-key")).status_code == 422
@@ -177,10 +179,10 @@ async def test_a_key_used_for_something_else_is_refused(world: World) -> None:
     assert not await world.payments(second)
 
 
-async def test_keys_of_different_people_have_nothing_to_do_with_each_other(world: World) -> None:
+async def test_two_people_may_use_the_same_idempotency_key(world: World) -> None:
     carol_id = ids.new_id()
     hers = ordered(carol_id)
-    await world.hear(hers)
+    await world.consume(hers)
     mine = await world.order()
     assert (await world.pay(mine, key="a-key")).status_code == 201
     assert (await world.pay(hers, client=world.sign_in("carol", carol_id), key="a-key")).status_code == 201
@@ -189,27 +191,27 @@ async def test_keys_of_different_people_have_nothing_to_do_with_each_other(world
 async def test_an_order_being_paid_is_not_paid_with_another_card(world: World) -> None:
     order = await world.order()
     assert (await world.pay(order, "tok_visa")).status_code == 201
-    answer = await world.pay(order, "tok_mastercard")
-    assert answer.status_code == 409
-    assert messages_of(answer) == [("This order is being paid already; do not pay again", None)]
+    response = await world.pay(order, "tok_mastercard")
+    assert response.status_code == 409
+    assert messages_of(response) == [("This order is being paid already; do not pay again", None)]
     assert len(await world.intents()) == 1
 
 
-async def test_s11_prices_are_held_and_taken_exactly(world: World) -> None:
+async def test_s11_prices_are_captured_exactly(world: World) -> None:
     prices = [*range(50, 10_001, 97), 99, 100, 101, 999, 1001, 1999, 4035, 5799, 9999, 10_000]
     orders = [ordered(world.bob_id, price) for price in prices]
     for start in range(0, len(orders), 100):
-        await world.hear(*orders[start : start + 100])
+        await world.consume(*orders[start : start + 100])
     bob, places = world.bob, asyncio.Semaphore(16)
 
     async def buy(order: Any) -> None:
         async with places:
-            answer = await world.pay(order, client=bob)
-            assert answer.status_code == 201, answer.text
-            shown = json.loads(answer.content, parse_float=Decimal)["amount"]
+            response = await world.pay(order, client=bob)
+            assert response.status_code == 201, response.text
+            shown = json.loads(response.content, parse_float=Decimal)["amount"]
             assert Decimal(shown) * 100 == order.ticket.price_cents
             [payment] = await world.payments(order)
-            await world.hear(awaiting(order, payment.id))
+            await world.consume(awaiting(order, payment.id))
             await world.state(order, "captured")
 
     await asyncio.gather(*(buy(order) for order in orders))
@@ -228,56 +230,56 @@ async def test_s11_prices_are_held_and_taken_exactly(world: World) -> None:
         ("pm_card_chargeDeclinedExpiredCard", "Your card has expired."),
     ],
 )
-async def test_s12_a_refused_card_is_told_why_and_the_order_stays_payable(
+async def test_s12_a_declined_card_is_explained_and_the_order_stays_payable(
     world: World, token: str, reason: str
 ) -> None:
     order = await world.order()
-    answer = await world.pay(order, token)
-    assert answer.status_code == 402
-    assert messages_of(answer) == [(reason, None)]
-    assert await world.told() == []
+    response = await world.pay(order, token)
+    assert response.status_code == 402
+    assert messages_of(response) == [(reason, None)]
+    assert await world.published() == []
     await world.state(order, "failed")
     assert [intent.status for intent in await world.intents()] == ["canceled"]
     assert (await world.pay(order, "tok_visa")).status_code == 201
-    assert await world.told() == ["PaymentAuthorized"]
+    assert await world.published() == ["PaymentAuthorized"]
 
 
-async def test_s12_when_the_attempts_are_used_up_the_payment_has_failed(world: World) -> None:
+async def test_s12_the_payment_fails_with_the_last_attempt(world: World) -> None:
     order = await world.order()
     for left in (2, 1, 0):
         assert (await world.pay(order, "tok_chargeDeclined")).status_code == 402
         listed = (await world.bob.get("/api/payments", params={"orderId": str(order.id)})).json()
         assert listed["attemptsLeft"] == left
-    assert await world.told() == ["PaymentFailed"]
-    answer = await world.pay(order, "tok_visa")
-    assert answer.status_code == 400
-    assert await world.told() == ["PaymentFailed"]
-    await world.hear(cancelled(order, reason="payment_failed"))
+    assert await world.published() == ["PaymentFailed"]
+    response = await world.pay(order, "tok_visa")
+    assert response.status_code == 400
+    assert await world.published() == ["PaymentFailed"]
+    await world.consume(cancelled(order, reason="payment_failed"))
     assert (await world.pay(order, "tok_visa")).status_code == 400
     assert [payment.state for payment in await world.payments(order)] == ["failed"] * 3
 
 
-async def test_s12_a_refusal_repeated_under_its_key_is_no_new_attempt(world: World) -> None:
+async def test_s12_a_decline_repeated_with_its_key_is_not_a_new_attempt(world: World) -> None:
     order = await world.order()
-    answers = [await world.pay(order, "tok_chargeDeclined", key="a-key") for _ in range(4)]
-    assert {answer.status_code for answer in answers} == {402}
-    assert len({answer.content for answer in answers}) == 1
+    responses = [await world.pay(order, "tok_chargeDeclined", key="a-key") for _ in range(4)]
+    assert {response.status_code for response in responses} == {402}
+    assert len({response.content for response in responses}) == 1
     assert len(await world.payments(order)) == 1
 
 
-async def test_s12_one_attempt_may_be_all_there_is(postgres: Any, databases: Any, start_nats: Any) -> None:
+async def test_s12_the_number_of_attempts_may_be_one(postgres: Any, databases: Any, start_nats: Any) -> None:
     async with running_world(postgres, databases, start_nats, payment_attempts=1) as world:
         order = await world.order()
         assert (await world.pay(order, "tok_chargeDeclined")).status_code == 402
-        assert await world.told() == ["PaymentFailed"]
+        assert await world.published() == ["PaymentFailed"]
 
 
-async def test_a_token_that_names_no_card_is_refused_as_such(world: World) -> None:
+async def test_a_token_that_names_no_card_is_invalid(world: World) -> None:
     order = await world.order()
     for token in ("tok_nobody", "pm_nobody", "ctoken_nobody", "anything"):
-        answer = await world.pay(await world.order(), token)
-        assert answer.status_code == 400, token
-        assert messages_of(answer) == [("Token is not valid", "token")]
+        response = await world.pay(await world.order(), token)
+        assert response.status_code == 400, token
+        assert messages_of(response) == [("Token is not valid", "token")]
     assert (await world.pay(order, "tok_visa")).status_code == 201
 
 
@@ -293,9 +295,9 @@ async def test_a_buyer_sees_every_attempt_and_nobody_else_does(world: World) -> 
     order = await world.order()
     await world.pay(order, "tok_chargeDeclined")
     await world.pay(order, "tok_visa")
-    answer = await world.bob.get("/api/payments", params={"orderId": str(order.id)})
-    assert answer.status_code == 200
-    shown = answer.json()
+    response = await world.bob.get("/api/payments", params={"orderId": str(order.id)})
+    assert response.status_code == 200
+    shown = response.json()
     assert [each["status"] for each in shown["payments"]] == ["authorized", "failed"]
     assert shown["payments"][1]["reason"] == "Your card was declined."
     assert shown["attemptsLeft"] == 2
@@ -306,26 +308,26 @@ async def test_a_buyer_sees_every_attempt_and_nobody_else_does(world: World) -> 
     assert (await stranger.get("/api/payments", params={"orderId": "1"})).status_code == 400
 
 
-async def test_a_card_that_asks_back_is_confirmed_at_the_bank(world: World) -> None:
+async def test_a_payment_that_requires_action_is_authenticated_at_the_bank(world: World) -> None:
     order = await world.order()
-    answer = await world.pay(order, "pm_card_authenticationRequired")
-    assert answer.status_code == 201
-    shown = answer.json()
+    response = await world.pay(order, "pm_card_authenticationRequired")
+    assert response.status_code == 201
+    shown = response.json()
     assert shown["status"] == "requires_action"
     intent = await world.intent(order)
     assert shown["action"]["clientSecret"] == intent.client_secret
     assert shown["action"]["url"].startswith(world.sandbox.url)
-    assert await world.told() == []
+    assert await world.published() == []
     back = await world.sandbox.authenticates(intent)
     assert back.headers["location"].startswith(f"{world.url}/orders/{order.id}?")
     await world.state(order, "authorized")
-    assert await world.told() == ["PaymentAuthorized"]
+    assert await world.published() == ["PaymentAuthorized"]
     listed = (await world.bob.get("/api/payments", params={"orderId": str(order.id)})).json()
     assert listed["payments"][0]["status"] == "authorized"
     assert "action" not in listed["payments"][0]
 
 
-async def test_a_card_refused_at_the_bank_leaves_the_order_payable(world: World) -> None:
+async def test_a_failed_authentication_leaves_the_order_payable(world: World) -> None:
     order = await world.order()
     await world.pay(order, "pm_card_authenticationRequired")
     await world.sandbox.authenticates(await world.intent(order), "fail")
@@ -334,17 +336,17 @@ async def test_a_card_refused_at_the_bank_leaves_the_order_payable(world: World)
     assert (await world.pay(order, "tok_visa")).status_code == 201
 
 
-async def test_a_buyer_may_take_another_card_instead_of_confirming(world: World) -> None:
+async def test_a_buyer_may_use_another_card_instead_of_authenticating(world: World) -> None:
     order = await world.order()
     assert (await world.pay(order, "pm_card_authenticationRequired")).json()["status"] == "requires_action"
-    answer = await world.pay(order, "tok_visa")
-    assert (answer.status_code, answer.json()["status"]) == (201, "authorized")
+    response = await world.pay(order, "tok_visa")
+    assert (response.status_code, response.json()["status"]) == (201, "authorized")
     assert [payment.state for payment in await world.payments(order)] == ["voided", "authorized"]
     assert [intent.status for intent in await world.intents()] == ["requires_capture", "canceled"]
-    assert await world.told() == ["PaymentVoided", "PaymentAuthorized"]
+    assert await world.published() == ["PaymentVoided", "PaymentAuthorized"]
 
 
-async def test_the_same_card_that_asks_back_is_asked_once(world: World) -> None:
+async def test_a_repeated_payment_that_requires_action_is_one_intent(world: World) -> None:
     order = await world.order()
     first = await world.pay(order, "pm_card_authenticationRequired")
     again = await world.pay(order, "pm_card_authenticationRequired")
