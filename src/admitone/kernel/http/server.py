@@ -67,7 +67,6 @@ async def listen(
     app: ASGIApp,
     public: socket.socket,
     *,
-    trust_proxy: bool = False,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     on_stopping: Callable[[], None] | None = None,
     stop: asyncio.Event | None = None,
@@ -83,7 +82,7 @@ async def listen(
         lifespan="off",
         ws="none",
         server_header=False,
-        proxy_headers=trust_proxy,
+        proxy_headers=False,  # client_address.py reads them
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         backlog=4096,
     )
@@ -105,7 +104,9 @@ async def listen(
 @asynccontextmanager
 async def serving_in_background(app: ASGIApp, public: socket.socket) -> AsyncIterator[None]:
     """Serve an application on another port for as long as the block lasts."""
-    server = _Server(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", ws="none"))
+    server = _Server(
+        uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", ws="none", proxy_headers=False)
+    )
     serving = asyncio.create_task(server.serve(sockets=[public]))
     try:
         yield
