@@ -213,8 +213,8 @@ async def scene(postgres: Postgres, databases: engines.Databases, start_nats: St
                 await client.post("/api/users/signout", headers={"cookie": f"session={token}"})
 
                 async def is_ended_everywhere(token: str = token) -> bool:
-                    running = market.app.running.values()
-                    return not any([await each.sessions.user(token) for each in running])
+                    serving = [each.name for each in market.services if each.operations or each.pages]
+                    return not any([await market.app.running[name].sessions.user(token) for name in serving])
 
                 await eventually(is_ended_everywhere, "every service refuses the ended session")
         yield found
