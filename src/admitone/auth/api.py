@@ -119,7 +119,7 @@ async def sign_in(request: Request[SignIn, Resources]) -> Response:
         # The new cookie replaces the browser's previous one, so nobody could end that session any more.
         replaced = await _end_current_session(tx, request.maybe_user) if request.maybe_user else []
         await rate_limiting.record_success(tx, network_limit, account_limit)
-    _revoke_in_this_process(request, replaced)
+    _revoke_locally(request, replaced)
     return response
 
 
@@ -129,7 +129,7 @@ async def sign_out(request: Request[None, Resources]) -> Response:
     if request.maybe_user is not None:
         async with request.db.transaction() as tx:
             ended = await _end_current_session(tx, request.maybe_user)
-        _revoke_in_this_process(request, ended)
+        _revoke_locally(request, ended)
     return Response(OK, SignedOut(), (_cookie(request, "", 0),))
 
 
@@ -140,7 +140,7 @@ async def sign_out_everywhere(request: Request[None, Resources]) -> Response:
         await store.lock_account(tx, request.user.id)
         others = await store.end_other_sessions(tx, request.user.id, request.user.session_id)
         ended = [*await _publish_revoked(tx, others), *await _end_current_session(tx, request.user)]
-    _revoke_in_this_process(request, ended)
+    _revoke_locally(request, ended)
     return Response(OK, SignedOut(), (_cookie(request, "", 0),))
 
 
@@ -192,7 +192,7 @@ async def change_account(request: Request[AccountChange, Resources]) -> Response
             ended = await _publish_revoked(tx, others)
         await rate_limiting.record_success(tx, network_limit, account_limit)
         now = tx.now
-    _revoke_in_this_process(request, ended)
+    _revoke_locally(request, ended)
     if changed.email == request.user.email:
         return Response(OK, user_view(changed))
     # The token contains the e-mail, so the session gets a new token; it expires when the old one does.
@@ -240,7 +240,7 @@ async def _publish_revoked(tx: Transaction, sessions: Iterable[Session]) -> list
     return [event.session_id for event in ended]
 
 
-def _revoke_in_this_process(request: Request[Any, Resources], session_ids: Iterable[UUID]) -> None:
+def _revoke_locally(request: Request[Any, Resources], session_ids: Iterable[UUID]) -> None:
     """Refuse sessions in this process immediately; called after the commit."""
     for session_id in session_ids:
         request.service.sessions.revoke(session_id)
