@@ -12,14 +12,14 @@ import msgspec
 from starlette.requests import Request
 
 import admitone.events  # noqa: F401 - registers every event type
-from admitone.auth.api import AccountChange, SignIn, SignUp
-from admitone.auth.delays import place_of
-from admitone.auth.model import read_email
+from admitone.auth.model import network_of, read_email
 from admitone.auth.tokens import SigningKeys, new_signing_key
+from admitone.auth.views import AccountChange, SignIn, SignUp
 from admitone.kernel import clock, ids
 from admitone.kernel.errors import Refusal
 from admitone.kernel.http import parsing
 from admitone.kernel.http.app import session_token
+from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
 from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.text import clean_line
@@ -133,14 +133,14 @@ async def _keys() -> bytes:
     return msgspec.json.encode(_KEYS.published)
 
 
-_IDENTITY: Final = Sessions(TokenVerifier(_keys))
+_SESSIONS: Final = Sessions(TokenVerifier(_keys))
 
 
 def token(octets: bytes) -> None:
     """A session cookie and the token in it."""
     found = session_token(_request([(b"cookie", b"session=" + octets)]))
-    person = _finished(_IDENTITY.person(found)) if found else None
-    assert person is None, "a token that was made up is taken for good"
+    user = _finished(_SESSIONS.user(found)) if found else None
+    assert user is None, "a forged token was accepted"
 
 
 def told(octets: bytes) -> None:
@@ -190,7 +190,7 @@ def text(octets: bytes) -> None:
     assert place.startswith("/")
     assert not place.startswith(("//", "/\\"))
     assert (5 in Versions(typed)) in {True, False}
-    place_of(_request([(b"x-forwarded-for", octets)]), trust_proxy=True)
+    network_of(client_address(_request([(b"x-forwarded-for", octets)]).scope, trust_proxy=True))
 
 
 def form(octets: bytes) -> None:

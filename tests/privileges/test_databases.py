@@ -26,7 +26,7 @@ EVERYWHERE: Final[Mapping[str, str]] = {
     "revoked_session": LISTED,
 }
 OWN: Final[Mapping[str, Mapping[str, str]]] = {
-    "auth": {"account": "SELECT INSERT", "session": ALL, "tries": ALL},
+    "auth": {"account": "SELECT INSERT", "session": ALL, "attempts": ALL},
     "tickets": {"ticket": KEPT},
     "orders": {"ticket": KEPT, "orders": KEPT},
     "expiration": {"deadline": ALL},

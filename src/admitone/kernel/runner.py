@@ -255,7 +255,6 @@ async def serve(
                 await listen(
                     app,
                     public,
-                    trust_proxy=settings.trust_proxy,
                     stop=stop,
                     on_ready=on_ready,
                     on_stopping=app.stopping,

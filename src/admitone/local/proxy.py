@@ -16,6 +16,7 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.http import openapi
 from admitone.kernel.http.app import HttpApp
 from admitone.kernel.http.client import Transport
+from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.operations import OK, Operation
 from admitone.kernel.settings import Settings
 
@@ -71,6 +72,7 @@ class Proxy:
             Mount("/", self._pass_on),
         ]
         self._edge = HttpApp(routes, settings)
+        self._trust_proxy = settings.trust_proxy
 
     async def __aenter__(self) -> Self:
         return self
@@ -110,7 +112,7 @@ class Proxy:
         request = httpx.Request(
             scope["method"],
             self._urls[service],
-            headers=_passed_on(scope),
+            headers=self._passed_on(scope),
             content=_body(receive) if _has_body(scope) else None,
             # The target as it came: a parsed and rebuilt one might name something else.
             extensions={"timeout": self._timeouts, "target": _target(scope)},
@@ -121,6 +123,12 @@ class Proxy:
         except httpx.TransportError as error:
             log.warning("a service did not answer", extra={"service": service, "error": repr(error)})
             raise Unavailable from None
+
+    def _passed_on(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Return the request's headers for the service, with the client's address as this proxy knows it."""
+        kept = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP | _FORWARDED]
+        address = client_address(scope, trust_proxy=self._trust_proxy)
+        return [*kept, (b"x-forwarded-for", str(address).encode())] if address else kept
 
     async def _exchange(
         self, transport: httpx.AsyncBaseTransport, request: httpx.Request, receive: Receive, send: Send
@@ -144,15 +152,6 @@ def _target(scope: Scope) -> bytes:
 
 def _has_body(scope: Scope) -> bool:
     return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
-
-
-def _passed_on(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """Return the request's headers for the service; where the request came from is ours to say, not the caller's."""
-    kept = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP | _FORWARDED]
-    client = scope["client"]
-    if client is not None:
-        kept.append((b"x-forwarded-for", client[0].encode()))
-    return [*kept, (b"x-forwarded-proto", scope["scheme"].encode())]
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:

@@ -138,7 +138,6 @@ class _Marketplace:
             await listen(
                 proxy,
                 self.public,
-                trust_proxy=settings.trust_proxy,
                 on_ready=ready,
                 on_stopping=proxy.stopping,
                 stop=stop,

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from admitone.kernel import errors
 from admitone.kernel.database.pool import UNREACHABLE
 from admitone.kernel.errors import BodyTooLarge, FieldError, Forbidden, NotFound, NotSignedIn, Refusal, Unavailable
+from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.operations import INTERNAL_ERROR, NO_CONTENT, NOT_MODIFIED, Operation, Request, Response
 from admitone.kernel.http.parsing import BODY_BYTES_MAX, read_body, read_query
 from admitone.kernel.http.sessions import COOKIE
@@ -196,6 +197,7 @@ class HttpApp:
             if isinstance(each, Route) and isinstance(each.endpoint, _Path) and not each.param_convertors
         }
         self._own_origins = {settings.public_origin.encode()}
+        self._trust_proxy = settings.trust_proxy
         self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -238,8 +240,8 @@ class HttpApp:
         if isinstance(error, Refusal):
             if isinstance(error, _LOGGED):
                 # Without the input: it may be a password in the wrong field.
-                client = scope.get("client")
-                extra = {"path": scope["path"], "kind": type(error).__name__, "from": client[0] if client else ""}
+                address = client_address(scope, trust_proxy=self._trust_proxy)
+                extra = {"path": scope["path"], "kind": type(error).__name__, "from": str(address or "")}
                 log.info("refused", extra=extra)
             return _error_response(error)
         log.error("request failed", extra={"path": scope["path"]}, exc_info=error)

@@ -71,7 +71,6 @@ async def listen(
     app: ASGIApp,
     public: socket.socket,
     *,
-    trust_proxy: bool = False,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     on_stopping: Callable[[], None] | None = None,
     stop: asyncio.Event | None = None,
@@ -83,7 +82,7 @@ async def listen(
     server = _Server(
         app,
         server_header=False,
-        proxy_headers=trust_proxy,
+        proxy_headers=False,  # client_address.py reads them
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         backlog=_BACKLOG,
     )

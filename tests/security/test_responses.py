@@ -1,4 +1,4 @@
-"""What every answer carries, whatever was asked for: headers that browsers obey, cookies that scripts cannot read."""
+"""Every response has the security headers, and cookies are out of the reach of scripts."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -25,9 +25,9 @@ HEADERS = {
     "permissions-policy": "camera=()",
     "cache-control": "",
 }
-# What may be kept, and nothing else may: it holds nothing of anybody's.
-MAY_BE_KEPT = ("/api/users/jwks", "/static/")
-MUST_BE_ASKED_FOR_AGAIN = ("no-store", "no-cache", "private, no-cache")
+# Only these paths may be cached: they contain nothing personal.
+CACHEABLE = ("/api/users/jwks", "/static/")
+UNCACHED = ("no-store", "no-cache", "private, no-cache")
 
 
 @pytest_asyncio.fixture
@@ -36,10 +36,10 @@ async def market(postgres: Postgres, databases: engines.Databases, start_nats: S
         yield running
 
 
-async def addresses(market: Market) -> list[tuple[str, str]]:
-    """Every method and path that something answers, and some that nothing does."""
-    async with market.app.client() as anybody:
-        document = (await anybody.get("/api/openapi.json")).json()
+async def methods_and_paths(market: Market) -> list[tuple[str, str]]:
+    """Return the method and path of every operation, page and document, and of some that do not exist."""
+    async with market.app.client() as visitor:
+        document = (await visitor.get("/api/openapi.json")).json()
     assert WEB.pages is not None
     routes: list[Any] = list(WEB.pages(market.app.running["web"]))
     found = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
@@ -50,64 +50,64 @@ async def addresses(market: Market) -> list[tuple[str, str]]:
     named = {"{id}": str(ids.new_id()), "{edition}": edition, "{name}": name, "{anything:path}": "nothing/here"}
     for placeholder, value in named.items():
         found = [(method, path.replace(placeholder, value)) for method, path in found]
-    return [each for each in found if each[1] != "/live"]  # which never ends; its headers are in the mutated requests
+    return [each for each in found if each[1] != "/live"]  # an endless stream; the mutated requests check its headers
 
 
-async def test_every_answer_of_every_route_carries_the_headers_that_browsers_obey(market: Market) -> None:
+async def test_every_response_has_the_security_headers(market: Market) -> None:
     missing: list[str] = []
-    async with market.person("alice") as alice, market.app.client() as nobody:
-        for method, path in await addresses(market):
-            for client in (alice, nobody):
-                answer = await client.request(method, path)
+    async with market.person("alice") as alice, market.app.client() as visitor:
+        for method, path in await methods_and_paths(market):
+            for client in (alice, visitor):
+                response = await client.request(method, path)
                 missing += [
-                    f"{method} {path} ({answer.status_code}) lacks {name}"
+                    f"{method} {path} ({response.status_code}) lacks {name}"
                     for name, value in HEADERS.items()
-                    if not answer.headers.get(name, "-").startswith(value)
+                    if not response.headers.get(name, "-").startswith(value)
                 ]
-                kept = answer.headers["cache-control"]
-                if not path.startswith(MAY_BE_KEPT) and kept not in MUST_BE_ASKED_FOR_AGAIN:
-                    missing.append(f"{method} {path} may be kept: {kept}")
-                policy = answer.headers["content-security-policy"]
+                caching = response.headers["cache-control"]
+                if not path.startswith(CACHEABLE) and caching not in UNCACHED:
+                    missing.append(f"{method} {path} may be cached: {caching}")
+                policy = response.headers["content-security-policy"]
                 if "unsafe" in policy or "*" in policy or "frame-ancestors 'none'" not in policy:
                     missing.append(f"{method} {path} allows too much: {policy}")
-                if {"server", "x-powered-by", "access-control-allow-origin"} & set(answer.headers):
-                    missing.append(f"{method} {path} tells or allows too much")
+                if {"server", "x-powered-by", "access-control-allow-origin"} & set(response.headers):
+                    missing.append(f"{method} {path} reveals or allows too much")
     assert missing == []
 
 
-def assert_is_kept_from_scripts(answer: httpx.Response) -> None:
-    (cookie,) = answer.headers.get_list("set-cookie")
+def assert_cookie_is_protected(response: httpx.Response) -> None:
+    (cookie,) = response.headers.get_list("set-cookie")
     attributes = {each.strip().lower().partition("=")[0] for each in cookie.split(";")[1:]}
     assert {"httponly", "secure", "samesite", "path", "max-age"} <= attributes
     assert "domain" not in attributes
     assert "samesite=lax" in cookie.lower()
 
 
-async def test_only_deeds_of_an_account_set_a_cookie_and_always_one_that_scripts_cannot_read(market: Market) -> None:
-    async with market.app.client() as alice, market.app.client() as nobody:
+async def test_only_account_operations_set_cookies_and_always_http_only(market: Market) -> None:
+    async with market.app.client() as alice, market.app.client() as visitor:
         await sign_up(alice, "alice@example.com")
         credentials = {"email": "alice@example.com", "password": "correct horse battery staple"}
-        for deed in ("/api/users/signin", "/auth/signin"):
-            kind = "json" if "/api/" in deed else "data"
-            answer = await nobody.request("POST", deed, **{kind: credentials})  # type: ignore[arg-type]
-            assert answer.status_code in {200, 303}
-            assert_is_kept_from_scripts(answer)
+        for path in ("/api/users/signin", "/auth/signin"):
+            kind = "json" if "/api/" in path else "data"
+            response = await visitor.request("POST", path, **{kind: credentials})  # type: ignore[arg-type]
+            assert response.status_code in {200, 303}
+            assert_cookie_is_protected(response)
         await sign_in(alice, "alice@example.com")
         change = {"currentPassword": credentials["password"], "email": "alice@example.org"}
-        assert_is_kept_from_scripts(await alice.put("/api/users/currentuser", json=change))
-        assert_is_kept_from_scripts(await alice.post("/api/users/signout"))
-        for method, path in await addresses(market):
+        assert_cookie_is_protected(await alice.put("/api/users/currentuser", json=change))
+        assert_cookie_is_protected(await alice.post("/api/users/signout"))
+        for method, path in await methods_and_paths(market):
             if "sign" not in path and not path.startswith("/account"):
                 assert "set-cookie" not in (await alice.request(method, path)).headers, path
 
 
-NO_IDS = [
+BAD_IDS = [
     *("/tickets/mine", "/tickets/x%3Flimit=1", "/tickets/%2e%2e", "/tickets/%00", "/tickets/a%0d%0aset-cookie:%20a=b"),
     "/orders/a%0d%0aset-cookie:%20session=evil?payment_intent=pi_1",
     "/tickets/%F0%9F%8E%AB/edit",
 ]
-NO_TOKENS = [b"session=\xff", b'session="\\015\\012x-forwarded-for: 1.2.3.4"', b"session=\x01"]
-NONSENSE = [
+BAD_COOKIES = [b"session=\xff", b'session="\\015\\012x-forwarded-for: 1.2.3.4"', b"session=\x01"]
+BAD_FORMS = [
     {"price": "1e999999999"},
     {"price": "1", "eventDate": "0001-01-01T00:00", "eventInstant": "0001-01-01T00:00:00+23:59"},
     {"price": "1", "eventDate": "9999-12-31T23:59", "eventInstant": "9999-12-31T23:59:59-23:59"},
@@ -116,19 +116,19 @@ NONSENSE = [
 ]
 
 
-async def test_what_once_broke_a_page_is_refused_and_goes_no_further(market: Market) -> None:
-    async with market.person("alice") as alice, market.app.client() as nobody:
-        for path in NO_IDS:
-            answer = await alice.get(path)
-            assert (answer.status_code, answer.headers.get("set-cookie")) == (404, None), path
-            # A word that the API knows in the same place must not be taken for being signed out.
+async def test_input_that_once_broke_a_page_is_refused(market: Market) -> None:
+    async with market.person("alice") as alice, market.app.client() as visitor:
+        for path in BAD_IDS:
+            response = await alice.get(path)
+            assert (response.status_code, response.headers.get("set-cookie")) == (404, None), path
+            # Some of these words have a meaning in the API; its response must not look like a lost session.
             assert (await alice.get("/account")).status_code == 200
-        for cookie in NO_TOKENS:
+        for cookie in BAD_COOKIES:
             wrong = {"email": "a@example.com", "password": "wrong"}
-            assert (await nobody.post("/auth/signin", data=wrong, headers=[(b"cookie", cookie)])).status_code == 400
-            assert (await nobody.get("/", headers=[(b"cookie", cookie)])).status_code == 200
-        for fields in NONSENSE:
-            answer = await alice.post("/tickets/new", data={"title": "Fado night", **fields})
-            assert answer.status_code == 400, fields
-            assert len(answer.content) < 20_000
-            assert "<script>alert" not in answer.text
+            assert (await visitor.post("/auth/signin", data=wrong, headers=[(b"cookie", cookie)])).status_code == 400
+            assert (await visitor.get("/", headers=[(b"cookie", cookie)])).status_code == 200
+        for fields in BAD_FORMS:
+            response = await alice.post("/tickets/new", data={"title": "Fado night", **fields})
+            assert response.status_code == 400, fields
+            assert len(response.content) < 20_000
+            assert "<script>alert" not in response.text

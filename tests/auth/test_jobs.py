@@ -1,11 +1,11 @@
-"""Sessions and tries that nobody needs any more are forgotten; the others stay."""
+"""Expired sessions and old attempt counters are deleted; the others stay."""
 
 from admitone.auth.service import SERVICE
 from tests.engines import Databases
 from tests.support import StartNats, app_of, eventually, settings_for, sign_in, sign_up
 
 
-async def test_old_sessions_and_tries_are_forgotten(databases: Databases, start_nats: StartNats) -> None:
+async def test_expired_sessions_and_old_attempts_are_deleted(databases: Databases, start_nats: StartNats) -> None:
     settings = await settings_for(databases, start_nats, SERVICE)
     async with app_of([SERVICE], settings) as app, app.client() as alice, app.client() as phone:
         await sign_up(alice, "alice@example.com")
@@ -20,14 +20,15 @@ async def test_old_sessions_and_tries_are_forgotten(databases: Databases, start_
             "WHERE id = (SELECT id FROM session ORDER BY id LIMIT 1)"
         )
         await db.execute(
-            "UPDATE tries SET last_at = instant() - interval '25 hours', wait_until = instant() - interval '25 hours' "
-            "WHERE about = (SELECT about FROM tries ORDER BY about LIMIT 1)"
+            "UPDATE attempts SET last_at = instant() - interval '25 hours', "
+            "wait_until = instant() - interval '25 hours' "
+            "WHERE key = (SELECT key FROM attempts ORDER BY key LIMIT 1)"
         )
     async with app_of([SERVICE], settings) as app:
         db = app.running["auth"].database
 
-        async def is_forgotten() -> bool:
-            counts = "SELECT (SELECT count(*) FROM session), (SELECT count(*) FROM tries)"
+        async def are_deleted() -> bool:
+            counts = "SELECT (SELECT count(*) FROM session), (SELECT count(*) FROM attempts)"
             return tuple(await db.fetchrow(counts) or ()) == (1, 2)
 
-        await eventually(is_forgotten, "one session and two counts are left")
+        await eventually(are_deleted, "one session and two counters are left")
