@@ -49,6 +49,22 @@ class SessionRevoked(Event):
 # tickets
 
 
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """What is offered, as far as other services need it: every ticket event has these fields, and an order keeps them.
+
+    A field added here must be added to TicketCreated and TicketUpdated, too.
+    """
+
+    title: str
+    price_cents: int
+    currency: str
+
+    @classmethod
+    def of(cls, event: "TicketCreated | TicketUpdated") -> "Offer":
+        """Return the offer that a ticket event carries."""
+        return msgspec.convert(event, cls, from_attributes=True)
+
+
 class TicketCreated(Event):
     """A ticket was listed. Every ticket event carries the ticket's whole state, as far as others need it."""
 

@@ -1,6 +1,5 @@
 """What people send to pay, and what they see of their payments."""
 
-from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -8,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from admitone.kernel.http import parsing
-from admitone.kernel.http.parsing import Rule
+from admitone.kernel.http.parsing import Rule, json_time
 from admitone.kernel.money import decimal_of
 from admitone.payments.model import Payment
 
@@ -64,11 +63,6 @@ class PaymentsView(msgspec.Struct, rename="camel"):
 
     payments: list[PaymentView]
     attempts_left: int
-
-
-def json_time(moment: datetime) -> str:
-    """Return a time as the API writes it: ISO 8601, UTC, milliseconds."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
 def view(payment: Payment, status: Status | None = None) -> PaymentView:

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
+import msgspec
 
 from admitone.kernel import clock, ids
 from admitone.kernel.errors import Unavailable
@@ -20,6 +21,7 @@ from admitone.kernel.tracing import current_traceparent
 log = logging.getLogger(__name__)
 
 Row = asyncpg.Record
+S = TypeVar("S", bound=msgspec.Struct)
 
 # PostgreSQL ends a statement, a lock wait or an idle transaction after this many milliseconds.
 _TIMEOUTS_MS: Final = {
@@ -285,3 +287,8 @@ def affected_rows(tag: str) -> int:
 def columns(rows: Sequence[object], *names: str) -> list[list[Any]]:
     """Return the named attributes (`id`, `ticket.id`) as one list each, the arguments of an `unnest` of rows."""
     return [list(map(attrgetter(name), rows)) for name in names]
+
+
+def from_row(struct: type[S], row: Row, **others: Any) -> S:
+    """Return a struct whose fields are the row's columns of the same names, but for `others`."""
+    return struct(**{name: row[name] for name in struct.__struct_fields__ if name not in others}, **others)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
@@ -23,8 +24,13 @@ _NUMBER_CHARACTERS_MAX: Final = 40
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-# A time in an answer that its writer has made text of already.
+# A time in a response, as `json_time` writes it.
 TimeText = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+
+
+def json_time(moment: datetime) -> str:
+    """Return a time as the API writes it: ISO 8601, UTC, milliseconds."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
 @dataclass(frozen=True)
