@@ -1,4 +1,4 @@
-"""What tickets is configured with and opens at start: reads that concurrent requests share."""
+"""The resources of tickets: the currency of prices, and reads that concurrent requests share."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ from admitone.kernel.running import RunningService
 from admitone.kernel.single_flight import SingleFlight
 from admitone.policy import MarketplacePolicy
 from admitone.tickets import store
-from admitone.tickets.model import TicketSearch
+from admitone.tickets.views import TicketSearch
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,6 @@ class Resources:
 async def open_resources(service: RunningService[None]) -> AsyncIterator[Resources]:
     yield Resources(
         currency=service.settings.read(MarketplacePolicy).currency,
-        listings=SingleFlight(lambda search: store.shelf(service.database, search)),
+        listings=SingleFlight(lambda search: store.listings(service.database, search)),
         ticket=SingleFlight(lambda ticket_id: store.shown_ticket(service.database, ticket_id)),
     )
