@@ -1,1 +1,1 @@
-"""The alarm clock: reminds orders of deadlines that have passed."""
+"""A timer service: signals to orders that a deadline has passed."""
