@@ -1,1 +1,1 @@
-"""A timer service: signals to orders that a deadline has passed."""
+"""expiration: a timer service, which signals to orders that a deadline has passed."""

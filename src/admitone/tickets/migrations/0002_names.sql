@@ -8,7 +8,7 @@ ALTER INDEX ticket_shelf_by_word RENAME TO listing_by_word;
 -- As before, with the new name; and a lock now keeps every column, also those that are added later.
 CREATE OR REPLACE FUNCTION guard_ticket() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    rest ticket;
+    rest ticket := NEW;
 BEGIN
     IF TG_OP = 'INSERT' THEN
         IF NEW.version <> 0 OR NEW.status <> 'available' THEN
@@ -27,7 +27,6 @@ BEGIN
         END IF;
         -- An edit leaves the ticket available, and a change of the lock changes nothing else: the price of a locked
         -- ticket is the price of its order.
-        rest := NEW;
         rest.version := OLD.version;
         rest.status := OLD.status;
         rest.order_id := OLD.order_id;
