@@ -1,6 +1,7 @@
 """The routes of tickets, as sellers and others use them."""
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -214,6 +215,31 @@ async def test_own_tickets_are_listed_in_every_state(
     assert [each["status"] for each in mine["tickets"]] == ["sold", "reserved", "available"]
     assert mine["cursor"] is None
     assert (await nobody.get("/api/tickets/mine")).status_code == 401
+
+
+async def test_own_tickets_are_paged_like_the_listings(
+    app: App, alice: httpx.AsyncClient, bob: httpx.AsyncClient
+) -> None:
+    tickets = [await list_ticket(alice) for _ in range(7)]
+    order = order_of(tickets[2])
+    await consume(database_of(app), order, completed(order))
+    seen: list[str] = []
+    cursors: list[str] = []
+    query: dict[str, Any] = {"limit": 3}
+    while True:
+        page = (await alice.get("/api/tickets/mine", params=query)).json()
+        seen += [ticket["id"] for ticket in page["tickets"]]
+        if page["cursor"] is None:
+            break
+        cursors.append(page["cursor"])
+        query["cursor"] = page["cursor"]
+    assert seen == [ticket["id"] for ticket in tickets[::-1]]
+    assert len(cursors) == 2
+    listings = (await alice.get("/api/tickets", params={"limit": 3})).json()
+    for client, foreign in ((bob, cursors[0]), (alice, listings["cursor"])):
+        response = await client.get("/api/tickets/mine", params={"cursor": foreign})
+        assert response.status_code == 400
+        assert messages_of(response) == [("Cursor is not valid for this list", "cursor")]
 
 
 # Editing

@@ -65,7 +65,8 @@ async def edit(database: Database, ticket: dict[str, Any], price_cents: int) -> 
     ticket_id, listing = UUID(ticket["id"]), listing_of(price_cents)
     async with database.transaction() as tx:
         found = (await store.tickets_for_change(tx, [ticket_id]))[ticket_id]
-        await store.save_edit(tx, found.edited(found.seller_id, listing.offer("usd"), ANY_VERSION), listing)
+        edited = found.edited(found.seller_id, listing.offer("usd"), ANY_VERSION)
+        await store.save_edit(tx, edited, listing.details())
 
 
 # Locks

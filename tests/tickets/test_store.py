@@ -12,10 +12,11 @@ from admitone.kernel.database.pool import Database
 from admitone.kernel.http.parsing import read_fields
 from admitone.kernel.ids import new_id
 from admitone.tickets import store
-from admitone.tickets.views import BadCursor, OwnTicketsQuery, Position, TicketListing, TicketSearch, write_cursor
+from admitone.tickets.model import Position
+from admitone.tickets.views import BadCursor, TicketListing, TicketSearch, tickets_json, write_cursor
 from tests import engines
 from tests.support import messages_of
-from tests.tickets.support import cancelled, completed, consume, insert, list_ticket, order_of, tickets_database
+from tests.tickets.support import cancelled, consume, insert, list_ticket, order_of, tickets_database
 
 FOR_EVERY_SORT: Final = pytest.mark.parametrize("sort", ["newest", "price", "-price", "date"])
 DATES: Final = (None, "2027-05-01T19:30:00Z", "2027-05-01T19:30:01Z", "2031-01-01T00:00:00Z")
@@ -41,7 +42,9 @@ async def list_one(
 
 
 async def page(database: Database, **query: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(await store.listings(database, TicketSearch(**query)))
+    search = TicketSearch(**query)
+    rows = await store.listings(database, search.sort, search.words, search.after, search.limit)
+    found: dict[str, Any] = json.loads(tickets_json(rows.tickets, search.scope, rows.following))
     assert list(found) == ["tickets", "cursor"]
     return found
 
@@ -104,25 +107,6 @@ async def test_locks_and_releases_do_not_move_other_tickets(databases: engines.D
         seen = await walk(database, lock_or_release, sort=sort, limit=2)
         still = [ticket for ticket in seen if ticket["version"] == 0 and ticket in staying]
         assert sorted(ticket["id"] for ticket in still) == sorted(ticket["id"] for ticket in staying)
-
-
-async def test_own_tickets_are_paged_like_the_listings(databases: engines.Databases) -> None:
-    async with tickets_database(databases) as database:
-        tickets = [await list_one(database, number) for number in range(7)]
-        order = order_of(tickets[2])
-        await consume(database, order, completed(order))
-        seen: list[str] = []
-        cursors: list[str | None] = [None]
-        while len(cursors) == 1 or cursors[-1] is not None:
-            found = json.loads(await store.tickets_of_seller(database, SELLER, OwnTicketsQuery(3, cursors[-1])))
-            seen += [ticket["id"] for ticket in found["tickets"]]
-            cursors.append(found["cursor"])
-        assert seen == [ticket["id"] for ticket in tickets[::-1]]
-        assert len(cursors) == 4
-        listings = await page(database, limit=3)
-        for seller, foreign in ((new_id(), cursors[1]), (SELLER, listings["cursor"])):
-            with pytest.raises(BadCursor):
-                await store.tickets_of_seller(database, seller, OwnTicketsQuery(3, foreign))
 
 
 # Searching

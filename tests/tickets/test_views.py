@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from admitone.kernel.errors import InvalidFields
 from admitone.kernel.http.parsing import read_body
 from admitone.kernel.money import cents_of, decimal_of
-from admitone.tickets.views import BadCursor, Position, TicketListing, read_cursor, write_cursor
+from admitone.tickets.model import Position
+from admitone.tickets.views import BadCursor, TicketListing, read_cursor, write_cursor
 from tests.support import messages_of
 from tests.tickets.support import FADO, UNKNOWN, list_ticket
 

@@ -18,6 +18,7 @@ from admitone.tickets.views import (
     TicketsView,
     TicketView,
     Versions,
+    tickets_json,
 )
 
 _VERSION: Final = "The ticket's version."
@@ -44,7 +45,10 @@ async def list_tickets(request: Request[TicketSearch, Resources]) -> Response:
 @operation("GET", "/api/tickets/mine", query=OwnTicketsQuery, returns=TicketsView, raises=(BadCursor,), signed_in=True)
 async def list_own_tickets(request: Request[OwnTicketsQuery, Resources]) -> Response:
     """List the caller's own tickets, newest first, in every state."""
-    return Response(OK, await store.tickets_of_seller(request.db, request.user.id, request.input))
+    query, seller_id = request.input, request.user.id
+    scope = f"seller {seller_id}"
+    page = await store.tickets_of_seller(request.db, seller_id, query.after(scope), query.limit)
+    return Response(OK, tickets_json(page.tickets, scope, page.following))
 
 
 @operation(
@@ -87,7 +91,7 @@ async def list_ticket(request: Request[TicketListing, Resources]) -> Response:
         response = await idempotency.stored_response(tx, seller_id, key, fingerprint)
         if response is None:
             ticket = Ticket(ids.new_id(), 0, seller_id, request.input.offer(request.resources.currency))
-            shown = await store.insert_ticket(tx, ticket, request.input)
+            shown = await store.insert_ticket(tx, ticket, request.input.details())
             tx.publish(ticket.created_event())
             response = await idempotency.store_response(tx, seller_id, key, fingerprint, Response(CREATED, shown))
     return replace(response, headers=(_tag(0),))
@@ -118,6 +122,6 @@ async def edit_ticket(request: Request[TicketListing, Resources]) -> Response:
         if ticket is None:
             raise NoSuchTicket
         edited = ticket.edited(request.user.id, request.input.offer(ticket.offer.currency), expected)
-        shown = await store.save_edit(tx, edited, request.input)
+        shown = await store.save_edit(tx, edited, request.input.details())
         tx.publish(edited.updated_event())
     return Response(OK, shown, headers=(_tag(edited.version),))

@@ -1,9 +1,10 @@
-"""A ticket: what is offered, who may edit it, and when it is locked for an order."""
+"""A ticket: what is offered, who may edit it, when it is locked for an order, and how it is found."""
 
 import re
 import unicodedata
 from collections.abc import Container
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -35,6 +36,17 @@ class TicketSold(Invalid):
 
 class TicketChanged(PreconditionFailed):
     """The ticket changed since you read it; read it again"""
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True):
+    """What a seller says about a ticket that no other service needs."""
+
+    event_date: datetime | None = None
+    venue: str | None = None
+    section: str | None = None
+    row: str | None = None
+    seat: str | None = None
+    note: str | None = None
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -114,3 +126,18 @@ def words_of(text: str) -> list[str]:
     """Return a text's words for searching, each once: no case, no accents, nothing but letters and digits."""
     plain = "".join(each for each in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(each))
     return sorted({word[:_WORD_MAX] for word in _WORD.findall(plain)})
+
+
+def searchable_words(offer: Offer, details: Details) -> list[str]:
+    """Return the words by which a search finds a ticket."""
+    return words_of(f"{offer.title} {details.venue or ''}")
+
+
+Sort = Literal["newest", "price", "-price", "date"]
+
+
+class Position(NamedTuple):
+    """A position in a sorted list: the value of the sort key, as a whole number, and the ticket's id."""
+
+    key: int
+    ticket_id: UUID

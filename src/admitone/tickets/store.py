@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -10,33 +10,23 @@ from msgspec.structs import astuple
 
 from admitone.events import Offer
 from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns, from_row
-from admitone.tickets.model import Ticket, words_of
-from admitone.tickets.views import (
-    OwnTicketsQuery,
-    Position,
-    Sort,
-    TicketListing,
-    TicketSearch,
-    key_of_time,
-    read_cursor,
-    time_of_key,
-    write_cursor,
-)
+from admitone.tickets.model import Details, Position, Sort, Ticket, searchable_words
 
-# Writing. Each field of an offer is a column of the same name.
+# Writing. Each field of an offer and of the details is a column of the same name.
 
 _OFFER: Final = ", ".join(Offer.__struct_fields__)
-_OFFER_PARAMETERS: Final = ", ".join(f"${10 + place}" for place in range(len(Offer.__struct_fields__)))
+_LISTED: Final = [f'"{name}"' for name in (*Offer.__struct_fields__, *Details.__struct_fields__)]
+_LISTED_COLUMNS: Final = ", ".join(_LISTED)
+_LISTED_PARAMETERS: Final = ", ".join(f"${4 + place}" for place in range(len(_LISTED)))
 
 _INSERT: Final = f"""
-INSERT INTO ticket (id, seller_id, event_date, venue, section, "row", seat, note, words, {_OFFER})
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, array_to_tsvector($9::text[]), {_OFFER_PARAMETERS})
+INSERT INTO ticket (id, seller_id, words, {_LISTED_COLUMNS})
+VALUES ($1, $2, array_to_tsvector($3::text[]), {_LISTED_PARAMETERS})
 RETURNING shown
 """  # noqa: S608
 _SAVE_EDIT: Final = f"""
 UPDATE ticket SET
-    version = $2, event_date = $3, venue = $4, section = $5, "row" = $6, seat = $7, note = $8,
-    words = array_to_tsvector($9::text[]), ({_OFFER}) = ROW({_OFFER_PARAMETERS})
+    version = $2, words = array_to_tsvector($3::text[]), ({_LISTED_COLUMNS}) = ROW({_LISTED_PARAMETERS})
 WHERE id = $1 AND version = $2 - 1 AND status = 'available'
 RETURNING shown
 """  # noqa: S608
@@ -52,9 +42,12 @@ WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE
 """  # noqa: S608
 
 
-async def insert_ticket(tx: Transaction, ticket: Ticket, listing: TicketListing) -> bytes:
-    """Insert a ticket and what else its seller says; return its JSON."""
-    shown: str = await tx.fetchval(_INSERT, ticket.id, ticket.seller_id, *_details(listing), *astuple(ticket.offer))
+async def insert_ticket(tx: Transaction, ticket: Ticket, details: Details) -> bytes:
+    """Insert a ticket; return its JSON."""
+    words = searchable_words(ticket.offer, details)
+    shown: str = await tx.fetchval(
+        _INSERT, ticket.id, ticket.seller_id, words, *astuple(ticket.offer), *astuple(details)
+    )
     return shown.encode()
 
 
@@ -64,10 +57,11 @@ async def tickets_for_change(tx: Transaction, ticket_ids: Sequence[UUID]) -> dic
     return {row["id"]: from_row(Ticket, row, offer=from_row(Offer, row)) for row in rows}
 
 
-async def save_edit(tx: Transaction, edited: Ticket, listing: TicketListing) -> bytes:
-    """Save an edited ticket and what else its seller says; return its JSON. The row must have the version before."""
+async def save_edit(tx: Transaction, edited: Ticket, details: Details) -> bytes:
+    """Save an edited ticket; return its JSON. The row must have the version before."""
+    words = searchable_words(edited.offer, details)
     shown: str | None = await tx.fetchval(
-        _SAVE_EDIT, edited.id, edited.version, *_details(listing), *astuple(edited.offer)
+        _SAVE_EDIT, edited.id, edited.version, words, *astuple(edited.offer), *astuple(details)
     )
     assert shown is not None, f"ticket {edited.id} was changed while it was locked"
     return shown.encode()
@@ -80,19 +74,7 @@ async def save_locks(tx: Transaction, changed: Sequence[Ticket]) -> None:
         assert affected_rows(tag) == len(changed), "a ticket was changed while it was locked"
 
 
-def _details(listing: TicketListing) -> tuple[object, ...]:
-    return (
-        listing.event_date,
-        listing.venue,
-        listing.section,
-        listing.row,
-        listing.seat,
-        listing.note,
-        listing.words,
-    )
-
-
-# Reading. The JSON was made when the ticket was written: a page is rows joined with commas.
+# Reading. The JSON of a ticket was made when its row was written.
 
 
 async def shown_ticket(db: Statements, ticket_id: UUID) -> tuple[int, bytes] | None:
@@ -130,15 +112,29 @@ class _Ordering:
             return (_LATEST, _LAST_ID) if self.descends else (_EARLIEST, _FIRST_ID)
         return (_HIGHEST_PRICE, _LAST_ID) if self.descends else (-1, _FIRST_ID)
 
-    def after(self, scope: str, cursor: str | None) -> tuple[Any, UUID]:
-        if cursor is None:
+    def after(self, position: Position | None) -> tuple[Any, UUID]:
+        """Return the key and the id after which a page starts."""
+        if position is None:
             return self.first
-        position = read_cursor(scope, cursor)
-        return (time_of_key(position.key) if self.is_time else position.key), position.ticket_id
+        return (_time_of(position.key) if self.is_time else position.key), position.ticket_id
 
-    def cursor(self, scope: str, last: Row) -> str:
-        key = last["key"]
-        return write_cursor(scope, Position(key_of_time(key) if self.is_time else key, last["id"]))
+    def position(self, row: Row) -> Position:
+        return Position(_microseconds(row["key"]) if self.is_time else row["key"], row["id"])
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _time_of(microseconds: int) -> datetime:
+    """Return the time of a key; only a forged cursor has one that is out of range."""
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return _LATEST if microseconds > 0 else _EARLIEST
 
 
 _FIRST_ID: Final = UUID(int=0)
@@ -219,28 +215,33 @@ async def _find(db: Database, sort: Sort, after: tuple[Any, UUID], limit: int, q
     return rows if len(rows) == limit else await db.fetch(_BY_INDEX[sort], *after, limit, query)
 
 
-async def listings(db: Database, search: TicketSearch) -> bytes:
-    """Return the JSON of a page of tickets on sale; raises BadCursor for a cursor of another list."""
-    ordering = _ORDERINGS[search.sort]
-    if not search.q:
-        after = ordering.after(search.sort, search.cursor)
-        rows = await db.fetch(_LISTINGS[search.sort], *after, search.limit + 1)
-        return _joined(rows, search.limit, ordering, search.sort)
-    # Each word as a prefix. Words are letters and digits only, so that nothing in them can end the quotation.
-    query = " & ".join(f"'{word}':*" for word in words_of(search.q))
-    scope = f"{search.sort} {query}"
-    rows = await _find(db, search.sort, ordering.after(scope, search.cursor), search.limit + 1, query)
-    return _joined(rows, search.limit, ordering, scope)
+@dataclass(frozen=True)
+class Page:
+    """The JSON of each ticket of a page, and the position of the last if there are more."""
+
+    tickets: list[str]
+    following: Position | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], limit: int, ordering: _Ordering) -> "Page":
+        """Return a page of `limit` rows; `rows` has one more if there is a next page."""
+        following = ordering.position(rows[limit - 1]) if len(rows) > limit else None
+        return cls([row["shown"] for row in rows[:limit]], following)
 
 
-async def tickets_of_seller(db: Statements, seller_id: UUID, query: OwnTicketsQuery) -> bytes:
-    """Return the JSON of a page of a seller's tickets in every state, newest first; raises BadCursor."""
-    scope = f"seller {seller_id}"
-    rows = await db.fetch(_OF_SELLER, *_NEWEST.after(scope, query.cursor), query.limit + 1, seller_id)
-    return _joined(rows, query.limit, _NEWEST, scope)
+async def listings(db: Database, sort: Sort, words: Sequence[str] | None, after: Position | None, limit: int) -> Page:
+    """Return a page of the tickets on sale, of those with words that begin with each of `words` if it is not None."""
+    ordering = _ORDERINGS[sort]
+    if words is None:
+        rows = await db.fetch(_LISTINGS[sort], *ordering.after(after), limit + 1)
+    else:
+        # Words are letters and digits only, so that nothing in them can end the quotation.
+        query = " & ".join(f"'{word}':*" for word in words)
+        rows = await _find(db, sort, ordering.after(after), limit + 1, query)
+    return Page.of(rows, limit, ordering)
 
 
-def _joined(rows: Sequence[Row], limit: int, ordering: _Ordering, scope: str) -> bytes:
-    shown = ",".join([row["shown"] for row in rows[:limit]])
-    cursor = f'"{ordering.cursor(scope, rows[limit - 1])}"' if len(rows) > limit else "null"
-    return f'{{"tickets":[{shown}],"cursor":{cursor}}}'.encode()
+async def tickets_of_seller(db: Statements, seller_id: UUID, after: Position | None, limit: int) -> Page:
+    """Return a page of a seller's tickets in every state, newest first."""
+    rows = await db.fetch(_OF_SELLER, *_NEWEST.after(after), limit + 1, seller_id)
+    return Page.of(rows, limit, _NEWEST)

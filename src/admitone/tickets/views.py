@@ -3,10 +3,10 @@
 import hashlib
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable, Container
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Container, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
@@ -16,7 +16,7 @@ from admitone.kernel.errors import Invalid
 from admitone.kernel.http import parsing
 from admitone.kernel.http.parsing import Rule
 from admitone.kernel.money import LARGEST_CENTS, SMALLEST_CENTS, cents_of, decimal_of
-from admitone.tickets.model import words_of
+from admitone.tickets.model import Details, Position, Sort, words_of
 
 TITLE_MAX: Final = 200
 VENUE_MAX: Final = 200
@@ -115,10 +115,9 @@ class TicketListing(msgspec.Struct, frozen=True, rename="camel"):
         """Return the part of the listing that other services need."""
         return Offer(title=self.title, price_cents=cents_of(self.price), currency=currency)
 
-    @property
-    def words(self) -> list[str]:
-        """The words by which a search finds this ticket."""
-        return words_of(f"{self.title} {self.venue or ''}")
+    def details(self) -> Details:
+        """Return the rest of the listing."""
+        return msgspec.convert(self, Details, from_attributes=True)
 
 
 class TicketView(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -153,8 +152,6 @@ class TicketsView(msgspec.Struct):
 
 # Searches
 
-Sort = Literal["newest", "price", "-price", "date"]
-
 _Limit = Annotated[
     int,
     msgspec.Meta(ge=1, le=100, description="How many at most."),
@@ -183,12 +180,31 @@ class TicketSearch(msgspec.Struct, frozen=True):
         Rule("Sort must be newest, price, -price or date", parsing.one_of("newest", "price", "-price", "date")),
     ] = "newest"
 
+    @property
+    def words(self) -> list[str] | None:
+        """The words to search for; None to list everything."""
+        return words_of(self.q) if self.q else None
+
+    @property
+    def scope(self) -> str:
+        """The scope of this list's cursors."""
+        return self.sort if self.words is None else f"{self.sort} {' '.join(self.words)}"
+
+    @property
+    def after(self) -> Position | None:
+        """The position at which the page starts; raises BadCursor."""
+        return None if self.cursor is None else read_cursor(self.scope, self.cursor)
+
 
 class OwnTicketsQuery(msgspec.Struct):
     """Which of one's own tickets to list."""
 
     limit: _Limit = 50
     cursor: _Cursor = None
+
+    def after(self, scope: str) -> Position | None:
+        """Return the position at which the page starts; raises BadCursor."""
+        return None if self.cursor is None else read_cursor(scope, self.cursor)
 
 
 # Cursors
@@ -204,16 +220,8 @@ class BadCursor(Invalid):
     field = "cursor"
 
 
-class Position(NamedTuple):
-    """A position in a list: the value of the sort key, as a whole number, and the ticket's id."""
-
-    key: int
-    ticket_id: UUID
-
-
 _POSITION: Final = struct.Struct(">q16s")
 _DIGEST_BYTES: Final = 8
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def write_cursor(scope: str, position: Position) -> str:
@@ -235,17 +243,10 @@ def read_cursor(scope: str, cursor: str) -> Position:
     return position
 
 
-def key_of_time(moment: datetime) -> int:
-    """Return a time as a sort key: microseconds since 1970."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def time_of_key(key: int) -> datetime:
-    """Return the time of a sort key; raises BadCursor if it is out of range, as only in a forged cursor."""
-    try:
-        return _EPOCH + timedelta(microseconds=key)
-    except OverflowError:
-        raise BadCursor from None
+def tickets_json(tickets: Sequence[str], scope: str, following: Position | None) -> bytes:
+    """Return a TicketsView whose tickets are JSON already; `following` is where the next page starts."""
+    cursor = "null" if following is None else f'"{write_cursor(scope, following)}"'
+    return f'{{"tickets":[{",".join(tickets)}],"cursor":{cursor}}}'.encode()
 
 
 # Versions
