@@ -1,4 +1,4 @@
-"""What orders does on events of tickets, expiration and payments, whatever their sequence and number of deliveries."""
+"""What orders does on events of tickets, expiration and payments, in any sequence and delivered any number of times."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What tickets does when an order begins, ends or completes, whatever the order and number of deliveries.
+"""What tickets does on events of orders, in any sequence and delivered any number of times.
 
 The end of an order is recorded even if its beginning has not arrived; a beginning that arrives after the end locks
 nothing.

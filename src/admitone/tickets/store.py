@@ -78,7 +78,7 @@ async def save_locks(tx: Transaction, changed: Sequence[Ticket]) -> None:
 
 
 async def shown_ticket(db: Statements, ticket_id: UUID) -> tuple[int, bytes] | None:
-    """Return a ticket's version and JSON, whatever its state."""
+    """Return the version and the JSON of a ticket in any state."""
     row = await db.fetchrow("SELECT version, shown FROM ticket WHERE id = $1", ticket_id)
     return None if row is None else (row["version"], row["shown"].encode())
 

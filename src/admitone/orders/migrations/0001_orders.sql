@@ -58,7 +58,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- Final states never change and versions grow by one, whatever statement runs.
+-- For every statement: final states never change and versions grow by one.
 CREATE TRIGGER guard_order BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION guard_order();
 
 CREATE FUNCTION keep_order() RETURNS trigger LANGUAGE plpgsql AS $$

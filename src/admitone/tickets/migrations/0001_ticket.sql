@@ -97,7 +97,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- Versions grow by one, a sold ticket never changes, and a locked one is not edited, whatever statement runs.
+-- For every statement: versions grow by one, a sold ticket never changes, and a locked one is not edited.
 CREATE TRIGGER guard_ticket BEFORE INSERT OR UPDATE ON ticket FOR EACH ROW EXECUTE FUNCTION guard_ticket();
 
 -- A listed ticket is never deleted: orders and payments refer to it.
