@@ -31,7 +31,7 @@ FIRST_TICKET = 1 << 32
 ALICE = UUID("00000000-0000-7000-8000-00000000a11c")
 
 _LIST_TICKETS = """
-INSERT INTO ticket (id, user_id, title, price_cents, currency, event_date, venue, words, shown)
+INSERT INTO ticket (id, seller_id, title, price_cents, currency, event_date, venue, words, shown)
 SELECT id, $1, title, price_cents, 'usd', instant() + make_interval(days => (n % 300)::integer), venue,
     to_tsvector('simple', title || ' ' || venue), ''
 FROM (
@@ -52,7 +52,7 @@ FROM generate_series(0, $3::bigint - 1) AS n
 """
 # What was sold before: $3 tickets, numbered from $2. Each buyer has ten, but for $4, who has the first 40.
 _SOLD_TICKETS = """
-INSERT INTO ticket (id, version, user_id, title, price_cents, currency, status, order_id, words, shown)
+INSERT INTO ticket (id, version, seller_id, title, price_cents, currency, status, order_id, words, shown)
 SELECT id, 2, $1, 'Seat ' || n, 2000, 'usd', 'sold', id, to_tsvector('simple', 'Seat ' || n), '{}'
 FROM (
     SELECT n, ('00000000-0000-7000-8000-' || lpad(to_hex($2::bigint + n), 12, '0'))::uuid AS id
@@ -68,7 +68,7 @@ FROM (
 ) AS made
 """
 _ORDERS = """
-INSERT INTO orders (id, version, status, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at,
+INSERT INTO orders (id, version, status, buyer_id, ticket_id, ticket_version, title, price_cents, currency, expires_at,
     payment_id)
 SELECT id, 2, 'complete',
     CASE WHEN n < 40 THEN $4::uuid ELSE ('00000000-0000-7000-9000-' || lpad(to_hex(n / 10), 12, '0'))::uuid END,

@@ -23,11 +23,11 @@ from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
 from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.text import clean_line
-from admitone.orders.model import NewOrder, OrderPage
+from admitone.orders.views import NewOrder, OrdersQuery
 from admitone.payments.gateway import ForgedWebhook, Gateway, PaymentIntent
 from admitone.payments.views import NewPayment, PaymentsOf
-from admitone.tickets.cursor import Place, moment_of, pack, unpack
-from admitone.tickets.model import TicketListing, TicketSearch, Versions, words_of
+from admitone.tickets.model import Position, searchable_words, words_of
+from admitone.tickets.views import TicketListing, TicketSearch, Versions, read_cursor, write_cursor
 from admitone.web.forms import amount_of, posted
 from admitone.web.selling import _listing, _preview
 from admitone.web.visit import own_place
@@ -37,7 +37,7 @@ from fuzz.requests import stripe_signature
 T = TypeVar("T")
 
 BODIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketListing, SignUp, SignIn, AccountChange, NewOrder, NewPayment)
-QUERIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketSearch, OrderPage, PaymentsOf)
+QUERIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketSearch, OrdersQuery, PaymentsOf)
 
 _SIGNS_WEBHOOKS: Final = "whsec_fuzz"
 _GATEWAY: Final = Gateway(None, None, False, (_SIGNS_WEBHOOKS,))  # type: ignore[arg-type]  # its client is not asked
@@ -83,9 +83,10 @@ def body(octets: bytes) -> None:
             continue
         msgspec.json.encode(read)
         if isinstance(read, TicketListing):
-            assert 50 <= read.price_cents <= 99_999_999
+            offer = read.offer("usd")
+            assert 50 <= offer.price_cents <= 99_999_999
             assert parsing.read_body(msgspec.json.Encoder(decimal_format="number").encode(read), TicketListing) == read
-            assert all(0 < len(word) <= 100 for word in read.words)
+            assert all(0 < len(word) <= 100 for word in searchable_words(offer, read.details()))
 
 
 def query(octets: bytes) -> None:
@@ -158,14 +159,13 @@ def told(octets: bytes) -> None:
 
 
 def cursor(octets: bytes) -> None:
-    """A cursor of the shelf."""
+    """A cursor of the listings."""
     text = octets.decode("utf-8", "replace")
     try:
-        place = unpack(_SCOPE, text)
-        moment_of(place.key)
+        position = read_cursor(_SCOPE, text)
     except Refusal:
         return
-    assert pack(_SCOPE, place) == text
+    assert write_cursor(_SCOPE, position) == text
 
 
 def text(octets: bytes) -> None:
@@ -250,8 +250,8 @@ SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
     ),
     "token": (_signed_by_somebody_else(), b"a.b.c", b"e30.e30.e30", b'"\\015\\012x: y"', b"." * 2000, b"\xff"),
     "cursor": (
-        pack(_SCOPE, Place(1_780_000_000_000_000, ids.new_id())).encode(),
-        pack("price", Place(1, ids.new_id())).encode(), b"=", b"\xff",
+        write_cursor(_SCOPE, Position(1_780_000_000_000_000, ids.new_id())).encode(),
+        write_cursor("price", Position(1, ids.new_id())).encode(), b"=", b"\xff",
     ),
     "text": (
         "Fado night – \u202e".encode(), b"alice@example.com", "İ@ı.example".encode(), b"1e999999999", b"19,99",

@@ -53,8 +53,8 @@ HEALED_IDLE_SECONDS: Final = 30.0
 
 _PAUSES: Final = (
     (outbox, "_LOOK_ANYWAY_SECONDS"),
-    (expiration_jobs, "_LOOK_ANYWAY_SECONDS"),
-    (order_jobs, "_EVERY_SECONDS"),
+    (expiration_jobs, "_POLL_SECONDS"),
+    (order_jobs, "_PAUSE_SECONDS"),
     (payment_jobs, "_SWEEP_SECONDS"),
 )
 # How long those pause who wait for something that is on its way: a request is as patient as outside, with fewer looks.

@@ -155,8 +155,8 @@ async def test_i01_two_orders_for_one_ticket(market: Market) -> None:
     await market.spoil("orders", "DROP INDEX one_live_order_per_ticket")
     await market.spoil(
         "orders",
-        "INSERT INTO orders (id, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at) "
-        "SELECT $1, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at "
+        "INSERT INTO orders (id, buyer_id, ticket_id, ticket_version, title, price_cents, currency, expires_at) "
+        "SELECT $1, buyer_id, ticket_id, ticket_version, title, price_cents, currency, expires_at "
         "FROM orders WHERE status = 'complete'",
         uuid4(),
     )

@@ -188,12 +188,12 @@ class Charge:
 
 _PAYMENTS: Final = "SELECT id, order_id, buyer_id, amount_cents, currency, state FROM payment"
 _ORDERS: Final = """
-SELECT id, version, status, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at, payment_id,
-    cancel_reason
+SELECT id, version, status, buyer_id AS user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at,
+    payment_id, cancel_reason
 FROM orders
 """
 _TICKETS: Final = """
-SELECT id, version, title, price_cents, currency, user_id AS seller_id, status, order_id FROM ticket
+SELECT id, version, title, price_cents, currency, seller_id, status, order_id FROM ticket
 """
 
 Examined = tuple[int, Iterable[Violation]]
@@ -373,7 +373,7 @@ UNDER_WAY: Final = (
 )
 
 
-ORDER_OF_CHARGE: Final = "SELECT status, price_cents, currency, user_id FROM orders WHERE id = $1"
+ORDER_OF_CHARGE: Final = "SELECT status, price_cents, currency, buyer_id AS user_id FROM orders WHERE id = $1"
 
 
 def why_unfounded(charge: Charge, order: asyncpg.Record | None) -> str | None:
@@ -786,7 +786,7 @@ async def _nothing_expires_early(reading: Reading) -> Examined:
 @_always("I13", "nobody buys from themselves, and everybody acts on their own")
 async def _everybody_acts_on_their_own(reading: Reading) -> Examined:
     own = await reading.rows(
-        "orders", "SELECT orders.id FROM orders JOIN ticket ON ticket.id = ticket_id WHERE seller_id = user_id"
+        "orders", "SELECT orders.id FROM orders JOIN ticket ON ticket.id = ticket_id WHERE seller_id = buyer_id"
     )
     violations = [Violation(f"order {row['id']}", "is by the ticket's own seller") for row in own]
     for service, kind in (("tickets", "ticket"), ("orders", "order")):

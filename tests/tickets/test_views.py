@@ -1,20 +1,26 @@
-"""Bad input of every kind on every route: refused with its reason, never a failure, never repeated in the answer."""
+"""Input of every kind on every route: read exactly, or refused with its reason and never repeated in the response."""
 
 import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import Any, Final
 from urllib.parse import quote
+from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from admitone.kernel.errors import InvalidFields
 from admitone.kernel.http.parsing import read_body
-from admitone.tickets.model import TicketListing
+from admitone.kernel.money import cents_of, decimal_of
+from admitone.tickets.model import Position
+from admitone.tickets.views import BadCursor, TicketListing, read_cursor, write_cursor
 from tests.support import messages_of
 from tests.tickets.support import FADO, UNKNOWN, list_ticket
 
+TICKET: Final = UUID(UNKNOWN)
 JSON: Final = {"content-type": "application/json"}
 INVISIBLE: Final = "Must not hold control or invisible characters"
 
@@ -46,7 +52,7 @@ NOT_JSON: Final = [
     b"\xef\xbb\xbf{}",
     b"title=Fado&price=1",
 ]
-NO_OBJECT: Final = [b"null", b"true", b"7", b"19.99", b'"Fado"', b"[]", b'[{"title": "Fado", "price": 1}]']
+NOT_AN_OBJECT: Final = [b"null", b"true", b"7", b"19.99", b'"Fado"', b"[]", b'[{"title": "Fado", "price": 1}]']
 
 WRONG_PRICES: Final[list[tuple[str, str]]] = [
     ("0", "Price must be greater than 0"),
@@ -102,7 +108,7 @@ WRONG_DATES: Final = [
 ]  # fmt: skip
 
 
-async def everywhere(client: httpx.AsyncClient, ticket_id: str, body: bytes) -> list[httpx.Response]:
+async def on_every_route(client: httpx.AsyncClient, ticket_id: str, body: bytes) -> list[httpx.Response]:
     """Send a body to each route that reads one."""
     return [
         await client.post("/api/tickets", content=body, headers=JSON),
@@ -110,29 +116,32 @@ async def everywhere(client: httpx.AsyncClient, ticket_id: str, body: bytes) -> 
     ]
 
 
-async def test_g16_what_is_no_json_object_is_refused(alice: httpx.AsyncClient) -> None:
+async def test_g16_a_body_that_is_not_a_json_object_is_refused(alice: httpx.AsyncClient) -> None:
     ticket = await list_ticket(alice)
-    for bodies, message in ((NOT_JSON, "The body must be valid JSON"), (NO_OBJECT, "The body must be a JSON object")):
+    for bodies, message in (
+        (NOT_JSON, "The body must be valid JSON"),
+        (NOT_AN_OBJECT, "The body must be a JSON object"),
+    ):
         for body in bodies:
-            for answer in await everywhere(alice, ticket["id"], body):
-                assert answer.status_code == 400, body[:60]
-                assert answer.json() == {"errors": [{"message": message}]}, body[:60]
+            for response in await on_every_route(alice, ticket["id"], body):
+                assert response.status_code == 400, body[:60]
+                assert response.json() == {"errors": [{"message": message}]}, body[:60]
 
 
 async def test_deep_nesting_is_refused(alice: httpx.AsyncClient) -> None:
     ticket = await list_ticket(alice)
     body = b'{"title": ' + b"[" * 40 + b"]" * 40 + b', "price": 1}'
-    for answer in await everywhere(alice, ticket["id"], body):
-        assert answer.status_code == 400
-        assert messages_of(answer) == [("The body is nested too deeply", None)]
+    for response in await on_every_route(alice, ticket["id"], body):
+        assert response.status_code == 400
+        assert messages_of(response) == [("The body is nested too deeply", None)]
 
 
 async def test_a_large_body_is_refused(alice: httpx.AsyncClient) -> None:
     ticket = await list_ticket(alice)
     for body in (b"x" * 10_000_000, b"[" * 100_000, b'{"title": "' + b"x" * 65_536 + b'"}'):
-        for answer in await everywhere(alice, ticket["id"], body):
-            assert answer.status_code == 413
-            assert messages_of(answer) == [("The body is larger than 64 KiB", None)]
+        for response in await on_every_route(alice, ticket["id"], body):
+            assert response.status_code == 413
+            assert messages_of(response) == [("The body is larger than 64 KiB", None)]
 
 
 async def test_another_media_type_is_refused(alice: httpx.AsyncClient) -> None:
@@ -143,9 +152,9 @@ async def test_another_media_type_is_refused(alice: httpx.AsyncClient) -> None:
         "application/jsonx",
         "",
     ):
-        answer = await alice.post("/api/tickets", content=json.dumps(FADO), headers={"content-type": media_type})
-        assert answer.status_code == 415
-        assert messages_of(answer) == [("The body must be application/json", None)]
+        response = await alice.post("/api/tickets", content=json.dumps(FADO), headers={"content-type": media_type})
+        assert response.status_code == 415
+        assert messages_of(response) == [("The body must be application/json", None)]
 
 
 async def test_unknown_fields_are_refused(alice: httpx.AsyncClient) -> None:
@@ -162,16 +171,16 @@ async def test_unknown_fields_are_refused(alice: httpx.AsyncClient) -> None:
         "x\u202e",
         "$ne",
     ):
-        for answer in await everywhere(alice, ticket["id"], json.dumps({**FADO, name: "secret-7"}).encode()):
-            assert answer.status_code == 400
-            assert messages_of(answer) == [("Unknown field", None)]
-            assert "secret-7" not in answer.text
+        for response in await on_every_route(alice, ticket["id"], json.dumps({**FADO, name: "secret-7"}).encode()):
+            assert response.status_code == 400
+            assert messages_of(response) == [("Unknown field", None)]
+            assert "secret-7" not in response.text
 
 
-async def test_every_broken_rule_is_told_in_the_order_of_the_fields(alice: httpx.AsyncClient) -> None:
-    answer = await alice.post("/api/tickets", json={"seat": 4, "price": 0, "venue": "x" * 201, "extra": 1})
-    assert answer.status_code == 400
-    assert messages_of(answer) == [
+async def test_every_broken_rule_is_reported_in_the_order_of_the_fields(alice: httpx.AsyncClient) -> None:
+    response = await alice.post("/api/tickets", json={"seat": 4, "price": 0, "venue": "x" * 201, "extra": 1})
+    assert response.status_code == 400
+    assert messages_of(response) == [
         ("Title is required", "title"),
         ("Price must be greater than 0", "price"),
         ("Must be 200 characters or fewer", "venue"),
@@ -191,34 +200,44 @@ async def test_wrong_prices_are_refused_on_every_route(alice: httpx.AsyncClient)
     ticket = await list_ticket(alice)
     for price, message in WRONG_PRICES:
         body = f'{{"title": "Fado", "price": {price}}}'.encode()
-        for answer in await everywhere(alice, ticket["id"], body):
-            assert answer.status_code == 400, price
-            assert messages_of(answer) == [(message, "price")]
+        for response in await on_every_route(alice, ticket["id"], body):
+            assert response.status_code == 400, price
+            assert messages_of(response) == [(message, "price")]
 
 
-async def test_right_prices_are_kept_to_the_cent(alice: httpx.AsyncClient) -> None:
+async def test_right_prices_are_stored_to_the_cent(alice: httpx.AsyncClient) -> None:
     for price in RIGHT_PRICES:
         body = f'{{"title": "Fado", "price": {price}}}'
-        answer = await alice.post("/api/tickets", content=body, headers=JSON)
-        assert answer.status_code == 201, price
-        assert f'"price":{float(price):.2f},' in answer.text
+        response = await alice.post("/api/tickets", content=body, headers=JSON)
+        assert response.status_code == 201, price
+        assert f'"price":{float(price):.2f},' in response.text
 
 
 @given(st.integers(50, 99_999_999))
 def test_s11_every_price_is_read_exactly(cents: int) -> None:
     text = f"{cents // 100}.{cents % 100:02}"
-    assert read_body(f'{{"title": "Fado", "price": {text}}}'.encode(), TicketListing).price_cents == cents
+    listing = read_body(f'{{"title": "Fado", "price": {text}}}'.encode(), TicketListing)
+    assert listing.offer("usd").price_cents == cents
+
+
+def test_s11_every_price_from_050_to_10000_is_read_and_shown_exactly() -> None:
+    encoder = msgspec.json.Encoder(decimal_format="number")
+    for cents in range(50, 10_001):
+        written = f"{cents // 100}.{cents % 100:02d}"
+        listing = read_body(f'{{"title":"Seat","price":{written}}}'.encode(), TicketListing)
+        assert cents_of(listing.price) == cents
+        assert encoder.encode(decimal_of(cents)).decode() == written
 
 
 async def test_wrong_titles_are_refused_on_every_route(alice: httpx.AsyncClient) -> None:
     ticket = await list_ticket(alice)
     for title, message in WRONG_TITLES:
-        for answer in await everywhere(alice, ticket["id"], json.dumps({"title": title, "price": 10}).encode()):
-            assert answer.status_code == 400, title
-            assert messages_of(answer) == [(message, "title")], title
+        for response in await on_every_route(alice, ticket["id"], json.dumps({"title": title, "price": 10}).encode()):
+            assert response.status_code == 400, title
+            assert messages_of(response) == [(message, "title")], title
 
 
-async def test_other_fields_take_lines_of_bounded_length(alice: httpx.AsyncClient) -> None:
+async def test_other_fields_are_lines_of_bounded_length(alice: httpx.AsyncClient) -> None:
     for name, length_max in (("venue", 200), ("section", 40), ("row", 40), ("seat", 40), ("note", 500)):
         longest = await alice.post("/api/tickets", json={**FADO, name: "é" * length_max})
         assert longest.status_code == 201
@@ -230,19 +249,19 @@ async def test_other_fields_take_lines_of_bounded_length(alice: httpx.AsyncClien
             (4, f"{name.capitalize()} must be text of at most {length_max} characters"),
             (["a"], f"{name.capitalize()} must be text of at most {length_max} characters"),
         ):
-            answer = await alice.post("/api/tickets", json={**FADO, name: wrong})
-            assert answer.status_code == 400
-            assert messages_of(answer) == [(message, name)]
+            response = await alice.post("/api/tickets", json={**FADO, name: wrong})
+            assert response.status_code == 400
+            assert messages_of(response) == [(message, name)]
 
 
 async def test_event_dates_are_times_with_a_zone(alice: httpx.AsyncClient) -> None:
     for wrong in WRONG_DATES:
-        answer = await alice.post("/api/tickets", json={**FADO, "eventDate": wrong})
-        assert answer.status_code == 400, wrong
-        assert [field for _, field in messages_of(answer)] == ["eventDate"]
+        response = await alice.post("/api/tickets", json={**FADO, "eventDate": wrong})
+        assert response.status_code == 400, wrong
+        assert [field for _, field in messages_of(response)] == ["eventDate"]
     for right in ("2000-01-01T14:00:00+14:00", "2199-12-31T09:59:59-14:00", "2027-05-01t19:30:00z"):
-        answer = await alice.post("/api/tickets", json={**FADO, "eventDate": right})
-        assert answer.status_code == 201, right
+        response = await alice.post("/api/tickets", json={**FADO, "eventDate": right})
+        assert response.status_code == 201, right
 
 
 async def test_bad_parameters_of_the_list_are_refused(alice: httpx.AsyncClient) -> None:
@@ -257,28 +276,28 @@ async def test_bad_parameters_of_the_list_are_refused(alice: httpx.AsyncClient) 
         ("limit=1&limit=2", None), ("seller=me", None), ("Limit=1", None),
         ("q=%FF", None), ("q=%ED%A0%80", None), ("&".join(f"q{n}=1" for n in range(30)), None),
     ):  # fmt: skip
-        answer = await alice.get(f"/api/tickets?{query}")
-        assert answer.status_code == 400, query
-        assert field in [name for _, name in messages_of(answer)], query
+        response = await alice.get(f"/api/tickets?{query}")
+        assert response.status_code == 400, query
+        assert field in [name for _, name in messages_of(response)], query
     for query in ("limit=0", "cursor=x", "sort=price", "q=fado"):
         assert (await alice.get(f"/api/tickets/mine?{query}")).status_code == 400
 
 
 async def test_bad_idempotency_keys_are_refused(alice: httpx.AsyncClient) -> None:
     for key in (b"", b"x" * 256, b"a\x7fb", b"\xe9", b"a\tb"):
-        answer = await alice.post("/api/tickets", json=FADO, headers=[(b"idempotency-key", key)])
-        assert answer.status_code == 400, key
-        assert messages_of(answer) == [("Idempotency-Key must be 1 to 255 visible characters", None)]
+        response = await alice.post("/api/tickets", json=FADO, headers=[(b"idempotency-key", key)])
+        assert response.status_code == 400, key
+        assert messages_of(response) == [("Idempotency-Key must be 1 to 255 visible characters", None)]
 
 
 async def test_a_page_of_another_site_cannot_list_or_edit(alice: httpx.AsyncClient) -> None:
     for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}, {"origin": "null"}):
-        for answer in (
+        for response in (
             await alice.post("/api/tickets", json=FADO, headers=headers),
             await alice.put(f"/api/tickets/{UNKNOWN}", json=FADO, headers=headers),
         ):
-            assert answer.status_code == 403
-            assert messages_of(answer)
+            assert response.status_code == 403
+            assert messages_of(response)
 
 
 ANYTHING: Final = st.recursive(
@@ -290,19 +309,50 @@ NAMES: Final = st.sampled_from(["title", "price", "eventDate", "venue", "section
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(said=st.dictionaries(NAMES, ANYTHING), query=st.text(max_size=30), garbage=st.binary(max_size=200))
-async def test_whatever_is_sent_is_answered(
-    alice: httpx.AsyncClient, said: dict[str, Any], query: str, garbage: bytes
+@given(fields=st.dictionaries(NAMES, ANYTHING), query=st.text(max_size=30), garbage=st.binary(max_size=200))
+async def test_every_input_gets_a_response(
+    alice: httpx.AsyncClient, fields: dict[str, Any], query: str, garbage: bytes
 ) -> None:
-    body = json.dumps({"title": "Fado", "price": 10, **said}).encode()
-    answers = [
+    body = json.dumps({"title": "Fado", "price": 10, **fields}).encode()
+    responses = [
         await alice.post("/api/tickets", content=body, headers=JSON),
         await alice.post("/api/tickets", content=garbage, headers=JSON),
         await alice.get("/api/tickets", params={"q": query}),
         await alice.get("/api/tickets", params={"cursor": query}),
         await alice.get("/api/tickets/" + quote(query, safe="") + "x"),
     ]
-    for answer in answers:
-        assert answer.status_code in {200, 201, 400, 404}
-        if answer.is_error:
-            assert messages_of(answer)
+    for response in responses:
+        assert response.status_code in {200, 201, 400, 404}
+        if response.is_error:
+            assert messages_of(response)
+
+
+# Cursors
+
+
+@given(st.text(st.characters(codec="utf-8")), st.integers(-(2**63), 2**63 - 1), st.uuids())
+def test_a_cursor_is_read_as_the_position_it_was_written_for(scope: str, key: int, ticket_id: UUID) -> None:
+    assert read_cursor(scope, write_cursor(scope, Position(key, ticket_id))) == Position(key, ticket_id)
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=255), max_size=60))
+def test_an_invented_cursor_is_refused(cursor: str) -> None:
+    with pytest.raises(BadCursor):
+        read_cursor("newest", cursor)
+
+
+@given(st.integers(0, 42), st.sampled_from("ABCxyz019-_!= \n"))
+def test_a_damaged_cursor_is_refused(at: int, character: str) -> None:
+    cursor = write_cursor("price", Position(1999, TICKET))
+    damaged = cursor[:at] + character + cursor[at + 1 :]
+    if damaged != cursor:
+        with pytest.raises(BadCursor):
+            read_cursor("price", damaged)
+
+
+def test_a_cursor_contains_only_its_position() -> None:
+    cursor = write_cursor("newest", Position(1, TICKET))
+    raw = urlsafe_b64decode(cursor + "=")
+    assert raw[8:24] == TICKET.bytes
+    assert len(raw) == 32
+    assert urlsafe_b64encode(raw).decode().rstrip("=") == cursor
