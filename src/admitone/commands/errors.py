@@ -1,6 +1,6 @@
-"""How a command fails: one clear line on standard error, and an exit code that scripts can trust.
+"""How a command fails: with one line on standard error, and an exit code that scripts can rely on.
 
-0 it worked · 1 it ran, and the answer is bad news · 2 it could not run: a setting, a port, a folder, a server.
+0 success · 1 it ran, and the result is negative · 2 it could not run: a setting, a port, a folder or a server is wrong
 """
 
 import functools
@@ -21,13 +21,13 @@ R = TypeVar("R")
 
 
 class CannotRun(click.ClickException):
-    """Something the command needs is missing or wrong"""
+    """Something that the command needs is missing or wrong"""
 
     exit_code = 2
 
 
-def told_plainly(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn what an operator can put right into one line and exit code 2; a bug keeps its traceback."""
+def report_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Report errors that an operator can correct as one line with exit code 2. A bug keeps its traceback."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,4 +1,4 @@
-"""Where the running marketplace is: told by the environment, else found by its data folder."""
+"""How commands reach the marketplace: by the environment, otherwise by what runs on the data folder."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,19 +6,16 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from admitone.commands.failing import CannotRun
+from admitone.commands.errors import CannotRun
 from admitone.kernel.database.pool import Database
 from admitone.kernel.settings import Settings
-from admitone.local.installation import found_running
+from admitone.local.installation import running_settings
 
 
-def settings_in_force() -> Settings:
-    """Return the settings of the environment, with what the `admitone up` on the data folder knows filled in.
-
-    What the environment names itself comes first.
-    """
+def effective_settings() -> Settings:
+    """Return the settings of the environment, completed with those of the `admitone up` on the data folder."""
     chosen = Settings.from_environment()
-    running = found_running(Path(chosen.data).expanduser().absolute())
+    running = running_settings(Path(chosen.data).expanduser().absolute())
     if running is None:
         return chosen
     return replace(
@@ -32,7 +29,7 @@ def settings_in_force() -> Settings:
 
 
 def database_url(settings: Settings, service: str) -> str:
-    """Return where a service's database is; raises CannotRun with what to do when nobody says."""
+    """Return the URL of a service's database; raises CannotRun if it is not known."""
     try:
         return settings.database_urls[service]
     except KeyError:
@@ -43,8 +40,8 @@ def database_url(settings: Settings, service: str) -> str:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
-    """Open a service's database for the length of one command."""
+async def open_database(url: str) -> AsyncIterator[Database]:
+    """Connect to a service's database for the duration of one command."""
     database = await Database.connect(url, application="admitone command", connections=2)
     try:
         yield database
