@@ -91,10 +91,8 @@ browser: $(INSTALLED)
 # Deployment; each target installs the tools it needs, or names what is missing.
 
 .PHONY: manifests
-manifests: $(INSTALLED) ## Render manifests, bus accounts, compose file and dashboard from their sources
-	$(BIN)/python deploy/kubernetes/base/nats/users.py
-	$(BIN)/python deploy/kubernetes/render.py
-	$(BIN)/python deploy/monitoring/make_dashboard.py
+manifests: $(INSTALLED) ## Render manifests, compose.yaml, bus accounts and dashboard from what the services declare
+	$(BIN)/python -m deploy.render
 
 .venv/deploy/installed: requirements-deploy.lock | $(INSTALLED)
 	$(BIN)/python -m venv .venv/deploy

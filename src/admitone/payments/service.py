@@ -27,6 +27,7 @@ SERVICE = Service(
     jobs=(jobs.settle_payments, jobs.work_off_webhooks, jobs.reconcile_payments),
     settings=(PaymentSettings,),
     lifespan=open_resources,
+    reaches_internet=True,
     gauges=(
         Gauge(
             "admitone_payment_unsettled_seconds", "Age of the oldest open business at Stripe", store.seconds_unsettled
