@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes every service's database on a fresh PostgreSQL that they share: development only. The official image runs it once.
+# Creates the databases of all services on one new PostgreSQL, for development. The official image runs it once.
 # Passwords are files, /run/secrets/databases/<service>/{password,migrator-password}.
 set -euo pipefail
 

@@ -1,4 +1,4 @@
-"""`python -m tools.pictures`: takes the README's pictures from a marketplace it starts and fills as the demo does."""
+"""`python docs/pictures/take.py` takes the screenshots of the README from a marketplace filled by the demo."""
 
 import argparse
 import asyncio
@@ -21,7 +21,7 @@ from playwright.async_api import Browser, Page, async_playwright
 from admitone.kernel import ids
 from admitone.local.server import free_port
 
-PICTURES: Final = Path(__file__).parent.parent / "docs" / "pictures"
+PICTURES: Final = Path(__file__).parent
 DEVICES: Final = {"desktop": (1280, 800), "phone": (390, 844)}
 THEMES: Final = ("light", "dark")
 _ADMITONE: Final = (sys.executable, "-m", "admitone")
