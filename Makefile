@@ -55,13 +55,13 @@ fuzz: .venv/fuzz-installed ## Hostile input: REQUESTS=1000000 mutated, CASES=200
 signin: $(INSTALLED) ## Measure sign-in with known and unknown e-mails
 	$(BIN)/python -m fuzz signin
 
-.venv/fuzz-installed: requirements-fuzz.lock $(INSTALLED)
+.venv/fuzz-installed: fuzz/requirements.lock $(INSTALLED)
 	$(PIP) install --require-hashes --requirement $<
 	@touch $@
 
 .PHONY: pictures
 pictures: $(INSTALLED) browser ## Take the README's screenshots again
-	$(BIN)/python -m tools.pictures
+	$(BIN)/python docs/pictures/take.py
 
 .PHONY: lock
 lock: .venv/lock/bin/uv ## Lock the newest versions pyproject.toml allows, for every platform
@@ -91,12 +91,10 @@ browser: $(INSTALLED)
 # Deployment; each target installs the tools it needs, or names what is missing.
 
 .PHONY: manifests
-manifests: $(INSTALLED) ## Render manifests, bus accounts, compose file and dashboard from their sources
-	$(BIN)/python deploy/kubernetes/base/nats/users.py
-	$(BIN)/python deploy/kubernetes/render.py
-	$(BIN)/python deploy/monitoring/make_dashboard.py
+manifests: $(INSTALLED) ## Render manifests, compose.yaml, bus accounts and dashboard from what the services declare
+	$(BIN)/python -m deploy.render
 
-.venv/deploy/installed: requirements-deploy.lock | $(INSTALLED)
+.venv/deploy/installed: deploy/requirements.lock | $(INSTALLED)
 	$(BIN)/python -m venv .venv/deploy
 	.venv/deploy/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes --requirement $<
 	@touch $@

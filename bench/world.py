@@ -24,7 +24,7 @@ from admitone.kernel import clock
 from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.ids import new_id
 from admitone.kernel.settings import Settings
-from admitone.local.installation import found_running
+from admitone.local.installation import running_settings
 from admitone.local.server import free_port
 
 FIRST_TICKET = 1 << 32
@@ -299,7 +299,7 @@ def started_world(data: Path, *arguments: str, **environment: str) -> Iterator[W
         began = time.monotonic()
         _wait_until_ready(port, process)
         started_seconds = time.monotonic() - began
-        settings = found_running(data)
+        settings = running_settings(data)
         assert settings is not None
         yield World(settings, key, process, started_seconds)
     finally:

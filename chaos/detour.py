@@ -19,7 +19,7 @@ from admitone.auth.tokens import new_signing_key
 from admitone.kernel.settings import Settings
 from admitone.local import up as local
 from admitone.local.installation import Installation
-from admitone.local.nats import Nats, User
+from admitone.local.nats import Nats, NatsUser
 from admitone.local.postgres import Postgres
 from admitone.local.program import Program
 from admitone.local.server import LOOPBACK
@@ -62,8 +62,8 @@ class Detoured(Installation):
         return msgspec.json.decode(os.environ[TOLD], type=Ports)
 
     @property
-    def bus_users(self) -> list[User]:
-        return [*super().bus_users, User(OPERATOR, self.folder.secret(f"bus_{OPERATOR}"), admin=True)]
+    def nats_users(self) -> list[NatsUser]:
+        return [*super().nats_users, NatsUser(OPERATOR, self.folder.secret(f"bus_{OPERATOR}"), is_admin=True)]
 
     def postgres(self) -> Postgres:
         return Postgres(
@@ -71,7 +71,7 @@ class Detoured(Installation):
         )
 
     def nats(self) -> Nats:
-        return Nats(self.folder.path / "nats", self.bus_users, port=self.ports.nats)
+        return Nats(self.folder.path / "nats", self.nats_users, port=self.ports.nats)
 
     def resolved(self, postgres: Postgres | None, nats: Nats | None, new_signing_key: Callable[[], str]) -> Settings:
         settings = super().resolved(postgres, nats, new_signing_key)
@@ -89,8 +89,8 @@ class Detoured(Installation):
 class Clocked(Program):
     """A service whose clock shows what its file says, such as "+600s". Its stop watch is left alone."""
 
-    def _environ(self) -> Mapping[str, str]:
-        return {**super()._environ(), **clock_of(self.folder.parents[1], self.name)}
+    def _environment(self) -> Mapping[str, str]:
+        return {**super()._environment(), **clock_of(self.folder.parents[1], self.name)}
 
 
 def clock_of(data: Path, service: str) -> dict[str, str]:

@@ -22,12 +22,12 @@ from admitone import registry
 from admitone.invariants import Sources, provider_at
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.settings import Settings
-from admitone.local import environ
-from admitone.local.folder import Folder
-from admitone.local.installation import found_running
+from admitone.local.environment import environment_for
+from admitone.local.folder import DataFolder
+from admitone.local.installation import running_settings
 from admitone.local.postgres import Postgres
 from admitone.local.program import Program
-from admitone.local.provision import Database
+from admitone.local.provision import DatabaseAccount
 from admitone.local.server import LOOPBACK, free_port, read_pid
 from chaos.detour import OPERATOR, TOLD, Clocked, Ports, at_port
 from chaos.disks import Disk, NoDisk
@@ -94,7 +94,7 @@ class Stack:
 
     def _mount_disks(self) -> None:
         """Put both engines' folders on small disks; PostgreSQL's is made first, because it is renamed into place."""
-        secrets = Folder(self.folder)
+        secrets = DataFolder(self.folder)
         server = Postgres(self.folder / "postgres", secrets.secret("database_superuser"))
         server.start()
         server.stop()
@@ -155,8 +155,8 @@ class Stack:
             f"ADMITONE_{TWIN.upper()}_NATS_URL": at_port(settings.nats_url(TWIN), self.twin_ports["nats"]),
         }
         self._twin = Clocked(self.folder / "processes" / "twin", "twin", ["serve", TWIN])
-        self._twin.told = environ.for_service(TWIN, settings, urls) | ways
-        await self._twin.begin()
+        self._twin.environment = environment_for(registry.named([TWIN])[0], settings, urls) | ways
+        await self._twin.start_async()
         self._watching = asyncio.create_task(self._twin.watch())
 
     async def _tune(self) -> None:
@@ -297,18 +297,18 @@ class Stack:
     # Looking.
 
     def _settings(self) -> Settings:
-        settings = found_running(self.folder)
+        settings = running_settings(self.folder)
         assert settings is not None
         return settings
 
     def _server_url(self, name: str) -> str:
-        secrets = Folder(self.folder)
+        secrets = DataFolder(self.folder)
         superuser = Database(
             "postgres", secrets.secret("database_superuser"), secrets.secret("database_superuser")
         ).url(f"postgresql://{LOOPBACK}:{self.ports.postgres}/")
         if name == "postgres":
             return superuser
-        return Database(name, secrets.secret(f"database_{name}"), "").url(superuser)
+        return DatabaseAccount(name, secrets.secret(f"database_{name}"), "").url(superuser)
 
     @asynccontextmanager
     async def connected(self, name: str) -> "AsyncIterator[asyncpg.Connection[Any]]":
@@ -323,7 +323,7 @@ class Stack:
     async def bus(self) -> AsyncIterator[Bus]:
         """Connect to the bus as somebody who may do everything."""
         bus = Bus(OPERATOR)
-        password = Folder(self.folder).secret(f"bus_{OPERATOR}")
+        password = DataFolder(self.folder).secret(f"bus_{OPERATOR}")
         bus.start(f"nats://{OPERATOR}:{password}@{LOOPBACK}:{self.ports.nats}")
         try:
             async with asyncio.timeout(5):
@@ -334,7 +334,7 @@ class Stack:
 
     def sources(self, *, with_provider: bool = False) -> Sources:
         """Return where the checker asks: the databases themselves, and the books of the payment sandbox."""
-        key = f"sk_test_{Folder(self.folder).secret('sandbox_key')}"
+        key = f"sk_test_{DataFolder(self.folder).secret('sandbox_key')}"
         provider = provider_at(f"http://{LOOPBACK}:{self.ports.provider}", key) if with_provider else None
         return Sources({name: self._server_url(name) for name in STORED}, registry.SERVICES, provider)
 

@@ -15,7 +15,7 @@ import pytest_asyncio
 from admitone import registry
 from admitone.invariants import INVARIANTS, Asked, Finding, Intent, Sources, check, provider_at
 from admitone.kernel.settings import Settings
-from admitone.local.installation import found_running
+from admitone.local.installation import running_settings
 from admitone.local.postgres import Postgres
 from tests.engines import short_folder, wait_until
 from tests.whole import Up, running_up
@@ -82,7 +82,7 @@ def rest() -> Iterator[Rest]:
             traded = trade(up)
             settled = up.run("check")
             assert settled.returncode == 0, settled.stdout + settled.stderr
-            settings = found_running(up.folder)
+            settings = running_settings(up.folder)
             assert settings is not None
             intents = asyncio.run(listed(settings))
         postgres = Postgres(folder / "data" / "postgres", (folder / "data/secrets/database_superuser").read_text())

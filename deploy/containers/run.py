@@ -24,7 +24,7 @@ from deploy.make_secrets import Secrets, development
 ROOT = Path(__file__).parents[2]
 
 NETWORK, IMAGE, SERVERS = "admitone-check", "docker.io/library/admitone:development", "localhost/admitone-servers"
-BASE = re.search(r"^FROM (\S+) AS build$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+BASE = re.search(r"^FROM (\S+) AS build$", (ROOT / "deploy" / "image" / "Dockerfile").read_text(), re.MULTILINE)
 # What runs in a container that has too few rights itself: no crun on a hybrid of cgroups, no raised limits.
 MODEST = """[engine]
 runtime = "runc"
@@ -86,7 +86,7 @@ def ensure_base(folder: Path) -> None:
 
 def build() -> None:
     options = shlex.split(os.environ.get("ADMITONE_BUILD_OPTIONS", ""))
-    for tag, file in ((IMAGE, "Dockerfile"), (SERVERS, "deploy/containers/Dockerfile")):
+    for tag, file in ((IMAGE, "deploy/image/Dockerfile"), (SERVERS, "deploy/containers/Dockerfile")):
         words = ["buildah", "bud", "--quiet", "--format", "docker", "--pull-never", "--network", "host", *options]
         run(*words, "--file", file, "--tag", tag, ".", cwd=ROOT)
 

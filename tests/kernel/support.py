@@ -21,12 +21,12 @@ from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import Event, wrap
 from admitone.kernel.messaging.inbox import AnyHandler, Inbox, MissingEvents
 from admitone.kernel.messaging.outbox import Relay
-from admitone.local.nats import Nats, User
+from admitone.local.nats import Nats, NatsUser
 from admitone.local.server import Server
 from tests.engines import Databases, Fresh
 
-ALPHA: Final = User("alpha", "alpha-password", publications=True)
-BETA: Final = User("beta", "beta-password", publications=True, subscriptions=("alpha",))
+ALPHA: Final = NatsUser("alpha", "alpha-password", publishes=True)
+BETA: Final = NatsUser("beta", "beta-password", publishes=True, subscribes_to=("alpha",))
 
 _NOTE: Final = "CREATE TABLE IF NOT EXISTS note (id uuid PRIMARY KEY, version integer NOT NULL, text text NOT NULL)"
 _EFFECT: Final = (

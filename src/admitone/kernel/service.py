@@ -27,7 +27,8 @@ class Service(Generic[Resources]):
     `jobs` run until the service stops and are restarted if they fail. `lifespan` opens the service's resources before
     anything else runs and closes them last; it gets the service without resources. `pages` returns routes that are
     not operations of the API. `gauges` are read from the database at each scrape. `settings` are the structs the
-    service passes to `Settings.read`; they are validated at start.
+    service passes to `Settings.read`; they are validated at start. `calls` names the services whose API the service
+    calls; deployments allow no other connections, and none to the internet unless it `reaches_internet`.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Service(Generic[Resources]):
     pages: Callable[[RunningService[Resources]], Sequence[BaseRoute]] | None = None
     gauges: Sequence[Gauge] = ()
     has_database: bool = True
+    calls: Sequence[str] = ()
+    reaches_internet: bool = False
 
     def __post_init__(self) -> None:
         for published in self.publications:

@@ -28,6 +28,7 @@ SERVICE = Service(
     jobs=(jobs.settle_payments, jobs.process_webhooks, jobs.reconcile_payments),
     settings=(PaymentSettings,),
     lifespan=open_resources,
+    reaches_internet=True,
     gauges=(
         Gauge("admitone_payment_unsettled_seconds", "Age of the oldest unsettled payment", store.seconds_unsettled),
         Gauge("admitone_webhooks_waiting", "Webhooks not processed yet", store.webhooks_waiting),

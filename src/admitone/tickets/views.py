@@ -15,7 +15,8 @@ from admitone.events import Offer, TicketStatus
 from admitone.kernel.errors import Invalid
 from admitone.kernel.http import parsing
 from admitone.kernel.http.parsing import Rule
-from admitone.kernel.money import LARGEST_CENTS, SMALLEST_CENTS, cents_of, decimal_of
+from admitone.kernel.money import cents_of, decimal_of
+from admitone.policy import LARGEST_CENTS, SMALLEST_CENTS
 from admitone.tickets.model import Details, Position, Sort, words_of
 
 TITLE_MAX: Final = 200
