@@ -4,14 +4,13 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
 import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel import clock
@@ -153,12 +152,15 @@ async def test_a_bucket_counts_every_request_up_to_its_bound(monkeypatch: pytest
         await send({"type": "http.response.start", "status": 200, "headers": []})
         now = 0.0
 
-    async def ignored(*_: Any) -> None:
-        """The test sends no body and reads no response."""
+    async def receive() -> Message:
+        raise AssertionError("the application reads no body")
+
+    async def send(_message: Message) -> None:
+        """The response is not looked at."""
 
     measured = RequestMetrics(takes_time, [], registry)
     for _ in range(5):
-        await measured({"type": "http", "method": "GET"}, ignored, ignored)
+        await measured({"type": "http", "method": "GET"}, receive, send)
 
     samples = parsed(prometheus_client.generate_latest(registry).decode())
     labels = {"method": "GET", "route": "none", "status": "200"}
