@@ -325,7 +325,11 @@ class Gateway:
         The SDK would make an object of every value in a response of which a few are used.
         """
         options = {} if key is None else {"idempotency_key": key}
-        response: Any = await self.client.raw_request_async(method, path, **params, **options)
+        try:
+            response: Any = await self.client.raw_request_async(method, path, **params, **options)
+        except (AttributeError, TypeError, ValueError) as error:
+            # The SDK cannot read an error that is not Stripe's, such as {"error": "bad gateway"} of a proxy.
+            raise stripe.APIError("the response is not Stripe's") from error
         return msgspec.json.decode(response.body, type=response_type)
 
     async def _result(
