@@ -42,10 +42,10 @@ def _generated(database_hosts: Mapping[str, str], bus: str) -> Secrets:
     found: Secrets = {}
     signing_key = secret_key("ADMITONE_SIGNING_KEY")
     _store(found, signing_key.name, signing_key.key, new_signing_key())
-    for service, host in database_hosts.items():
-        for secret, role in ((f"{service}-database", service), (f"{service}-migrator", f"{service}_migrator")):
+    for database, host in database_hosts.items():
+        for secret, role in ((f"{database}-database", database), (f"{database}-migrator", f"{database}_migrator")):
             password = token_urlsafe(32)
-            url = f"postgresql://{role}:{password}@{host}:5432/{service}"
+            url = f"postgresql://{role}:{password}@{host}:5432/{database}"
             found[secret] = {"username": role, "password": password, "url": url}
     for service in SERVICES:
         password = token_urlsafe(32)

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.http import openapi
 from admitone.kernel.http.app import HttpApp
-from admitone.kernel.http.client import Transport
+from admitone.kernel.http.client import KEEP_ALIVE_SECONDS, Transport
 from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.operations import OK
 from admitone.kernel.service import Service
@@ -54,7 +54,9 @@ class Proxy:
         timeouts = {"connect": _CONNECT_SECONDS, "pool": _CONNECT_SECONDS}
         self._timeouts = {**timeouts, "read": _RESPONSE_SECONDS, "write": _RESPONSE_SECONDS}
         # Transports instead of clients: they keep no cookies, follow no redirects and decompress no bodies.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=_CONCURRENT_MAX)
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=_CONCURRENT_MAX, keepalive_expiry=KEEP_ALIVE_SECONDS
+        )
         self._transports = {each.name: Transport(limits=limits, trust_env=False) for each in services}
         routes: list[BaseRoute] = [
             Route("/health/live", self._live),
