@@ -58,6 +58,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     price_cents: int
     currency: str
+    face_value_cents: int | None = None
 
     @classmethod
     def of(cls, event: "TicketCreated | TicketUpdated") -> "Offer":
@@ -78,6 +79,7 @@ class TicketCreated(Event):
     user_id: UUID
     status: TicketStatus = "available"
     order_id: UUID | None = None
+    face_value_cents: int | None = None
 
 
 class TicketUpdated(Event):
@@ -93,6 +95,7 @@ class TicketUpdated(Event):
     user_id: UUID
     status: TicketStatus
     order_id: UUID | None = None
+    face_value_cents: int | None = None
 
 
 class TicketLockRefused(Event):

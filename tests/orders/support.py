@@ -20,7 +20,13 @@ def orders_database(databases: engines.Databases) -> AbstractAsyncContextManager
     return inbox.service_database(databases, SERVICE)
 
 
-def listed(*, seller: UUID | None = None, title: str = "Nina Simone, row 4", price_cents: int = 1999) -> TicketCreated:
+def listed(
+    *,
+    seller: UUID | None = None,
+    title: str = "Nina Simone, row 4",
+    price_cents: int = 1999,
+    face_value_cents: int | None = None,
+) -> TicketCreated:
     return TicketCreated(
         id=new_id(),
         version=0,
@@ -28,6 +34,7 @@ def listed(*, seller: UUID | None = None, title: str = "Nina Simone, row 4", pri
         price_cents=price_cents,
         currency="usd",
         user_id=seller or new_id(),
+        face_value_cents=face_value_cents,
     )
 
 

@@ -25,8 +25,10 @@ async def app(databases: engines.Databases, start_nats: StartNats) -> AsyncItera
         yield running
 
 
-async def a_ticket(app: App, *, seller: UUID | None = None, price_cents: int = 1999) -> UUID:
-    ticket = listed(seller=seller, price_cents=price_cents)
+async def a_ticket(
+    app: App, *, seller: UUID | None = None, price_cents: int = 1999, face_value_cents: int | None = None
+) -> UUID:
+    ticket = listed(seller=seller, price_cents=price_cents, face_value_cents=face_value_cents)
     await consume(app.running["orders"].database, ticket)
     return ticket.id
 
@@ -97,6 +99,16 @@ async def test_o03_g18_a_free_ticket_is_reserved_for_the_hold(app: App) -> None:
             "SELECT extract(epoch FROM $1::text::timestamptz - $2::text::timestamptz)", order["expiresAt"], order["now"]
         )
         assert seconds == app.running["orders"].settings.read(MarketplacePolicy).hold_seconds == 900
+
+
+async def test_an_order_shows_the_face_value_of_its_ticket(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        ticket_id = await a_ticket(app, face_value_cents=5800)
+        reserved = await bob.post("/api/orders", json={"ticketId": str(ticket_id)})
+        assert '"faceValue":58.00' in reserved.text
+        shown = await bob.get(f"/api/orders/{reserved.json()['id']}")
+        assert '"faceValue":58.00' in shown.text
+        assert "faceValue" not in (await an_order(app, bob))["ticket"]
 
 
 async def test_o04_g08_a_new_order_is_published(app: App) -> None:

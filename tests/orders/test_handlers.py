@@ -88,6 +88,17 @@ async def test_o12_ticket_updated_is_applied_at_the_next_version(databases: engi
         assert tuple(row) == (1, 300)
 
 
+async def test_the_replica_has_the_face_value_of_the_last_version(databases: engines.Databases) -> None:
+    async with orders_database(databases) as database:
+        ticket = listed(face_value_cents=5800)
+        first = changed(ticket, face_value_cents=0)
+        seen = []
+        for event in (ticket, first, changed(first, face_value_cents=None)):
+            await consume(database, event)
+            seen.append(await database.fetchval("SELECT face_value_cents FROM ticket WHERE id = $1", ticket.id))
+        assert seen == [5800, 0, None]
+
+
 async def test_o14_a_skipped_version_is_not_applied_and_waits(databases: engines.Databases) -> None:
     async with orders_database(databases) as database:
         ticket = listed(price_cents=100)

@@ -39,13 +39,16 @@ TITLES = ["Nina Simone, row 4", 'A "quoted" \\ slashed / title', "CafÃ© Luso ðŸŽ
 
 
 @pytest.mark.parametrize("title", TITLES)
-@pytest.mark.parametrize("price_cents", [50, 1050, 1999, 99_999_999])
+@pytest.mark.parametrize(
+    ("price_cents", "face_value_cents"), [(50, None), (1050, 0), (1999, 5800), (99_999_999, 99_999_999)]
+)
 async def test_the_statement_that_reserves_agrees_with_the_model(
-    databases: engines.Databases, title: str, price_cents: int
+    databases: engines.Databases, title: str, price_cents: int, face_value_cents: int | None
 ) -> None:
     """The statement repeats rules of the model: the response, the events, and when a hold has ended."""
     async with orders_database(databases) as database:
-        ticket, bob, carol = listed(title=title, price_cents=price_cents), new_id(), new_id()
+        ticket = listed(title=title, price_cents=price_cents, face_value_cents=face_value_cents)
+        bob, carol = new_id(), new_id()
         await consume(database, ticket)
         await reserve(database, ticket.id, bob, hold_seconds=0)
         result = await reserve(database, ticket.id, carol)
@@ -202,6 +205,17 @@ async def test_an_order_keeps_its_price_when_the_ticket_changes_later(databases:
         await reserve(database, ticket.id, carol)
         prices = {row["price_cents"] for row in await database.fetch("SELECT price_cents FROM orders")}
         assert prices == {1000, 2000}
+
+
+async def test_an_order_keeps_its_face_value_when_the_ticket_changes_later(databases: engines.Databases) -> None:
+    async with orders_database(databases) as database:
+        ticket = listed(face_value_cents=5800)
+        await consume(database, ticket)
+        await reserve(database, ticket.id, new_id(), hold_seconds=0)
+        await consume(database, changed(ticket, face_value_cents=None))
+        await reserve(database, ticket.id, new_id())
+        rows = await database.fetch("SELECT face_value_cents FROM orders ORDER BY id")
+        assert [row["face_value_cents"] for row in rows] == [5800, None]
 
 
 async def test_the_deadline_is_the_database_clock_plus_the_hold(databases: engines.Databases) -> None:

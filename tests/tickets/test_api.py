@@ -78,6 +78,7 @@ async def test_t07_g08_listing_publishes_ticket_created(app: App, alice: httpx.A
             "userId": ticket["userId"],
             "status": "available",
             "orderId": None,
+            "faceValueCents": None,
         }
     ]
 
@@ -88,6 +89,7 @@ async def test_the_response_has_every_field_of_the_listing(alice: httpx.AsyncCli
         json={
             "title": "  Fado   night ",
             "price": 20,
+            "faceValue": 58,
             "eventDate": "2027-05-01T21:30:00.250+02:00",
             "venue": "Cafe\u0301 Luso",
             "section": "A",
@@ -103,6 +105,7 @@ async def test_the_response_has_every_field_of_the_listing(alice: httpx.AsyncCli
         "id": ticket["id"],
         "title": "Fado night",
         "price": 20.0,
+        "faceValue": 58.0,
         "currency": "usd",
         "userId": str(await id_of(alice)),
         "version": 0,
@@ -119,7 +122,9 @@ async def test_the_response_has_every_field_of_the_listing(alice: httpx.AsyncCli
 
 
 async def test_blank_and_null_fields_are_absent(alice: httpx.AsyncClient) -> None:
-    ticket = await list_ticket(alice, venue=" ", section=None, row="", seat=None, note="", eventDate=None)
+    ticket = await list_ticket(
+        alice, venue=" ", section=None, row="", seat=None, note="", eventDate=None, faceValue=None
+    )
     assert ticket.keys() == {"id", "title", "price", "currency", "userId", "version", "status", "createdAt"}
 
 
@@ -299,6 +304,18 @@ async def test_t15_a_valid_edit_replaces_the_whole_listing(alice: httpx.AsyncCli
     assert (await alice.get("/api/tickets?q=clube")).json()["tickets"] == []
 
 
+async def test_an_edit_changes_and_removes_the_face_value(app: App, alice: httpx.AsyncClient) -> None:
+    ticket = await list_ticket(alice, faceValue=58)
+    path = f"/api/tickets/{ticket['id']}"
+    assert ticket["faceValue"] == 58
+    changed = await alice.put(path, json={**FADO, "faceValue": 0})
+    assert '"faceValue":0.00,' in changed.text
+    removed = await alice.put(path, json=FADO)
+    assert "faceValue" not in shown(removed)
+    assert "faceValue" not in await show(alice, ticket["id"])
+    assert [each["faceValueCents"] for each in await told_by(app, "tickets")] == [5800, 0, None]
+
+
 async def test_t16_an_edit_publishes_ticket_updated(app: App, alice: httpx.AsyncClient) -> None:
     ticket = await list_ticket(alice)
     await alice.put(f"/api/tickets/{ticket['id']}", json={"title": "Late fado", "price": 25})
@@ -313,6 +330,7 @@ async def test_t16_an_edit_publishes_ticket_updated(app: App, alice: httpx.Async
             "userId": ticket["userId"],
             "status": "available",
             "orderId": None,
+            "faceValueCents": None,
         }
     ]
 

@@ -94,8 +94,18 @@ async def test_t22_a_lock_publishes_ticket_updated_with_the_order_id(app: App, a
             "userId": ticket["userId"],
             "status": "reserved",
             "orderId": str(order.id),
+            "faceValueCents": None,
         }
     ]
+
+
+async def test_every_event_of_an_order_carries_the_face_value(app: App, alice: httpx.AsyncClient) -> None:
+    ticket = await list_ticket(alice, faceValue=58)
+    first, second = order_of(ticket), order_of(ticket)
+    await consume(database_of(app), first, cancelled(first), second, completed(second))
+    events = await told_by(app, "tickets")
+    assert [each["status"] for each in events] == ["available", "reserved", "available", "reserved", "sold"]
+    assert {each["faceValueCents"] for each in events} == {5800}
 
 
 async def test_t23_order_cancelled_clears_the_order_id_and_publishes(app: App, alice: httpx.AsyncClient) -> None:

@@ -34,7 +34,9 @@ async def test_a_locked_ticket_has_an_order_and_a_free_one_has_none(database: Da
             await list_one(database, wrong)
 
 
-@pytest.mark.parametrize("change", ["price_cents = 2000", "title = 'Jazz'", "venue = 'Luso'", "seat = '1'"])
+@pytest.mark.parametrize(
+    "change", ["price_cents = 2000", "title = 'Jazz'", "venue = 'Luso'", "seat = '1'", "face_value_cents = 1"]
+)
 async def test_a_locked_ticket_is_not_edited(database: Database, change: str) -> None:
     with pytest.raises(asyncpg.RaiseError, match="is locked and cannot be edited"):
         await list_one(database, f"status = 'reserved', order_id = '{new_id()}'", change)
@@ -73,7 +75,16 @@ async def test_the_seller_the_currency_and_the_age_never_change(database: Databa
 
 
 @pytest.mark.parametrize(
-    "change", ["price_cents = 49", "price_cents = 100000000", "title = ''", "venue = ''", "note = repeat('x', 501)"]
+    "change",
+    [
+        "price_cents = 49",
+        "price_cents = 100000000",
+        "face_value_cents = -1",
+        "face_value_cents = 100000000",
+        "title = ''",
+        "venue = ''",
+        "note = repeat('x', 501)",
+    ],
 )
 async def test_values_out_of_range_are_not_stored(database: Database, change: str) -> None:
     with pytest.raises(asyncpg.CheckViolationError):

@@ -76,6 +76,22 @@ WRONG_PRICES: Final[list[tuple[str, str]]] = [
 ]
 RIGHT_PRICES: Final = ["0.5", "0.50", "0.5000", "1", "19.99", "1.999e1", "999999.99", "5e-1", "100", "1E2"]
 
+WRONG_FACE_VALUES: Final[list[tuple[str, str]]] = [
+    ("-0.01", "FaceValue must be 0 or more"),
+    ("-1e300", "FaceValue must be 0 or more"),
+    ("1000000", "FaceValue must be 999999.99 or less"),
+    ("999999.991", "FaceValue must be 999999.99 or less"),
+    ("1e300", "FaceValue must be 999999.99 or less"),
+    ("58.001", "FaceValue must have at most two decimals"),
+    ("0.001", "FaceValue must have at most two decimals"),
+    ("1e-999999999", "FaceValue must have at most two decimals"),
+    ('"58.00"', "FaceValue must be a number"),
+    ('""', "FaceValue must be a number"),
+    ("true", "FaceValue must be a number"),
+    ("[58]", "FaceValue must be a number"),
+]
+RIGHT_FACE_VALUES: Final = ["0", "0.00", "-0.0", "0.01", "58", "58.5", "5.8e1", "999999.99"]
+
 WRONG_TITLES: Final[list[tuple[Any, str]]] = [
     ("", "Title is required"),
     ("   ", "Title is required"),
@@ -213,6 +229,23 @@ async def test_right_prices_are_stored_to_the_cent(alice: httpx.AsyncClient) -> 
         assert f'"price":{float(price):.2f},' in response.text
 
 
+async def test_wrong_face_values_are_refused_on_every_route(alice: httpx.AsyncClient) -> None:
+    ticket = await list_ticket(alice)
+    for face_value, message in WRONG_FACE_VALUES:
+        body = f'{{"title": "Fado", "price": 10, "faceValue": {face_value}}}'.encode()
+        for response in await on_every_route(alice, ticket["id"], body):
+            assert response.status_code == 400, face_value
+            assert messages_of(response) == [(message, "faceValue")]
+
+
+async def test_right_face_values_are_stored_to_the_cent(alice: httpx.AsyncClient) -> None:
+    for face_value in RIGHT_FACE_VALUES:
+        body = f'{{"title": "Fado", "price": 10, "faceValue": {face_value}}}'
+        response = await alice.post("/api/tickets", content=body, headers=JSON)
+        assert response.status_code == 201, face_value
+        assert f'"faceValue":{abs(float(face_value)):.2f},' in response.text
+
+
 @given(st.integers(50, 99_999_999))
 def test_s11_every_price_is_read_exactly(cents: int) -> None:
     text = f"{cents // 100}.{cents % 100:02}"
@@ -305,7 +338,9 @@ ANYTHING: Final = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-NAMES: Final = st.sampled_from(["title", "price", "eventDate", "venue", "section", "row", "seat", "note"]) | st.text()
+NAMES: Final = (
+    st.sampled_from(["title", "price", "faceValue", "eventDate", "venue", "section", "row", "seat", "note"]) | st.text()
+)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -43,6 +43,7 @@ class HeldTicketView(msgspec.Struct, rename="camel", omit_defaults=True):
     price: Decimal
     currency: str
     version: int
+    face_value: Decimal | None = None
 
 
 class OrderView(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -71,6 +72,7 @@ class OrdersView(msgspec.Struct):
 
 def view(order: Order, now: datetime) -> OrderView:
     """Return an order as its buyer sees it at `now`."""
+    face_value_cents = order.offer.face_value_cents
     return OrderView(
         id=order.id,
         user_id=order.buyer_id,
@@ -85,6 +87,7 @@ def view(order: Order, now: datetime) -> OrderView:
             price=decimal_of(order.offer.price_cents),
             currency=order.offer.currency,
             version=order.ticket_version,
+            face_value=None if face_value_cents is None else decimal_of(face_value_cents),
         ),
         cancel_reason=order.cancel_reason,
     )

@@ -33,23 +33,32 @@ _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 # Listings
 
 
-def _price(value: Any) -> Decimal:
+def _amount(name: str, value: Any, is_too_small: Callable[[Decimal], bool]) -> Decimal:
+    """Read an exact amount; if it is too small, the rule's own message is reported."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise ValueError("Price must be a number")  # noqa: TRY004 – a broken rule, reported to the caller like any other
+        raise ValueError(f"{name} must be a number")  # noqa: TRY004 – a broken rule, reported to the caller
     amount = Decimal(value)
-    if amount <= 0:
+    if is_too_small(amount):
         raise ValueError
     if amount > decimal_of(LARGEST_CENTS):
-        raise ValueError(f"Price must be {decimal_of(LARGEST_CENTS)} or less")
+        raise ValueError(f"{name} must be {decimal_of(LARGEST_CENTS)} or less")
     try:
-        cents = cents_of(amount)
+        return decimal_of(cents_of(amount))
     except ValueError:
-        raise ValueError("Price must have at most two decimals") from None
-    if cents < SMALLEST_CENTS:
+        raise ValueError(f"{name} must have at most two decimals") from None
+
+
+def _price(value: Any) -> Decimal:
+    amount = _amount("Price", value, lambda amount: amount <= 0)
+    if amount < decimal_of(SMALLEST_CENTS):
         raise ValueError(
             f"Price must be at least {decimal_of(SMALLEST_CENTS)}: our payment provider takes nothing smaller"
         )
-    return decimal_of(cents)
+    return amount
+
+
+def _face_value(value: Any) -> Decimal | None:
+    return None if value is None else _amount("FaceValue", value, lambda amount: amount < 0)
 
 
 def _optional_line(length_max: int) -> Callable[[Any], str | None]:
@@ -82,6 +91,7 @@ def _text_rule(name: str, length_max: int) -> Rule:
 
 _Venue = Annotated[str, msgspec.Meta(max_length=VENUE_MAX)]
 _Place = Annotated[str, msgspec.Meta(max_length=PLACE_MAX)]
+_FaceValue = Annotated[Decimal, msgspec.Meta(extra_json_schema={"minimum": 0, "maximum": 999999.99})]
 _Note = Annotated[str, msgspec.Meta(max_length=NOTE_MAX)]
 
 
@@ -101,6 +111,11 @@ class TicketListing(msgspec.Struct, frozen=True, rename="camel"):
         ),
         Rule("Price must be greater than 0", _price),
     ]
+    face_value: Annotated[
+        _FaceValue | None,
+        msgspec.Meta(description="The price printed on the ticket: from 0.00 to 999999.99, at most two decimals."),
+        Rule("FaceValue must be 0 or more", _face_value),
+    ] = None
     event_date: Annotated[
         _Moment | None,
         msgspec.Meta(description="With its zone, to the second, in the years 2000 to 2199."),
@@ -114,7 +129,12 @@ class TicketListing(msgspec.Struct, frozen=True, rename="camel"):
 
     def offer(self, currency: str) -> Offer:
         """Return the part of the listing that other services need."""
-        return Offer(title=self.title, price_cents=cents_of(self.price), currency=currency)
+        return Offer(
+            title=self.title,
+            price_cents=cents_of(self.price),
+            currency=currency,
+            face_value_cents=None if self.face_value is None else cents_of(self.face_value),
+        )
 
     def details(self) -> Details:
         """Return the rest of the listing."""
@@ -135,6 +155,7 @@ class TicketView(msgspec.Struct, rename="camel", omit_defaults=True):
     version: int
     status: TicketStatus
     created_at: _Moment
+    face_value: Decimal | None = None
     order_id: UUID | None = None
     event_date: _Moment | None = None
     venue: str | None = None

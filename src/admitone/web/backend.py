@@ -40,6 +40,7 @@ class Ticket(msgspec.Struct, frozen=True, rename="camel"):
     version: int
     status: TicketStatus
     created_at: datetime
+    face_value: Decimal | None = None
     order_id: UUID | None = None
     event_date: datetime | None = None
     venue: str | None = None
