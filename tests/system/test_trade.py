@@ -157,8 +157,8 @@ async def test_o11_o13_o17_what_orders_hears_is_acknowledged(world: World) -> No
 
         async def all_acknowledged() -> bool:
             for producer in ("tickets", "expiration"):
-                consumer = await bus.request(f"$JS.API.CONSUMER.INFO.{producer}.orders", {})
-                if consumer["num_ack_pending"] or consumer["num_pending"] or not consumer["ack_floor"]["stream_seq"]:
+                consumer = await bus.jetstream.consumer_info(producer, "orders")
+                if consumer.num_ack_pending or consumer.num_pending or not consumer.ack_floor.stream_seq:
                     return False
             return True
 
