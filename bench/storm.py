@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import asyncpg
 
@@ -132,9 +132,8 @@ class Buses:
         count = 0
         for producer in {each.producer for each in service.subscriptions}:
             if producer in self._buses:
-                consumer = f"$JS.API.CONSUMER.INFO.{producer}.{service.name}"
-                info: dict[str, Any] = await self._buses[service.name].request(consumer, {})
-                count += info["num_pending"] + info["num_ack_pending"]
+                consumer = await self._buses[service.name].jetstream.consumer_info(producer, service.name)
+                count += consumer.num_pending + consumer.num_ack_pending
         return count
 
     async def subscriptions(self, began: float, seconds: float) -> dict[str, float]:

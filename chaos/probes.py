@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -139,15 +139,13 @@ class Probes:
             for service in registry.SERVICES:
                 if not service.publications:
                     continue
-                answer: dict[str, Any] = await bus.request(f"$JS.API.STREAM.INFO.{service.name}", {})
-                if "state" not in answer:
-                    return False
+                stream = await bus.jetstream.stream_info(service.name)
                 async with self.stack.connected(service.name) as connection:
                     told = await connection.fetchval("SELECT count(*) FROM outbox WHERE recorded_at < $1", told_before)
                     waiting = await connection.fetchval(
                         "SELECT count(*) FROM outbox WHERE recorded_at < $1 AND stream_sequence IS NULL", told_before
                     )
-                if waiting or answer["state"]["messages"] < told:
+                if waiting or stream.state.messages < told:
                     return False
         return True
 
