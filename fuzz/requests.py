@@ -578,7 +578,7 @@ _HEADER_VALUES: Final = (
 
 
 # What the edges and jobs are to say of hostile input; everything else that is logged as an error is a finding.
-_FORESEEN: Final = ("a webhook is not believed",)
+_FORESEEN: Final = ("a webhook is not trusted",)
 _answering: ContextVar[Sent | None] = ContextVar("answering", default=None)
 
 
