@@ -15,6 +15,7 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, 
 from admitone.kernel import ids
 from admitone.kernel.http.sessions import COOKIE
 from admitone.kernel.settings import Settings
+from admitone.payments.resources import PaymentSettings
 
 PASSWORD = "correct horse battery staple"
 
@@ -39,7 +40,7 @@ class Marketplace:
 
     @property
     def sandbox(self) -> str:
-        return self.settings.stripe_url.rstrip("/")
+        return self.settings.read(PaymentSettings).stripe_url.rstrip("/")
 
 
 @dataclass

@@ -8,7 +8,7 @@ import msgspec
 from admitone.events import OrderCancelled, OrderCreated, OrderedTicket, TicketUpdated
 from admitone.kernel import clock, ids
 from admitone.kernel.http.sessions import SignedInUser
-from admitone.web.live import KEPT_MESSAGES, UNSENT_BYTES_MAX, Browser, Hub
+from admitone.web.hub import KEPT_MESSAGES, UNSENT_BYTES_MAX, Browser, Hub
 
 
 def person(seconds: float = 3600) -> SignedInUser:
