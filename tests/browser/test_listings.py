@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from admitone.kernel import ids
-from tests.browser.visitors import Visitors
+from tests.browser.visitors import Visitor, Visitors
 
 # A browser must be used in the event loop in which it was started.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -80,15 +80,48 @@ async def test_a_second_browser_shows_a_lock_within_a_second_and_nothing_moves(
     assert await carol.shifts() == []
 
 
-async def test_times_are_shown_in_the_readers_zone_and_nothing_moves(visitors: Visitors) -> None:
-    alice = await visitors.signed_in("alice")
-    carol = await visitors.signed_out(timezone_id="Asia/Tokyo")
+@pytest.mark.parametrize(
+    ("zone", "style", "text"),
+    [
+        ("Asia/Tokyo", "", "Fri, 2 Jul 2027, 05:30 GMT+9"),
+        ("Australia/Eucla", "", "Fri, 2 Jul 2027, 05:15 GMT+8:45"),
+        ("Australia/Eucla", "time { font-size: 2em }", "Fri, 2 Jul 2027, 05:15 GMT+8:45"),
+        ("UTC", "time { font-size: 0.5em }", "Thu, 1 Jul 2027, 20:30 UTC"),
+    ],
+    ids=["a short zone", "a long zone", "a wide font", "a narrow font"],
+)
+async def test_times_are_shown_in_the_readers_zone_and_nothing_moves(
+    visitors: Visitors, zone: str, style: str, text: str
+) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
+    carol = await visitors.signed_in("carol", timezone_id=zone)
+    await _add_style(carol, style)
     word = f"time{ids.new_token(4)}"
     for number in range(6):
         await alice.list_ticket(f"{word} {number}", eventDate="2027-07-01T20:30:00Z", venue="Harbour Hall")
-    await carol.go(f"/?q={word}")
-    await expect(carol.page.locator(".ticket time").first).to_have_text("Fri, 2 Jul 2027, 05:30 GMT+9")
-    assert await carol.shifts() == []
+    ticket = await carol.list_ticket(f"{word} of carol", eventDate="2027-07-01T20:30:00Z")
+    order = await carol.reserve(await bob.list_ticket(word))
+    _, _, zone_name = text.rpartition(" ")
+    for path, shown in [
+        (f"/?q={word}", text),
+        (f"/tickets/{ticket}", text),
+        ("/sell", zone_name),
+        ("/orders", zone_name),
+        (f"/orders/{order}", zone_name),
+    ]:
+        await carol.go(path)
+        await expect(carol.page.locator("main time").first).to_contain_text(shown)
+        assert await carol.shifts() == [], path
+
+
+async def _add_style(visitor: Visitor, style: str) -> None:
+    """Append rules to the stylesheet that a visitor's browser loads."""
+
+    async def fulfill(route: Route) -> None:
+        response = await route.fetch()
+        await route.fulfill(response=response, body=f"{await response.text()}\n{style}")
+
+    await visitor.page.route("**/style.css", fulfill)
 
 
 async def test_a_new_ticket_is_announced_without_moving_the_list(visitors: Visitors) -> None:

@@ -1,4 +1,7 @@
 // Shows times in the reader's time zone; the server writes them in UTC.
+//
+// The first paint waits for this module (`blocking="render"` in base.html), so a text of another length moves nothing,
+// in any font. Browsers without that attribute (Firefox) may show the times in UTC for a moment.
 
 const FORMATS = {
   "date-and-time": { weekday: "short", day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" },
@@ -12,3 +15,5 @@ export function showLocalTimes(root) {
     delete time.dataset.time;
   }
 }
+
+showLocalTimes(document);
