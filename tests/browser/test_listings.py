@@ -1,5 +1,6 @@
 """The listings and the page of a ticket with a browser, and their live updates."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -193,6 +194,26 @@ async def test_a_page_that_was_offline_catches_up(visitors: Visitors) -> None:
     await bob.reserve(ticket)
     await carol.context.set_offline(False)
     await expect(carol.page.get_by_role("heading", name="Being bought")).to_be_visible()
+
+
+@pytest.mark.parametrize("failure", ["network", "unavailable"])
+async def test_an_update_that_cannot_be_fetched_is_fetched_again(visitors: Visitors, failure: str) -> None:
+    """The message that announces a change comes once, so the page must not depend on the first fetch after it."""
+    alice, bob = await visitors.all_signed_in("alice", "bob")
+    carol = await visitors.signed_out()
+    ticket = await alice.list_ticket("Fado night")
+    await carol.go(f"/tickets/{ticket}")
+    failed = asyncio.Event()
+
+    async def fail(route: Route) -> None:
+        await (route.abort() if failure == "network" else route.fulfill(status=503))
+        failed.set()
+
+    carol.may_fail_requests = True
+    await carol.page.route(f"**/tickets/{ticket}", fail, times=2)
+    await bob.reserve(ticket)
+    await expect(carol.page.get_by_role("heading", name="Being bought")).to_be_visible()
+    assert failed.is_set()
 
 
 async def test_an_unknown_path_shows_an_error_page(visitors: Visitors) -> None:

@@ -1,9 +1,14 @@
 // Fetches the page again and replaces its content, keeping the reader's place, focus and typed text.
 
+const RETRY_MS = 1000;
+const RETRY_MS_MAX = 15000;
+
 const announcements = document.getElementById("announcements");
 
 let isRefreshing = false;
 let isRefreshWanted = false;
+let retryTimer = 0;
+let retryMs = RETRY_MS;
 
 /** Have a screen reader say a text. */
 export function announce(text) {
@@ -65,11 +70,16 @@ function replaceContent(page, enhance) {
   if (status) announce(status.textContent);
 }
 
-/** Replace the content by the page as it is now, unless `isUpToDate(old, new)`. */
+/**
+ * Replace the content by the page as it is now, unless `isUpToDate(old, new)`.
+ *
+ * If the page cannot be fetched, it is fetched again later: the message that announced the change does not come twice.
+ */
 export async function refresh(enhance, isUpToDate) {
   isRefreshWanted = true;
   if (isRefreshing) return;
   isRefreshing = true;
+  clearTimeout(retryTimer);
   try {
     while (isRefreshWanted) {
       isRefreshWanted = false;
@@ -77,8 +87,11 @@ export async function refresh(enhance, isUpToDate) {
       try {
         page = await fetchPage();
       } catch {
-        return; // the live connection notices that the network is gone
+        retryTimer = setTimeout(() => refresh(enhance, isUpToDate), retryMs);
+        retryMs = Math.min(retryMs * 2, RETRY_MS_MAX);
+        return;
       }
+      retryMs = RETRY_MS;
       if (!page) return;
       if (!isUpToDate(main(), page.main)) replaceContent(page, enhance);
     }
