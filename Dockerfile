@@ -29,11 +29,13 @@ LABEL org.opencontainers.image.title="AdmitOne" \
       org.opencontainers.image.description="A ticket resale marketplace of small services" \
       org.opencontainers.image.licenses="MIT"
 
-# Nothing is written beside the mounted /tmp, so the root file system can be read-only.
+# Nothing is written outside of mounted folders, so the root file system can be read-only.
 ENV PATH=/opt/admitone/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     ADMITONE_DATA=/tmp/admitone ADMITONE_HOST=0.0.0.0 ADMITONE_PORT=8000
 
 COPY --from=build /opt/admitone /opt/admitone
+# Where compose.yaml mounts the volume of the payment sandbox, which takes over the folder's owner.
+RUN install --directory --owner=10001 --group=10001 /var/lib/stripe-sandbox
 
 # By number, because Kubernetes checks runAsNonRoot without knowing the image's names.
 USER 10001:10001

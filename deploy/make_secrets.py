@@ -17,7 +17,7 @@ from secrets import token_urlsafe
 from typing import Any
 
 from admitone.auth.tokens import new_signing_key
-from admitone.kernel.settings import SANDBOX, SERVICES
+from admitone.kernel.settings import SERVICES
 
 Secrets = dict[str, dict[str, str]]
 
@@ -44,7 +44,7 @@ def made(host: Mapping[str, str], bus: str) -> Secrets:
 
 def development(postgres: str = "postgres", bus: str = "nats") -> Secrets:
     """One PostgreSQL for all, and the sandbox instead of Stripe."""
-    return made(dict.fromkeys((*STORING, SANDBOX), postgres), bus) | {
+    return made(dict.fromkeys(STORING, postgres), bus) | {
         "postgres-superuser": {"password": token_urlsafe(32)},
         "stripe-secret": {
             "secret-key": f"sk_test_{token_urlsafe(24)}",
@@ -102,7 +102,7 @@ def write_files(secrets: Secrets, folder: Path) -> None:
     files = {Path(name, key): value for name, data in secrets.items() for key, value in data.items()}
     for service in SERVICES:
         files[Path("nats-passwords", f"{service}.conf")] = secrets[f"{service}-bus"]["password.conf"]
-    for service in (*STORING, SANDBOX):
+    for service in STORING:
         files[Path("databases", service, "password")] = secrets[f"{service}-database"]["password"]
         files[Path("databases", service, "migrator-password")] = secrets[f"{service}-migrator"]["password"]
     # The signing key last: it says that everything is there.

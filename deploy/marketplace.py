@@ -70,7 +70,7 @@ class Marketplace:
     async def begin(self, service: str, number: int) -> Replica:
         """Start a replica and let it take part once it serves."""
         folder = self.installation.folder.path / "processes" / f"{service}-{number}"
-        program = Program(folder, f"{service} {number}", ["serve", service])
+        program = Program(folder, f"{service} {number}", ["admitone", "serve", service])
         url = httpx.URL(program.take_port())
         program.told = environ.for_service(
             service, self.settings, {each.name: self.settings.public_origin for each in SERVICES}

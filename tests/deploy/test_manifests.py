@@ -185,7 +185,7 @@ def test_nobody_reads_another_service_s_secrets(system: Manifests) -> None:
     for each in system.services:
         own = {f"{each.name}-database", f"{each.name}-bus"}
         own |= {"jwt-secret"} if each.name == "auth" else set()
-        own |= {"stripe-secret", "sandbox-migrator"} if each.name == "payments" else set()
+        own |= {"stripe-secret"} if each.name == "payments" else set()
         assert {name for name, _ in each.secrets()} <= own, place(each)
     for each in system.workloads:
         if each.kind == "Job":

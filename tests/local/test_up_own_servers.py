@@ -20,7 +20,6 @@ async def test_servers_of_ones_own_are_used_and_not_started(
         fresh = await databases.fresh(service)
         environ[f"ADMITONE_{service.upper()}_DATABASE_URL"] = fresh.url
         environ[f"ADMITONE_{service.upper()}_MIGRATOR_URL"] = fresh.migrator_url
-    environ["ADMITONE_SANDBOX_DATABASE_URL"] = (await databases.fresh("expiration")).migrator_url
     with running_up(folder / "data", port=None, **environ) as up:
         assert "PostgreSQL" not in up.said
         assert "NATS" not in up.said

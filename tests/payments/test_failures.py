@@ -10,15 +10,14 @@ import pytest
 from admitone.events import OrderCreated
 from admitone.kernel import ids
 from admitone.local.nats import Nats
-from admitone.local.postgres import Postgres
 from admitone.local.server import free_port
 from admitone.payments import jobs, model, store, transport
 from admitone.payments.model import Payment
 from admitone.payments.paying import Ask
 from tests.engines import Databases
 from tests.payments.support import World, awaiting, cancelled, running_world
-from tests.sandbox.running import fresh_database, running_sandbox
-from tests.sandbox.test_as_stripe import authorised
+from tests.stripe_sandbox.running import running_sandbox
+from tests.stripe_sandbox.test_as_stripe import authorised
 from tests.support import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
@@ -164,19 +163,16 @@ async def test_g15_a_refund_that_fails_is_tried_until_the_money_is_back_once(
 
 
 async def test_g15_while_the_provider_is_away_payments_wait_and_then_go_through(
-    impatient: None, postgres: Postgres, databases: Databases, start_nats: Callable[..., Nats]
+    impatient: None, databases: Databases, start_nats: Callable[..., Nats]
 ) -> None:
     port = free_port()
-    async with (
-        fresh_database(postgres) as url,
-        running_world(postgres, databases, start_nats, stripe_url=f"http://127.0.0.1:{port}") as world,
-    ):
+    async with running_world(databases, start_nats, stripe_url=f"http://127.0.0.1:{port}") as world:
         order = await world.order()
         answer = await world.pay(order)
         assert (answer.status_code, answer.json()["status"]) == (202, "pending")
         listed = (await world.bob.get("/api/payments", params={"orderId": str(order.id)})).json()
         assert listed["payments"][0]["status"] == "pending"
-        async with running_sandbox(url, port=port):
+        async with running_sandbox(port=port):
             await world.state(order, "authorized")
         assert await world.told() == ["PaymentAuthorized"]
 
@@ -216,9 +212,9 @@ async def test_two_processes_settle_each_payment_once(world: World) -> None:
 
 
 async def test_the_key_of_another_account_is_no_reason_to_refuse_a_buyer(
-    impatient: None, postgres: Postgres, databases: Databases, start_nats: Callable[..., Nats]
+    impatient: None, databases: Databases, start_nats: Callable[..., Nats]
 ) -> None:
-    async with running_world(postgres, databases, start_nats, stripe_secret_key="sk_test_wrong") as world:
+    async with running_world(databases, start_nats, stripe_secret_key="sk_test_wrong") as world:
         order = await world.order()
         answer = await world.pay(order)
         assert answer.status_code == 202

@@ -265,8 +265,8 @@ async def test_s12_a_refusal_repeated_under_its_key_is_no_new_attempt(world: Wor
     assert len(await world.payments(order)) == 1
 
 
-async def test_s12_one_attempt_may_be_all_there_is(postgres: Any, databases: Any, start_nats: Any) -> None:
-    async with running_world(postgres, databases, start_nats, payment_attempts=1) as world:
+async def test_s12_one_attempt_may_be_all_there_is(databases: Any, start_nats: Any) -> None:
+    async with running_world(databases, start_nats, payment_attempts=1) as world:
         order = await world.order()
         assert (await world.pay(order, "tok_chargeDeclined")).status_code == 402
         assert await world.told() == ["PaymentFailed"]

@@ -10,7 +10,7 @@ import stripe
 
 from admitone.kernel import ids
 from tests.payments.support import World, awaiting, cancelled, running_world
-from tests.sandbox.running import WEBHOOK_SECRET
+from tests.stripe_sandbox.running import WEBHOOK_SECRET
 from tests.support import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
@@ -130,9 +130,9 @@ async def test_a_webhook_four_minutes_old_is_taken(deaf_world: World) -> None:
     assert (await send(deaf_world, event(intent), at=int(time.time()) - 240)).status_code == 200
 
 
-async def test_while_one_secret_replaces_another_both_are_valid(postgres: Any, databases: Any, start_nats: Any) -> None:
+async def test_while_one_secret_replaces_another_both_are_valid(databases: Any, start_nats: Any) -> None:
     secrets = f"whsec_the_new_one,{WEBHOOK_SECRET}"
-    async with running_world(postgres, databases, start_nats, webhooks=False, stripe_webhook_secret=secrets) as world:
+    async with running_world(databases, start_nats, webhooks=False, stripe_webhook_secret=secrets) as world:
         _, intent = await authorised(world)
         for secret in ("whsec_the_new_one", WEBHOOK_SECRET):
             assert (await send(world, event(intent), secret=secret)).status_code == 200

@@ -10,7 +10,6 @@ import msgspec
 from admitone.kernel.money import CURRENCIES
 
 SERVICES: Final = ("auth", "tickets", "orders", "expiration", "payments", "web")
-SANDBOX: Final = "sandbox"  # no service, but it has a database too
 
 
 class SettingsError(Exception):
@@ -126,7 +125,7 @@ class _Reader:
     def per_service(self, name: str) -> dict[str, str]:
         """Read ADMITONE_<SERVICE>_<NAME> for each service; a plain NATS_URL serves all of them."""
         shared = self.text(name, "") if name == "NATS_URL" else ""
-        found = {service: self.text(f"ADMITONE_{service.upper()}_{name}", shared) for service in (*SERVICES, SANDBOX)}
+        found = {service: self.text(f"ADMITONE_{service.upper()}_{name}", shared) for service in SERVICES}
         return {service: value for service, value in found.items() if value}
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from admitone.kernel.service import Service
-from admitone.kernel.settings import SANDBOX, Settings
+from admitone.kernel.settings import Settings
 from admitone.local.folder import Folder
 from admitone.local.nats import Nats, User
 from admitone.local.postgres import Postgres
@@ -38,7 +38,7 @@ class Installation:
     @property
     def databases(self) -> list[Database]:
         """Every database that is not somewhere else already."""
-        names = [each.name for each in self.services if each.has_database] + [SANDBOX] * self.wants_sandbox
+        names = [each.name for each in self.services if each.has_database]
         return [
             Database(name, self.folder.secret(f"database_{name}"), self.folder.secret(f"migrator_{name}"))
             for name in names
@@ -97,11 +97,11 @@ class Installation:
         """Return the payment sandbox, which serves at the resolved settings' `stripe_url`."""
         if not self.wants_sandbox:
             return None
-        program = Program(
-            self.folder.path / "sandbox", "payment sandbox", [SANDBOX], port=urlsplit(settings.stripe_url).port
-        )
+        folder = self.folder.path / "sandbox"
+        port = urlsplit(settings.stripe_url).port
+        program = Program(folder, "payment sandbox", ["stripe_sandbox"], port=port)
         program.told = {
-            "ADMITONE_SANDBOX_DATABASE_URL": settings.migrator_urls.get(SANDBOX) or settings.database_url(SANDBOX),
+            "ADMITONE_SANDBOX_DATABASE": str(folder / "sandbox.sqlite3"),
             "ADMITONE_SANDBOX_KEY": settings.stripe_secret_key,
             "ADMITONE_SANDBOX_WEBHOOK_SECRET": settings.stripe_webhook_secret,
             "ADMITONE_SANDBOX_WEBHOOK_URL": f"http://{_reached(settings.host)}:{settings.port}/api/payments/webhook",

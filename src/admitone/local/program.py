@@ -15,7 +15,7 @@ _OURS = ("ADMITONE_", "STRIPE_", "NATS_URL")
 
 
 class Program(Server):
-    """`admitone WORDS…`, told everything by its environment; its port is `ADMITONE_PORT`.
+    """`python -m WORDS…`, told everything by its environment; its port is `ADMITONE_PORT`.
 
     It writes its process id into its folder once it serves.
     """
@@ -63,7 +63,7 @@ class Program(Server):
 
     def _command(self) -> list[str]:
         self._ready_file.unlink(missing_ok=True)
-        return [sys.executable, "-m", "admitone", *self._words, "--ready-file", str(self._ready_file)]
+        return [sys.executable, "-m", *self._words, "--ready-file", str(self._ready_file)]
 
     def _ready(self) -> bool:
         return self._ready_file.exists() and self._ready_file.read_text() == str(self.pid)

@@ -117,7 +117,9 @@ class _Marketplace:
         """Serve every service in a process of its own, and nothing but the way to them in this one."""
         services, settings = self.installation.services, self.settings
         folder = self.installation.folder.path / "processes"
-        programs = {each.name: Program(folder / each.name, each.name, ["serve", each.name]) for each in services}
+        programs = {
+            each.name: Program(folder / each.name, each.name, ["admitone", "serve", each.name]) for each in services
+        }
         urls = {name: each.take_port() for name, each in programs.items()}
         for name, each in programs.items():
             each.told = environ.for_service(name, settings, urls)
