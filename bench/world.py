@@ -207,7 +207,7 @@ class World:
         began = time.monotonic()
         while True:
             waiting = 0
-            for service in set(self.settings.migrator_urls) - {"sandbox"}:
+            for service in self.settings.migrator_urls:
                 waiting += await self.value(service, "SELECT count(*) FROM outbox WHERE stream_sequence IS NULL")
             if waiting == 0 and await self._is_converged():
                 return time.monotonic() - began
@@ -265,7 +265,6 @@ class World:
 def _kind_of(process: int) -> str:
     """Return what a process runs: postgres, nats, sandbox, or its command line where that is something else."""
     command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    # PostgreSQL's come first: their titles name a database, which may be the sandbox's.
     return next((kind for kind in ("postgres", "nats", "sandbox") if kind in command), command)
 
 

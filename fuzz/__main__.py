@@ -38,7 +38,7 @@ async def mutate_requests(count: int, seed: int) -> int:
             began_round = clock.monotonic_seconds()
             with ExitStack() as bus:
                 start_nats = lambda *users: bus.enter_context(engines.running_nats(users))  # noqa: E731
-                async with fuzzed_market(postgres, databases, start_nats, seed) as fuzzed:
+                async with fuzzed_market(databases, start_nats, seed) as fuzzed:
                     report = await run(fuzzed.app, fuzzed.mutator, fuzzed.fields, this_round, renew=fuzzed.stock.renew)
                     await fuzzed.stock.is_sound(report)
             await databases.drop()

@@ -18,7 +18,7 @@ from admitone.web.assets import FINGERPRINT
 from admitone.web.service import SERVICE as WEB
 from fuzz.requests import SOME_ID, Known, Mutator, Report, field_names, ways
 from tests import engines
-from tests.sandbox.running import WEBHOOK_SECRET
+from tests.stripe_sandbox.running import WEBHOOK_SECRET
 from tests.support import StartNats, set_token, sign_up, token_of
 from tests.system.support import WITH_MONEY, Market, marketplace
 
@@ -98,14 +98,10 @@ class Fuzzed:
 
 
 @asynccontextmanager
-async def fuzzed_market(
-    postgres: Postgres, databases: engines.Databases, start_nats: StartNats, seed: int
-) -> AsyncIterator[Fuzzed]:
+async def fuzzed_market(databases: engines.Databases, start_nats: StartNats, seed: int) -> AsyncIterator[Fuzzed]:
     """Run every service, with people and a stock; yield it with what makes requests for it."""
     # More connections than requests at once, all open before the first: a busy machine is no finding.
-    async with marketplace(
-        postgres, databases, start_nats, *WITH_MONEY, "web", database_connections=CONNECTIONS
-    ) as market:
+    async with marketplace(databases, start_nats, *WITH_MONEY, "web", database_connections=CONNECTIONS) as market:
         for service in market.services:
             if service.has_database:
                 database = market.database(service.name)

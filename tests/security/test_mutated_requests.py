@@ -4,7 +4,6 @@ import logging
 
 import pytest
 
-from admitone.local.postgres import Postgres
 from fuzz.market import fuzzed_market
 from fuzz.requests import run
 from tests import engines
@@ -16,10 +15,10 @@ REQUESTS = 5000
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1])
 async def test_no_mutated_request_breaks_or_leaks_anything(
-    postgres: Postgres, databases: engines.Databases, start_nats: StartNats, seed: int, caplog: pytest.LogCaptureFixture
+    databases: engines.Databases, start_nats: StartNats, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
-    async with fuzzed_market(postgres, databases, start_nats, seed) as fuzzed:
+    async with fuzzed_market(databases, start_nats, seed) as fuzzed:
         report = await run(fuzzed.app, fuzzed.mutator, fuzzed.fields, REQUESTS, renew=fuzzed.stock.renew)
         await fuzzed.stock.is_sound(report)
     assert report.findings == {}

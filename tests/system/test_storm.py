@@ -2,7 +2,6 @@
 
 import pytest
 
-from admitone.local.postgres import Postgres
 from bench.ends import ENDS, People, every_end, everything_ended
 from bench.storm import digests, history, told_again
 from tests import engines
@@ -15,9 +14,9 @@ TIMES = 10
 
 @pytest.mark.timeout(180)
 async def test_s03_a_history_told_ten_times_again_changes_nothing(
-    postgres: Postgres, databases: engines.Databases, start_nats: StartNats
+    databases: engines.Databases, start_nats: StartNats
 ) -> None:
-    async with marketplace(postgres, databases, start_nats, *WITH_MONEY, order_window_seconds=3) as market:
+    async with marketplace(databases, start_nats, *WITH_MONEY, order_window_seconds=3) as market:
         async with market.app.client() as dave:
             await sign_up(dave, "dave@example.com")
             await dave.post("/api/users/signout")
