@@ -33,7 +33,7 @@ check: $(INSTALLED) browser ## All that must hold before a commit: format, lint,
 
 .PHONY: bench
 bench: $(INSTALLED) ## Measure speed beside the database's own limit; PARTS='storm poison soak' what it must bear
-	$(BIN)/python -m bench $(PARTS)
+	$(BIN)/python -m proof.load $(PARTS)
 
 .PHONY: fix
 fix: $(INSTALLED) ## Format, and mend what the linter can mend
@@ -42,13 +42,13 @@ fix: $(INSTALLED) ## Format, and mend what the linter can mend
 
 .PHONY: fuzz
 fuzz: .venv/fuzz-installed ## Hostile input: REQUESTS=1000000 mutated ones, CASES=20000 of the API, SECONDS=120 a parser
-	$(BIN)/python -m fuzz requests --count $(or $(REQUESTS),1000000)
-	$(BIN)/python -m fuzz schema $(or $(CASES),20000)
-	$(BIN)/python -m fuzz parsers --seconds $(or $(SECONDS),120)
+	$(BIN)/python -m proof.fuzz requests --count $(or $(REQUESTS),1000000)
+	$(BIN)/python -m proof.fuzz schema $(or $(CASES),20000)
+	$(BIN)/python -m proof.fuzz parsers --seconds $(or $(SECONDS),120)
 
 .PHONY: signin
 signin: $(INSTALLED) ## What signing in costs a known and an unknown e-mail
-	$(BIN)/python -m fuzz signin
+	$(BIN)/python -m proof.fuzz signin
 
 .venv/fuzz-installed: requirements-fuzz.lock $(INSTALLED)
 	$(PIP) install --require-hashes --requirement $<
@@ -116,16 +116,16 @@ drill: $(INSTALLED) ## Restore one database to a moment ago, and bring the marke
 SEEDS ?= 1000
 .PHONY: simulate
 simulate: $(INSTALLED) ## Live the marketplace through with seeded faults; SEEDS=20000
-	$(BIN)/python -m simulation $(SEEDS)
+	$(BIN)/python -m proof.simulation $(SEEDS)
 
 .PHONY: simulate-mutants
 simulate-mutants: $(INSTALLED) ## Take one defence away after the other: each must be noticed within 3,000 seeds
-	$(BIN)/python -m simulation 3000 --mutants
+	$(BIN)/python -m proof.simulation 3000 --mutants
 
 .PHONY: chaos
 chaos: $(INSTALLED) ## Break all that real processes stand on, under load; MINUTES=8, SEED=…
-	$(BIN)/python -m chaos --minutes $(or $(MINUTES),8) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m proof.chaos --minutes $(or $(MINUTES),8) $(if $(SEED),--seed $(SEED))
 
 .PHONY: chaos-hot
 chaos-hot: $(INSTALLED) ## One ticket, a thousand buyers at once, twenty rounds
-	$(BIN)/python -m chaos hot
+	$(BIN)/python -m proof.chaos hot

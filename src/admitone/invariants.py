@@ -597,9 +597,10 @@ async def _answers_hold(reading: Reading) -> Examined:
         rows = await reading.rows(
             service,
             f"""
-            SELECT answer.body::jsonb ->> 'id' AS id, kept.id IS NULL AS is_gone
-            FROM answer LEFT JOIN {table} AS kept ON kept.id = (answer.body::jsonb ->> 'id')::uuid
-            WHERE answer.status = 201
+            SELECT response.body::jsonb ->> 'id' AS id, kept.id IS NULL AS is_gone
+            FROM idempotent_response AS response LEFT JOIN {table} AS kept
+                ON kept.id = (response.body::jsonb ->> 'id')::uuid
+            WHERE response.status = 201
             """,  # noqa: S608 – two names of ours
         )
         answers += len(rows)

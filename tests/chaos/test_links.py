@@ -11,9 +11,9 @@ import pytest
 
 from admitone.local.postgres import Postgres
 from admitone.local.server import free_port
-from chaos.commits import Commits
-from chaos.detour import at_port
-from chaos.links import Link
+from proof.chaos.commits import Commits
+from proof.chaos.detour import at_port
+from proof.chaos.links import Link
 
 BROKEN = (asyncpg.PostgresConnectionError, ConnectionError, asyncpg.InterfaceError)
 

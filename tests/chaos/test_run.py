@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos.faults import KINDS
-from chaos.report import report
-from chaos.run import Run
-from chaos.schedule import Planned, drawn
+from proof.chaos.faults import KINDS
+from proof.chaos.report import report
+from proof.chaos.run import Run
+from proof.chaos.schedule import Planned, drawn
 
 BY_NAME = {kind.name: kind for kind in KINDS}
 SHORT = (

@@ -12,9 +12,9 @@ import pytest
 
 from admitone.kernel import clock, ids
 from admitone.local.postgres import Postgres
-from simulation.engine import Engine
-from simulation.mutants import MUTANTS
-from simulation.run import run_seed
+from proof.simulation.engine import Engine
+from proof.simulation.mutants import MUTANTS
+from proof.simulation.run import run_seed
 
 SEEDS = 500
 PARTS = 10
@@ -40,7 +40,7 @@ def engine(postgres: Postgres) -> Iterator[Engine]:
 def test_no_seed_breaks_an_invariant(engine: Engine, part: int) -> None:
     seeds = range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS)
     broken = {
-        f"python -m simulation --seed {seed}": violations
+        f"python -m proof.simulation --seed {seed}": violations
         for seed in seeds
         if (violations := run_seed(seed, engine).violations)
     }
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_trace(engine: Engine) -> None:
 
 def test_the_same_seed_gives_the_same_trace_in_another_process(engine: Engine) -> None:
     replayed = subprocess.run(
-        [sys.executable, "-m", "simulation", "--seed", str(ROUGH_SEED)],
+        [sys.executable, "-m", "proof.simulation", "--seed", str(ROUGH_SEED)],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
