@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 
 from admitone import registry
-from admitone.invariants import Asked, Sources, check
+from admitone.invariants import ClientRecord, Sources, check
 from admitone.kernel.http.operations import CREATED
 from admitone.kernel.ids import new_id
 from proof.load import generator as load
@@ -21,7 +21,7 @@ _REFUSED = 400
 def race(rounds: int, buyers: int) -> int:
     """Play the rounds on a marketplace made for them, print what happened, return the exit code."""
     violations: list[str] = []
-    history: list[Asked] = []
+    history: list[ClientRecord] = []
     slowest: list[float] = []
     statuses: Counter[int] = Counter()
     with running_world("--processes", ADMITONE_ORDER_WINDOW_SECONDS="900") as world:
@@ -54,7 +54,7 @@ def race(rounds: int, buyers: int) -> int:
     return 1 if violations else 0
 
 
-def _listed(world: World, seller: UUID, history: list[Asked]) -> UUID:
+def _listed(world: World, seller: UUID, history: list[ClientRecord]) -> UUID:
     """Put a ticket on sale and wait until orders has heard of it."""
     headers = {"cookie": f"session={world.token_of(seller)}"}
     with httpx.Client(base_url=f"http://127.0.0.1:{world.port}", headers=headers, trust_env=False) as client:
@@ -62,22 +62,24 @@ def _listed(world: World, seller: UUID, history: list[Asked]) -> UUID:
         ticket = UUID(answer.json()["id"])
         # Its seller may not buy it, and is told so once orders knows the ticket; until then it waits.
         client.post("/api/orders", json={"ticketId": str(ticket)})
-    history.append(Asked(did="list", outcome="answered", person=seller, ticket=ticket))
+    history.append(ClientRecord(action="list", outcome="answered", person=seller, ticket=ticket))
     return ticket
 
 
-def _raced(world: World, ticket: UUID, people: list[tuple[UUID, str]]) -> tuple[load.Measured, list[Asked]]:
+def _raced(world: World, ticket: UUID, people: list[tuple[UUID, str]]) -> tuple[load.Measured, list[ClientRecord]]:
     body = json.dumps({"ticketId": str(ticket)}).encode()
     asked = [load.request("POST", "/api/orders", token=token, body=body) for _, token in people]
     measured = load.run(world.port, asked, connections=len(people), keep_bodies=True)
     made = [json.loads(each) for each in measured.bodies if b'"status":"created"' in each]
     told = [
-        Asked(did="order", outcome="answered", person=UUID(order["userId"]), ticket=ticket, order=UUID(order["id"]))
+        ClientRecord(
+            action="order", outcome="answered", person=UUID(order["userId"]), ticket=ticket, order=UUID(order["id"])
+        )
         for order in made
     ]
     winners = {each.person for each in told}
     told += [
-        Asked(did="order", outcome="refused", person=person, ticket=ticket)
+        ClientRecord(action="order", outcome="refused", person=person, ticket=ticket)
         for person, _ in people
         if person not in winners
     ]

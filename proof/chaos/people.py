@@ -14,7 +14,7 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.invariants import Asked
+from admitone.invariants import ClientRecord
 from admitone.kernel.http.operations import ACCEPTED, CREATED, NO_CONTENT, OK
 from proof.chaos.client import NO_ANSWER, Client
 
@@ -60,7 +60,7 @@ class Crowd:
 
     port: int
     random: Random
-    history: list[Asked] = field(default_factory=list)
+    history: list[ClientRecord] = field(default_factory=list)
     on_sale: dict[UUID, Ticket] = field(default_factory=dict)
     people: list[SignedInUser] = field(default_factory=list)
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -167,7 +167,7 @@ class Crowd:
     def note(self, did: Did, person: UUID, status: int | None, *wanted: int, **facts: Any) -> None:
         outcome: Literal["answered", "refused", "unknown"]
         outcome = "unknown" if status is None else "answered" if status in wanted else "refused"
-        self.history.append(Asked(did=did, outcome=outcome, person=person, **facts))
+        self.history.append(ClientRecord(action=did, outcome=outcome, person=person, **facts))
 
     async def _pause(self, longest_seconds: float) -> None:
         await asyncio.sleep(self.random.uniform(0.0, longest_seconds))

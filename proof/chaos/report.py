@@ -40,7 +40,7 @@ def _lines(outcome: Outcome) -> Iterator[str]:
     yield f"Looked at what always holds {outcome.looks} times ({outcome.looks_in_vain} times the databases were away)."
     for finding in outcome.findings:
         state = "ok" if finding.holds else "BROKEN"
-        broken = f"{len(finding.violations):,} of {finding.looked_at:,}"
+        broken = f"{len(finding.violations):,} of {finding.checked:,}"
         yield f"{finding.id:<4} {state:<7} {broken:>16}  {finding.description}"
     if outcome.errors:
         yield "What services called an error:"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import httpx
 
-from admitone.invariants import UNDER_WAY
+from admitone.invariants import IN_PROGRESS
 from admitone.kernel import clock
 
 _DECLINED: Final = "pm_card_chargeDeclined"
@@ -157,7 +157,7 @@ async def everything_ended(value: Ask, seconds: float = 120.0) -> None:
     """Wait until nothing is under way any more; `value` asks a service's database for one value."""
     until = clock.monotonic_seconds() + seconds
     while True:
-        found = [await value(service, sql) for service, sql in UNDER_WAY]
+        found = [await value(service, sql) for service, sql in IN_PROGRESS]
         if not any(found):
             return
         assert clock.monotonic_seconds() < until, f"still under way after {seconds} s: {found}"

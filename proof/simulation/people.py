@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.invariants import Asked
+from admitone.invariants import ClientRecord
 from admitone.kernel.http.operations import CREATED, NO_CONTENT, OK
 from admitone.kernel.http.sessions import SignedInUser
 from proof.simulation.provider import BAD_CARD, CONFIRMED_CARD, GOOD_CARD, NO_CARD
@@ -38,7 +38,7 @@ class People:
 
     world: "World"
     random: Random
-    history: list[Asked] = field(default_factory=list)
+    history: list[ClientRecord] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
     _keys: int = 0
 
@@ -98,7 +98,7 @@ class People:
 
     def _note(self, did: Any, name: str, status: int | None, *wanted: int, **facts: Any) -> None:
         outcome = "unknown" if status is None else "answered" if status in wanted else "refused"
-        self.history.append(Asked(did=did, outcome=outcome, person=self._id(name), **facts))  # type: ignore[arg-type]
+        self.history.append(ClientRecord(action=did, outcome=outcome, person=self._id(name), **facts))  # type: ignore[arg-type]
 
     # Selling.
 

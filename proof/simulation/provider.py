@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 import stripe
 
-from admitone.invariants import Intent
+from admitone.invariants import ProviderIntent
 from admitone.payments.gateway import Gateway, Told
 
 if TYPE_CHECKING:
@@ -247,10 +247,10 @@ class Provider:
 
     # For the checker.
 
-    def books(self) -> list[Intent]:
+    def books(self) -> list[ProviderIntent]:
         """What the provider says to whoever compares: the invariants' view of it."""
         return [
-            Intent(
+            ProviderIntent(
                 id=each["id"],
                 status=each["status"],
                 amount_cents=each["amount"],

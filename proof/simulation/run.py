@@ -161,7 +161,7 @@ class _Life:
         world = self._world
         if not all(process.is_alive for process in world.processes):
             return "a process is down"
-        for service, sql in invariants.UNDER_WAY:
+        for service, sql in invariants.IN_PROGRESS:
             if rows := world.engine.look(service, sql):
                 return f"{service}: {rows[0][0]}"
         if not world.bus.is_drained():
@@ -179,7 +179,7 @@ class _Life:
             world.engine.driver.run(owner.execute(f"SET admitone.instant = '{_iso(instant)}'"))
         services = [each for each in named(()) if each.has_database]
         findings = world.engine.driver.run(
-            invariants.examined(connections, services, self._people.history, world.provider.books())
+            invariants.check_connections(connections, services, self._people.history, world.provider.books())
         )
         for finding in findings:
             for sample in finding.samples():

@@ -169,7 +169,7 @@ class World:
 
     def changed(self, service: str) -> None:
         """A transaction or a statement of a service is committed: what must always hold is asked at once."""
-        for each in invariants.SAFETY:
+        for each in invariants.INSTANT_CHECKS:
             if each.service == service:
                 for about, what in self.engine.look(service, each.sql):
                     self.wrong(f"{each.id} {about} {what}")
@@ -177,9 +177,9 @@ class World:
     def captured(self, intent: dict[str, Any]) -> None:
         """The provider takes money: then, at this very instant, an order must be waiting for it."""
         order_id = UUID(intent["metadata"]["order_id"])
-        charge = invariants.Charge(f"charge {intent['id']}", order_id, intent["amount"], intent["currency"])
+        charge = invariants.TakenCharge(f"charge {intent['id']}", order_id, intent["amount"], intent["currency"])
         found = self.engine.look("orders", invariants.ORDER_OF_CHARGE, order_id)
-        if (why := invariants.why_unfounded(charge, found[0] if found else None)) is not None:
+        if (why := invariants.charge_problem(charge, found[0] if found else None)) is not None:
             self.wrong(f"I2 {charge.name} {why}")
 
     def wrong(self, what: str) -> None:
