@@ -1,1 +1,1 @@
-"""Chaos: the real marketplace as real processes, under load, while all it stands on is broken again and again."""
+"""Chaos: the real marketplace as real processes, under load, while everything it stands on is broken."""

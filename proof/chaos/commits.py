@@ -1,16 +1,16 @@
-"""Finds in what a PostgreSQL client sends the message that commits a change, so that a link can break exactly there."""
+"""Finds in a PostgreSQL client's messages the one that commits a change, so that a link can break exactly there."""
 
 import struct
 from typing import Final
 
-_STARTUP: Final = 196_608  # protocol version 3.0; whatever else comes before it asks for encryption
+_STARTUP: Final = 196_608  # protocol version 3.0; any other first message requests encryption
 _CHANGES: Final = (b"INSERT", b"UPDATE", b"DELETE")
 _IDLE: Final = b"Z\x00\x00\x00\x05I"
-"""What the server ends its answer with when no transaction is open any more ("ReadyForQuery", "idle")."""
+"""How the server ends a response outside of a transaction ("ReadyForQuery", "idle")."""
 
 
 def is_answered(received: bytes) -> bool:
-    """Whether the server's words, as far as they came, end with an answer outside of any transaction."""
+    """Whether what the server sent so far ends with a response outside of any transaction."""
     return received.endswith(_IDLE)
 
 
@@ -18,7 +18,7 @@ def _changes(text: bytes) -> bool:
     return any(word in text.upper() for word in _CHANGES)
 
 
-class Commits:
+class CommitFinder:
     """Reads one client's side of a connection.
 
     A change is committed by the statement COMMIT, or outside of a transaction by the "Sync" after a changing statement.
@@ -30,10 +30,10 @@ class Commits:
         self._has_begun = False
         self._in_transaction = False
         self._changing: set[bytes] = set()
-        self._is_change = False
+        self._has_changed = False
 
     def find(self, sent: bytes) -> tuple[int, int] | None:
-        """Return where in `sent` the first message that commits begins and ends; a beginning may lie before it."""
+        """Return where in `sent` the first committing message begins and ends; it may have begun before."""
         before = len(self._unread)
         self._unread += sent
         at, found = 0, None
@@ -46,7 +46,7 @@ class Commits:
         return found
 
     def _message(self, at: int) -> tuple[bytes, bytes, int] | None:
-        """Return kind, body and end of the message at `at`, if all of it has come."""
+        """Return kind, body and end of the message at `at`, if it is complete."""
         head = 1 if self._has_begun else 0
         if len(self._unread) < at + head + 4:
             return None
@@ -60,15 +60,15 @@ class Commits:
         match kind:
             case b"":
                 self._has_begun = body[:4] == struct.pack("!I", _STARTUP)
-            case b"P":  # a statement is prepared: its name, its text
+            case b"P":  # prepares a statement: its name, its text
                 name, text = body.split(b"\0")[:2]
                 self._changing.discard(name)
                 if _changes(text):
                     self._changing.add(name)
-            case b"B":  # a prepared statement is about to run: the portal's name, the statement's
-                self._is_change |= body.split(b"\0")[1] in self._changing
+            case b"B":  # binds a prepared statement: the portal's name, the statement's
+                self._has_changed |= body.split(b"\0")[1] in self._changing
             case b"S":
-                return not self._in_transaction and self._ended()
+                return not self._in_transaction and self._end()
             case b"Q":
                 return self._is_committed_by(body.upper())
         return False
@@ -78,12 +78,12 @@ class Commits:
             self._in_transaction = True
         elif text.startswith((b"COMMIT", b"ROLLBACK;")):
             self._in_transaction = False
-            return self._ended() and text.startswith(b"COMMIT")
+            return self._end() and text.startswith(b"COMMIT")
         elif _changes(text):
-            self._is_change = True
-            return not self._in_transaction and self._ended()
+            self._has_changed = True
+            return not self._in_transaction and self._end()
         return False
 
-    def _ended(self) -> bool:
-        was_change, self._is_change = self._is_change, False
-        return was_change
+    def _end(self) -> bool:
+        had_changed, self._has_changed = self._has_changed, False
+        return had_changed

@@ -1,4 +1,4 @@
-"""A small disk of its own for one server's folder, which can be filled to the last byte and freed again."""
+"""A small disk for one server's folder, which can be filled to the last byte and freed again."""
 
 import os
 import shutil
@@ -6,24 +6,24 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-_FILLING: Final = "filling"
+_FILLER: Final = "filler"
 
 
-class NoDisk(Exception):
-    """This machine lets nobody but root mount a file system, and not everywhere root"""
+class CannotMount(Exception):
+    """Only root may mount a file system, and not on every machine"""
 
 
 class Disk:
-    """A file system in memory under a folder that exists; what lies in the folder is moved onto it."""
+    """A file system in memory, mounted on an existing folder whose content is moved onto it."""
 
     def __init__(self, folder: Path, megabytes: int) -> None:
         self.folder = folder
         self._size = f"{megabytes}m"
 
     def mount(self) -> None:
-        """Raises NoDisk."""
+        """Raises CannotMount."""
         if os.getuid() != 0:
-            raise NoDisk("a small disk is mounted by root only")
+            raise CannotMount("only root may mount a small disk")
         aside = self.folder.with_name(f"{self.folder.name}.aside")
         self.folder.rename(aside)
         self.folder.mkdir(mode=0o700)
@@ -32,7 +32,7 @@ class Disk:
         if mounted.returncode != 0:
             self.folder.rmdir()
             aside.rename(self.folder)
-            raise NoDisk(f"mount is not allowed: {mounted.stderr.strip()}")
+            raise CannotMount(mounted.stderr.strip())
         subprocess.run(["cp", "-a", f"{aside}/.", str(self.folder)], check=True)
         shutil.rmtree(aside)
 
@@ -40,21 +40,21 @@ class Disk:
         subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
     def fill(self) -> None:
-        """Take all the room there is."""
-        file = os.open(self.folder / _FILLING, os.O_WRONLY | os.O_CREAT, 0o600)
+        """Take all the space there is."""
+        file = os.open(self.folder / _FILLER, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             taken = os.fstat(file).st_size
             while (free := self._free_bytes()) > 0:
                 try:
                     os.posix_fallocate(file, taken, free)
                 except OSError:
-                    return  # somebody was faster with the last of it
+                    return  # another program was faster with the last of it
                 taken += free
         finally:
             os.close(file)
 
     def free(self) -> None:
-        (self.folder / _FILLING).unlink(missing_ok=True)
+        (self.folder / _FILLER).unlink(missing_ok=True)
 
     def _free_bytes(self) -> int:
         state = os.statvfs(self.folder)

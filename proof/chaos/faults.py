@@ -12,17 +12,19 @@ from typing import Any, Final, Literal
 import httpx
 
 from admitone.local.server import LOOPBACK
+from proof.chaos.clocks import set_clock
 from proof.chaos.links import Link
-from proof.chaos.probes import AWAY, Probes
-from proof.chaos.stack import SERVICES, STORED, TWIN, Stack
+from proof.chaos.probes import UNREACHABLE, Probes
+from proof.chaos.stack import TWIN, Stack
+from proof.marketplace import SERVICES, STORED
 
 Lane = Literal["blows", "links", "provider", "long"]
 
-# Longer than the bus waits for an acknowledgement (10 s): what was handed to the paused one is handed out again. Longer
-# than the database lets a relay stand still (15 s), too.
-PAUSE_SECONDS: Final = 33.0
-CLOCK_SECONDS: Final = 600
-# A connection that swallows everything is given up by a service after its own 10 s.
+# Longer than the bus waits for an acknowledgement (10 s), so that events of a paused service are delivered again, and
+# longer than the database lets a relay be silent (15 s).
+_PAUSE_SECONDS: Final = 33.0
+_CLOCK_SECONDS: Final = 600
+# A service gives up a connection that swallows everything after 10 s of its own.
 _SWALLOW_SECONDS: Final = (2.0, 12.0)
 _CUT_SECONDS: Final = (0.3, 3.0)
 _DELAY_SECONDS: Final = (2.0, 4.0)
@@ -33,8 +35,8 @@ _LOST_EVENTS: Final = 20
 
 
 @dataclass
-class Ground:
-    """What a fault has to do with."""
+class Context:
+    """What a fault acts on."""
 
     stack: Stack
     probes: Probes
@@ -44,7 +46,7 @@ class Ground:
 
     @contextlib.contextmanager
     def pause(self, service: str) -> Iterator[None]:
-        """Let a service stand still; whatever else comes back meanwhile may have had to wait for it."""
+        """Stop a service; what recovers meanwhile may have had to wait for it."""
         self.pauses += 1
         self.paused += 1
         self.stack.signal(service, signal.SIGSTOP)
@@ -54,20 +56,18 @@ class Ground:
             self.stack.signal(service, signal.SIGCONT)
             self.paused -= 1
 
-    def between(self, seconds: tuple[float, float]) -> float:
-        return self.random.uniform(*seconds)
-
 
 @dataclass(frozen=True)
-class Struck:
-    """What a fault did: whether it came about, whether it killed a process with -9, how long until all worked again."""
+class Effect:
+    """What a fault did: how long until all worked again, and how many processes it killed."""
 
     seconds: float | None
     kills: int = 0
     happened: bool = True
 
 
-Strike = Callable[[Ground, str], Awaitable[Struck]]
+NOTHING: Final = Effect(None, happened=False)
+Strike = Callable[[Context, str], Awaitable[Effect]]
 
 
 @dataclass(frozen=True)
@@ -106,136 +106,136 @@ def _kind(
 
 
 @_kind("kill -9 a service", "blows", 24, SERVICES, mark_seconds=3.0)
-async def _kill_service(ground: Ground, service: str) -> Struck:
-    ground.stack.kill(service)
-    return Struck(await ground.probes.until(lambda: ground.probes.answers(service)), kills=1)
+async def _kill_service(context: Context, service: str) -> Effect:
+    context.stack.kill(service)
+    return Effect(await context.probes.until(lambda: context.probes.responds(service)), kills=1)
 
 
 @_kind("kill -9 the holder of a relay", "blows", 4, mark_seconds=3.0)
-async def _kill_relay_holder(ground: Ground, _: str) -> Struck:
+async def _kill_relay_holder(context: Context, _: str) -> Effect:
     try:
-        holder = await ground.stack.relay_holder()
-    except AWAY:
-        return Struck(None, happened=False)
-    since = await ground.probes.now()
-    ground.stack.kill(holder)
-    return Struck(await ground.probes.until(lambda: ground.probes.subscriptions(TWIN, since)), kills=1)
+        holder = await context.stack.relay_holder()
+    except UNREACHABLE:
+        return NOTHING
+    since = await context.probes.now()
+    context.stack.kill(holder)
+    return Effect(await context.probes.until(lambda: context.probes.has_consumed(TWIN, since)), kills=1)
 
 
 @_kind("kill -9 NATS", "blows", 5, mark_seconds=5.0)
-async def _kill_nats(ground: Ground, _: str) -> Struck:
-    ground.stack.kill("nats")
-    return Struck(await ground.probes.until(ground.probes.sells), kills=1)
+async def _kill_nats(context: Context, _: str) -> Effect:
+    context.stack.kill("nats")
+    return Effect(await context.probes.until(context.probes.can_reserve), kills=1)
 
 
 @_kind("kill -9 PostgreSQL", "blows", 4, mark_seconds=5.0)
-async def _kill_postgres(ground: Ground, _: str) -> Struck:
-    ground.stack.kill("postgres")
-    return Struck(await ground.probes.until(ground.probes.all_answer), kills=1)
+async def _kill_postgres(context: Context, _: str) -> Effect:
+    context.stack.kill("postgres")
+    return Effect(await context.probes.until(context.probes.all_respond), kills=1)
 
 
 @_kind("kill -9 one process of PostgreSQL", "blows", 4, STORED, mark_seconds=5.0)
-async def _kill_backend(ground: Ground, service: str) -> Struck:
+async def _kill_backend(context: Context, service: str) -> Effect:
     try:
-        async with ground.stack.connected("postgres") as connection:
+        async with context.stack.marketplace.connected("postgres") as connection:
             inside = await connection.fetchval(
                 "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid() LIMIT 1", service
             )
-    except AWAY:
-        return Struck(None, happened=False)
-    if inside is None or not ground.stack.kill_below("postgres", inside):
-        return Struck(None, happened=False)
-    return Struck(await ground.probes.until(ground.probes.all_answer), kills=1)
+    except UNREACHABLE:
+        return NOTHING
+    if inside is None or not context.stack.kill_child("postgres", inside):
+        return NOTHING
+    return Effect(await context.probes.until(context.probes.all_respond), kills=1)
 
 
 @_kind("kill -9 the payment provider", "blows", 3)
-async def _kill_provider(ground: Ground, _: str) -> Struck:
-    ground.stack.kill("sandbox")
-    return Struck(await ground.probes.until(ground.probes.buys), kills=1)
+async def _kill_provider(context: Context, _: str) -> Effect:
+    context.stack.kill("sandbox")
+    return Effect(await context.probes.until(context.probes.can_buy), kills=1)
 
 
 @_kind("kill -9 everything at once", "blows", 2, mark_seconds=20.0)
-async def _kill_everything(ground: Ground, _: str) -> Struck:
+async def _kill_everything(context: Context, _: str) -> Effect:
     began = time.monotonic()
-    await ground.stack.kill_everything()
-    await ground.probes.until(ground.probes.sells)
-    return Struck(time.monotonic() - began, kills=1)
+    await context.stack.kill_everything()
+    await context.probes.until(context.probes.can_reserve)
+    return Effect(time.monotonic() - began, kills=1)
 
 
 @_kind("SIGSTOP a service for longer than the bus waits", "long", 3, ("expiration", "twin", "payments", "tickets"))
-async def _pause(ground: Ground, service: str) -> Struck:
-    with ground.pause(service):
-        await asyncio.sleep(PAUSE_SECONDS)
-    # The twin is asked by nobody: its service must be well.
-    return Struck(await ground.probes.until(lambda: ground.probes.answers(TWIN if service == "twin" else service)))
+async def _pause(context: Context, service: str) -> Effect:
+    with context.pause(service):
+        await asyncio.sleep(_PAUSE_SECONDS)
+    # The twin serves nobody: its service must respond.
+    return Effect(await context.probes.until(lambda: context.probes.responds(TWIN if service == "twin" else service)))
 
 
 # The bus forgets.
 
 
 @_kind("NATS loses its store", "blows", 3, mark_seconds=60.0)
-async def _wipe_bus(ground: Ground, _: str) -> Struck:
-    told_before = await ground.probes.now()
-    ground.stack.wipe_bus()
-    return Struck(await ground.probes.until_converged(told_before), kills=1)
+async def _wipe_bus(context: Context, _: str) -> Effect:
+    before = await context.probes.now()
+    context.stack.replace_bus(None)
+    return Effect(await context.probes.until_converged(before), kills=1)
 
 
 @_kind("NATS gets an older copy of its store", "blows", 3, mark_seconds=60.0)
-async def _restore_bus(ground: Ground, _: str) -> Struck:
-    copy = ground.stack.copy_bus()
-    await asyncio.sleep(ground.random.uniform(2.0, 5.0))
-    told_before = await ground.probes.now()
-    ground.stack.restore_bus(copy)
-    return Struck(await ground.probes.until_converged(told_before), kills=1)
+async def _restore_bus(context: Context, _: str) -> Effect:
+    copy = context.stack.copy_bus()
+    await asyncio.sleep(context.random.uniform(2.0, 5.0))
+    before = await context.probes.now()
+    context.stack.replace_bus(copy)
+    return Effect(await context.probes.until_converged(before), kills=1)
 
 
 @_kind("NATS loses single events", "blows", 3, ("tickets", "orders", "payments"), mark_seconds=30.0)
-async def _lose_events(ground: Ground, stream: str) -> Struck:
-    told_before = await ground.probes.now()
+async def _lose_events(context: Context, stream: str) -> Effect:
+    before = await context.probes.now()
     try:
-        async with ground.stack.bus() as bus:
+        async with context.stack.bus() as bus:
             state = (await bus.request(f"$JS.API.STREAM.INFO.{stream}", {}))["state"]
             for _ in range(_LOST_EVENTS):
-                number = ground.random.randint(max(state["first_seq"], 1), max(state["last_seq"], 1))
+                number = context.random.randint(max(state["first_seq"], 1), max(state["last_seq"], 1))
                 await bus.request(f"$JS.API.STREAM.MSG.DELETE.{stream}", {"seq": number, "no_erase": True})
-    except (*AWAY, KeyError):
-        return Struck(None, happened=False)
-    return Struck(await ground.probes.until_converged(told_before))
+    except (*UNREACHABLE, KeyError):
+        return NOTHING
+    return Effect(await context.probes.until_converged(before))
 
 
 # The disk is full.
 
 
 @_kind("PostgreSQL's disk is full", "blows", 3, mark_seconds=10.0, needs="postgres")
-async def _fill_postgres(ground: Ground, _: str) -> Struck:
-    await _fill(ground, "postgres", use_up=_begin_new_log)
-    return Struck(await ground.probes.until(ground.probes.all_answer))
+async def _fill_postgres(context: Context, _: str) -> Effect:
+    await _fill(context, "postgres", use_up=_begin_new_log)
+    return Effect(await context.probes.until(context.probes.all_respond))
 
 
 @_kind("NATS's disk is full", "blows", 3, mark_seconds=30.0, needs="nats")
-async def _fill_nats(ground: Ground, _: str) -> Struck:
-    await _fill(ground, "nats")
-    return Struck(await ground.probes.until(ground.probes.sells))
+async def _fill_nats(context: Context, _: str) -> Effect:
+    await _fill(context, "nats")
+    return Effect(await context.probes.until(context.probes.can_reserve))
 
 
 async def _begin_new_log(stack: Stack) -> None:
-    """Let PostgreSQL want a new file for its log: what it had made beforehand would last for minutes."""
-    with contextlib.suppress(*AWAY):
-        async with stack.connected("postgres") as connection:
+    """Make PostgreSQL need a new file for its log: those it has prepared would last for minutes."""
+    with contextlib.suppress(*UNREACHABLE):
+        async with stack.marketplace.connected("postgres") as connection:
             await connection.execute("SELECT pg_switch_wal()")
 
 
 async def _nothing(_: Stack) -> None:
-    """Use nothing up: the next event is too much already."""
+    """NATS needs space for the next event anyway."""
 
 
-async def _fill(ground: Ground, name: str, use_up: Callable[[Stack], Awaitable[None]] = _nothing) -> None:
-    disk = ground.stack.disks[name]
-    ends = time.monotonic() + ground.between(_FULL_SECONDS)
+async def _fill(context: Context, name: str, use_up: Callable[[Stack], Awaitable[None]] = _nothing) -> None:
+    disk = context.stack.disks[name]
+    ends = time.monotonic() + context.random.uniform(*_FULL_SECONDS)
     try:
         while time.monotonic() < ends:
-            disk.fill()  # again, because a server may give room back
-            await use_up(ground.stack)
+            disk.fill()  # again, because a server may free some
+            await use_up(context.stack)
             await asyncio.sleep(0.2)
     finally:
         disk.free()
@@ -245,27 +245,27 @@ async def _fill(ground: Ground, name: str, use_up: Callable[[Stack], Awaitable[N
 
 
 @_kind("a service's clock is 10 minutes off", "long", 6, (*STORED, "web"), needs="clocks")
-async def _skew(ground: Ground, service: str) -> Struck:
-    ground.stack.set_clock(service, ground.random.choice((CLOCK_SECONDS, -CLOCK_SECONDS)))
+async def _skew(context: Context, service: str) -> Effect:
+    set_clock(context.stack.folder, service, context.random.choice((_CLOCK_SECONDS, -_CLOCK_SECONDS)))
     await asyncio.sleep(8.0)
-    # It must not matter: the service has to answer as it is, with its clock still wrong.
-    seconds = await ground.probes.until(lambda: ground.probes.answers(service))
-    ground.stack.set_clock(service, 0)
-    return Struck(seconds)
+    # It must not matter: the service has to respond with its clock still wrong.
+    seconds = await context.probes.until(lambda: context.probes.responds(service))
+    set_clock(context.stack.folder, service, 0)
+    return Effect(seconds)
 
 
 # Links.
 
 
-async def _recovered(ground: Ground, link: Link, service: str, target: str) -> float:
+async def _recovered(context: Context, link: Link, service: str, target: str) -> float:
     """Heal a link and return how long its service took to use it again."""
-    since = await ground.probes.now() if target == "nats" else None
+    since = await context.probes.now() if target == "nats" else None
     link.heal()
     if since is not None:
-        return await ground.probes.until(lambda: ground.probes.subscriptions(service, since))
+        return await context.probes.until(lambda: context.probes.has_consumed(service, since))
     if target == "provider":
-        return await ground.probes.until(ground.probes.buys)
-    return await ground.probes.until(lambda: ground.probes.answers(service))
+        return await context.probes.until(context.probes.can_buy)
+    return await context.probes.until(lambda: context.probes.responds(service))
 
 
 _DATABASE_WAYS: Final = tuple(f"{each}/postgres" for each in STORED)
@@ -274,15 +274,15 @@ _PROVIDER_WAY: Final = ("payments/provider",)
 
 
 def _on_links(what: str, often: int, begin: Callable[[Link], object], seconds: tuple[float, float]) -> None:
-    """Declare a fault of links towards each kind of server."""
+    """Declare a fault of the links to each kind of server."""
     for server, ways in (("PostgreSQL", _DATABASE_WAYS), ("NATS", _BUS_WAYS), ("the provider", _PROVIDER_WAY)):
 
-        async def strike(ground: Ground, way: str) -> Struck:
+        async def strike(context: Context, way: str) -> Effect:
             service, _, target = way.partition("/")
-            link = ground.stack.links[service, target]
+            link = context.stack.links[service, target]
             begin(link)
-            await asyncio.sleep(ground.between(seconds))
-            return Struck(await _recovered(ground, link, service, target))
+            await asyncio.sleep(context.random.uniform(*seconds))
+            return Effect(await _recovered(context, link, service, target))
 
         _kind(f"{what} to {server}", "links", often, ways)(strike)
 
@@ -294,11 +294,11 @@ _on_links("half-open way", 4, Link.swallow, _SWALLOW_SECONDS)
 
 def _on_commits(what: str, *, before: bool) -> None:
     @_kind(f"reset after COMMIT was sent, {what}", "links", 16, STORED)
-    async def _strike(ground: Ground, service: str) -> Struck:
-        link = ground.stack.links[service, "postgres"]
+    async def _strike(context: Context, service: str) -> Effect:
+        link = context.stack.links[service, "postgres"]
         if not await link.break_commit(before=before, wait_seconds=_COMMIT_WITHIN_SECONDS):
-            return Struck(None, happened=False)
-        return Struck(await ground.probes.until(lambda: ground.probes.answers(service)))
+            return NOTHING
+        return Effect(await context.probes.until(lambda: context.probes.responds(service)))
 
 
 _on_commits("and it was lost", before=True)
@@ -308,32 +308,32 @@ _on_commits("and it was committed", before=False)
 # The provider.
 
 _REQUESTS: Final[dict[str, dict[str, Any]]] = {
-    "answers 500 after the effect": {"when": "after", "answer": "internal_error"},
-    "answers 500 without an effect": {"when": "before", "answer": "internal_error"},
-    "answers 429": {"when": "before", "answer": "too_many_requests"},
-    "breaks off after the effect": {"when": "after", "answer": "drop"},
+    "responds 500 after the effect": {"when": "after", "answer": "internal_error"},
+    "responds 500 without an effect": {"when": "before", "answer": "internal_error"},
+    "responds 429": {"when": "before", "answer": "too_many_requests"},
+    "drops the connection after the effect": {"when": "after", "answer": "drop"},
     "takes 3 s": {"when": "before", "delay_ms": 3000},
 }
 _WEBHOOKS: Final = ("lose", "duplicate", "delay", "reorder")
 
 
-async def _wrong_at_provider(ground: Ground, wanted: dict[str, Any]) -> Struck:
-    url = f"http://{LOOPBACK}:{ground.stack.ports.provider}/sandbox/faults"
+async def _wrong_at_provider(context: Context, wanted: dict[str, Any]) -> Effect:
+    url = f"http://{LOOPBACK}:{context.stack.ports.provider}/sandbox/faults"
     try:
         async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
             (await client.post(url, json=wanted)).raise_for_status()
             await asyncio.sleep(2.0)
             (await client.delete(url)).raise_for_status()
     except httpx.HTTPError:
-        return Struck(None, happened=False)
-    return Struck(await ground.probes.until(ground.probes.buys))
+        return NOTHING
+    return Effect(await context.probes.until(context.probes.can_buy))
 
 
 @_kind("the provider errs", "provider", 15, tuple(_REQUESTS))
-async def _request_fault(ground: Ground, what: str) -> Struck:
-    return await _wrong_at_provider(ground, {"requests": [{"count": 5, **_REQUESTS[what]}]})
+async def _request_fault(context: Context, what: str) -> Effect:
+    return await _wrong_at_provider(context, {"requests": [{"count": 5, **_REQUESTS[what]}]})
 
 
 @_kind("the provider's webhooks are lost, late or doubled", "provider", 12, _WEBHOOKS)
-async def _webhook_fault(ground: Ground, what: str) -> Struck:
-    return await _wrong_at_provider(ground, {"webhooks": [{"count": 5, "kind": what, "delay_ms": 4000}]})
+async def _webhook_fault(context: Context, what: str) -> Effect:
+    return await _wrong_at_provider(context, {"webhooks": [{"count": 5, "kind": what, "delay_ms": 4000}]})

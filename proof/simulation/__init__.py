@@ -1,1 +1,1 @@
-"""The simulator: the real marketplace in a made-up world whose every accident is drawn from a seed."""
+"""The simulator: the real marketplace in a simulated world whose every accident is drawn from a seed."""

@@ -1,4 +1,4 @@
-"""A bus with JetStream's promises and its failures: streams, durable consumers, redelivery, loss."""
+"""A bus with JetStream's promises and its failures: streams, durable consumers, redelivery and loss."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 from admitone.kernel.messaging.bus import BusError, RepublishRequest, StreamState
 
 if TYPE_CHECKING:
-    from proof.simulation.world import Process, World
+    from proof.simulation.processes import Process
+    from proof.simulation.world import World
 
 _NOT_FOUND: Final = 10059
 _WRONG_LAST_SEQUENCE: Final = 10071
-# Longer than the real bus waits: the later something comes again, the more has changed meanwhile.
+# Longer than the real bus waits: the later an event is delivered again, the more has changed meanwhile.
 _ACK_WAIT_SECONDS: Final = 30.0
 _DUPLICATE_WINDOW_SECONDS: Final = 120.0
 _BATCH: Final = 8
@@ -31,7 +32,7 @@ class _Stored:
 class _Waiting:
     """A message that a consumer has not acknowledged."""
 
-    from_: float
+    deliver_from: float
     deliveries: int = 0
 
 
@@ -43,6 +44,7 @@ class _Consumer:
 
 @dataclass
 class _Stream:
+    arrival: asyncio.Event
     messages: dict[int, _Stored] = field(default_factory=dict)
     last: int = 0
     deleted: list[int] = field(default_factory=list)
@@ -64,7 +66,7 @@ class _Metadata:
 
 @dataclass(frozen=True)
 class _Publication:
-    """What a process sends to its stream, and waits to hear the sequence of."""
+    """What a process publishes, and the future of its sequence."""
 
     process: "Process"
     subject: str
@@ -73,9 +75,14 @@ class _Publication:
     expected_last: int | None
     sequence: "asyncio.Future[int]"
 
+    def fail(self, error: Exception) -> None:
+        if not self.sequence.done():
+            self.sequence.set_exception(error)
+            self.sequence.exception()  # it need not be retrieved
+
 
 class Delivery:
-    """A message as a consumer gets it."""
+    """A message as a consumer receives it."""
 
     reply = "$JS.ACK"
     headers = None
@@ -89,10 +96,10 @@ class Delivery:
         self.metadata = _Metadata(producer, _Sequence(sequence), deliveries)
 
     async def ack(self) -> None:
-        self._process.world.bus.settle(self._process, self._producer, self._sequence, None)
+        self._process.world.bus.acknowledge(self._process, self._producer, self._sequence, None)
 
     async def nak(self, delay: float | None = None) -> None:
-        self._process.world.bus.settle(self._process, self._producer, self._sequence, delay or 0.0)
+        self._process.world.bus.acknowledge(self._process, self._producer, self._sequence, delay or 0.0)
 
 
 class SimulatedBus:
@@ -103,7 +110,7 @@ class SimulatedBus:
         self._random = random
         self._streams: dict[str, _Stream] = {}
         self._copies: dict[str, tuple[dict[int, _Stored], int]] = {}
-        self._news: dict[str, asyncio.Event] = {}
+        self._arrivals: dict[str, asyncio.Event] = {}
         self._held_back: list[_Publication] = []
         self._away_until = 0.0
 
@@ -116,25 +123,24 @@ class SimulatedBus:
         self._world.loop.call_at(self._away_until, self.come_back)
 
     def come_back(self) -> None:
-        """Take what clients held back meanwhile; what they waited to hear of it went with the old connection."""
+        """Take what clients held back meanwhile; its acknowledgements are lost with the old connection."""
         self._away_until = 0.0
         held_back, self._held_back = self._held_back, []
         for each in held_back:
-            if not each.process.is_alive:
-                continue
-            self._take(each)
-            _fail(each, ConnectionError("the connection broke before the acknowledgement"))
+            if each.process.is_alive:
+                self._take(each)
+                each.fail(ConnectionError("the connection broke before the acknowledgement"))
 
-    def demand(self) -> None:
-        """Raise what a client raises when the bus is away."""
+    def require(self) -> None:
+        """Raise what a client raises while the bus is unreachable."""
         if self.is_unreachable:
-            raise ConnectionError("the bus is away")
+            raise ConnectionError("the bus is unreachable")
 
     # For producers.
 
-    def ensure(self, producer: str) -> StreamState:
-        self.demand()
-        stream = self._streams.setdefault(producer, _Stream())
+    def ensure_stream(self, producer: str) -> StreamState:
+        self.require()
+        stream = self._streams.setdefault(producer, _Stream(self.arrival(producer)))
         first = min(stream.messages, default=stream.last + 1)
         return StreamState(first, stream.last, [each for each in stream.deleted if each >= first])
 
@@ -143,121 +149,117 @@ class SimulatedBus:
             self._held_back.append(publication)
             return
         sequence = self._take(publication)
-        if sequence is None or self._world.faults.happens("acknowledgement of a publication lost"):
+        if sequence is None or self._world.faults.strikes("acknowledgement of a publication lost"):
             return
         publication.sequence.set_result(sequence)
-        if self._world.faults.happens("crash between publication and mark"):
+        if self._world.faults.strikes("crash between publication and mark"):
             self._world.loop.call_soon(publication.process.die)
 
     def _take(self, publication: _Publication) -> int | None:
-        """Store an event and return its sequence; None when it is lost or refused."""
-        loop, producer = self._world.loop, publication.process.service.name
-        if self._world.faults.happens("message lost before it was stored"):
+        """Store an event and return its sequence; None if it is lost or refused."""
+        now, producer = self._world.loop.time(), publication.process.service.name
+        if self._world.faults.strikes("message lost before it was stored"):
             return None
         stream = self._streams.get(producer)
         if stream is None:
-            _fail(publication, BusError(_NOT_FOUND, "no stream took the event"))
+            publication.fail(BusError(_NOT_FOUND, "no stream took the event"))
             return None
         known = stream.known_ids.get(publication.message_id)
-        if known is not None and loop.time() - known[1] < _DUPLICATE_WINDOW_SECONDS:
+        if known is not None and now - known[1] < _DUPLICATE_WINDOW_SECONDS:
             sequence = known[0]
         elif publication.expected_last not in (None, stream.last):
-            _fail(publication, BusError(_WRONG_LAST_SEQUENCE, f"wrong last sequence: {stream.last}"))
+            publication.fail(BusError(_WRONG_LAST_SEQUENCE, f"wrong last sequence: {stream.last}"))
             return None
         else:
             sequence = stream.last = stream.last + 1
-            stored = _Stored(publication.subject, publication.data, publication.message_id, loop.time())
-            self._store(producer, stream, sequence, stored)
+            self._store(stream, sequence, _Stored(publication.subject, publication.data, publication.message_id, now))
         self._world.trace("published", producer, publication.subject, sequence)
         return sequence
 
-    def _store(self, producer: str, stream: _Stream, sequence: int, stored: _Stored) -> None:
-        faults = self._world.faults
+    def _store(self, stream: _Stream, sequence: int, stored: _Stored) -> None:
         stream.messages[sequence] = stored
-        stream.known_ids[stored.message_id] = (sequence, self._world.loop.time())
+        stream.known_ids[stored.message_id] = (sequence, stored.at)
         for consumer in stream.consumers.values():
-            self._deliver(producer, consumer, sequence, stored)
-        if faults.happens("message lost after acknowledgement"):
-            self._remove(stream, sequence)
-
-    def _remove(self, stream: _Stream, sequence: int) -> None:
-        del stream.messages[sequence]
-        if sequence < stream.last:
+            self._enqueue(stream, consumer, sequence, stored)
+        if self._world.faults.strikes("message lost after acknowledgement"):
+            del stream.messages[sequence]
             stream.deleted.append(sequence)
-        else:
-            stream.deleted.append(sequence)
-        for consumer in stream.consumers.values():
-            consumer.waiting.pop(sequence, None)
+            for consumer in stream.consumers.values():
+                consumer.waiting.pop(sequence, None)
 
-    def _deliver(self, producer: str, consumer: _Consumer, sequence: int, stored: _Stored) -> None:
+    def _enqueue(self, stream: _Stream, consumer: _Consumer, sequence: int, stored: _Stored) -> None:
         if stored.subject not in consumer.subjects:
             return
-        delay = self._random.uniform(0.001, 0.01)
-        if self._world.faults.happens("message delayed"):
-            delay = self._random.uniform(0.1, 20.0)
-        elif self._world.faults.happens("message reordered"):
-            delay = self._random.uniform(0.01, 0.5)
-        consumer.waiting[sequence] = _Waiting(self._world.loop.time() + delay)
-        self.news(producer).set()
+        delay_seconds = self._random.uniform(0.001, 0.01)
+        if self._world.faults.strikes("message delayed"):
+            delay_seconds = self._random.uniform(0.1, 20.0)
+        elif self._world.faults.strikes("message reordered"):
+            delay_seconds = self._random.uniform(0.01, 0.5)
+        consumer.waiting[sequence] = _Waiting(self._world.loop.time() + delay_seconds)
+        stream.arrival.set()
 
-    def news(self, producer: str) -> asyncio.Event:
-        return self._news.setdefault(producer, asyncio.Event())
-
-    # For those who hear.
+    # For consumers.
 
     def ensure_consumer(self, producer: str, service: str, subjects: Sequence[str]) -> None:
-        self.demand()
+        self.require()
         stream = self._streams.get(producer)
         if stream is None:
             raise BusError(_NOT_FOUND, "stream not found")
         if service not in stream.consumers:
-            consumer = stream.consumers[service] = _Consumer(frozenset(subjects))
-            for sequence, stored in stream.messages.items():
-                self._deliver(producer, consumer, sequence, stored)
+            self._add_consumer(stream, service, frozenset(subjects))
+
+    def _add_consumer(self, stream: _Stream, service: str, subjects: frozenset[str]) -> None:
+        consumer = stream.consumers[service] = _Consumer(subjects)
+        for sequence, stored in stream.messages.items():
+            self._enqueue(stream, consumer, sequence, stored)
+
+    def arrival(self, producer: str) -> asyncio.Event:
+        """Return the event that is set when a producer's stream has something to deliver."""
+        return self._arrivals.setdefault(producer, asyncio.Event())
 
     def fetch(self, process: "Process", producer: str) -> tuple[list[Delivery], float]:
-        """Return what can be had now, and when there may be more."""
-        self.demand()
+        """Return what can be delivered now, and when there may be more."""
+        self.require()
         now, faults, service = self._world.loop.time(), self._world.faults, process.service.name
         stream = self._streams.get(producer)
         if stream is None or service not in stream.consumers:
             raise BusError(409, "consumer is gone")
         waiting = stream.consumers[service].waiting
-        ready = sorted(sequence for sequence, each in waiting.items() if each.from_ <= now)
+        ready = sorted(sequence for sequence, each in waiting.items() if each.deliver_from <= now)
         if faults.has("message reordered") and faults.are_on:
             self._random.shuffle(ready)
-        taken: list[Delivery] = []
+        deliveries: list[Delivery] = []
         for sequence in ready[: self._random.randint(1, _BATCH)]:
             each = waiting[sequence]
             each.deliveries += 1
-            each.from_ = now + _ACK_WAIT_SECONDS
+            each.deliver_from = now + _ACK_WAIT_SECONDS
             delivery = Delivery(process, producer, sequence, stream.messages[sequence], each.deliveries)
-            taken.append(delivery)
-            if faults.happens("message duplicated"):
+            deliveries.append(delivery)
+            if faults.strikes("message duplicated"):
                 if self._random.random() < 0.5:
-                    taken.append(delivery)
+                    deliveries.append(delivery)
                 else:
-                    each.from_ = now + self._random.uniform(0.0, 3.0)
-        if taken and faults.happens("deliveries lost on their way"):
-            # The bus waits for their acknowledgement, and delivers them again long after those that come later.
-            taken = []
-        return taken, min((each.from_ for each in waiting.values()), default=float("inf"))
+                    each.deliver_from = now + self._random.uniform(0.0, 3.0)
+        if deliveries and faults.strikes("deliveries lost on their way"):
+            # The bus waits for their acknowledgement, and delivers them again long after those that follow.
+            deliveries = []
+        return deliveries, min((each.deliver_from for each in waiting.values()), default=float("inf"))
 
-    def settle(self, process: "Process", producer: str, sequence: int, delay: float | None) -> None:
-        """Take an acknowledgement, or a wish to get the message again after `delay`."""
+    def acknowledge(self, process: "Process", producer: str, sequence: int, delay_seconds: float | None) -> None:
+        """Take an acknowledgement, or a request to deliver the message again after a delay."""
         if not process.is_alive or self.is_unreachable:
             return
-        if self._world.faults.happens("acknowledgement of a delivery lost"):
+        if self._world.faults.strikes("acknowledgement of a delivery lost"):
             return
         stream = self._streams.get(producer)
         consumer = stream.consumers.get(process.service.name) if stream else None
-        if consumer is None or sequence not in consumer.waiting:
+        if stream is None or consumer is None or sequence not in consumer.waiting:
             return
-        if delay is None:
+        if delay_seconds is None:
             del consumer.waiting[sequence]
         else:
-            consumer.waiting[sequence].from_ = self._world.loop.time() + delay
-            self.news(producer).set()
+            consumer.waiting[sequence].deliver_from = self._world.loop.time() + delay_seconds
+            stream.arrival.set()
 
     # Disasters.
 
@@ -273,20 +275,17 @@ class SimulatedBus:
         self._copies = {name: (dict(stream.messages), stream.last) for name, stream in self._streams.items()}
 
     def roll_back(self) -> None:
-        """Put the copy in the place of what is there; its consumers are as old as it is, so they begin anew."""
-        for name, (messages, last) in self._copies.items():
+        """Replace each stream by its copy; its consumers are as old as it is, so they begin again."""
+        for name, (copied, last) in self._copies.items():
             if name not in self._streams:
                 continue
             old = self._streams[name]
-            fresh = self._streams[name] = _Stream(dict(messages), last)
-            fresh.deleted = [each for each in old.deleted if each <= last]
-            for sequence in fresh.deleted:
-                fresh.messages.pop(sequence, None)
-            fresh.known_ids = {each.message_id: (sequence, each.at) for sequence, each in fresh.messages.items()}
+            deleted = [each for each in old.deleted if each <= last]
+            messages = {sequence: each for sequence, each in copied.items() if sequence not in deleted}
+            known_ids = {each.message_id: (sequence, each.at) for sequence, each in messages.items()}
+            stream = self._streams[name] = _Stream(old.arrival, messages, last, deleted, known_ids)
             for service, consumer in old.consumers.items():
-                again = fresh.consumers[service] = _Consumer(consumer.subjects)
-                for sequence, stored in fresh.messages.items():
-                    self._deliver(name, again, sequence, stored)
+                self._add_consumer(stream, service, consumer.subjects)
 
     @property
     def producers(self) -> list[str]:
@@ -296,48 +295,38 @@ class SimulatedBus:
         return all(not each.waiting for stream in self._streams.values() for each in stream.consumers.values())
 
 
-def _fail(publication: _Publication, error: Exception) -> None:
-    if not publication.sequence.done():
-        publication.sequence.set_exception(error)
-        publication.sequence.exception()  # nobody need ask
-
-
-class BusOfProcess:
-    """One process's connection to the bus: what `kernel.bus.Bus` is outside."""
+class SimulatedBusConnection:
+    """One process's connection to the bus: `kernel.messaging.bus.Bus`, as far as relay and inbox use one."""
 
     def __init__(self, process: "Process") -> None:
         self._process = process
         self._bus = process.world.bus
         self.service = process.service.name
 
-    @property
-    def is_connected(self) -> bool:
-        return not self._bus.is_unreachable
-
     async def ready(self) -> None:
         """It is there at once."""
 
-    def on_reconnect(self, wake: Callable[[], None]) -> None:
-        """Nothing is told; whoever waits looks by itself soon."""
+    def on_reconnect(self, _wake: Callable[[], None]) -> None:
+        """Nothing is called: relays and consumers poll."""
 
     async def ensure_stream(self) -> StreamState:
-        await self._process.lives_on("bus")
-        return self._bus.ensure(self.service)
+        await self._process.stay_alive()
+        return self._bus.ensure_stream(self.service)
 
     async def publish(
         self, subject: str, message: bytes, message_id: str, expected_last: int | None = None
     ) -> "asyncio.Future[int]":
-        await self._process.lives_on("bus")
+        await self._process.stay_alive()
         sequence: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._bus.publish(_Publication(self._process, subject, message, message_id, expected_last, sequence))
         return sequence
 
-    async def on_republish_request(self, answer: Callable[[RepublishRequest], Awaitable[None]]) -> None:
-        self._process.republish = answer
+    async def on_republish_request(self, respond: Callable[[RepublishRequest], Awaitable[None]]) -> None:
+        self._process.republish = respond
 
     async def request_republish(self, producer: str, request: RepublishRequest) -> None:
-        self._bus.demand()
-        self._process.world.ask_to_republish(producer, request)
+        self._bus.require()
+        self._process.world.request_republish(producer, request)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the simulated bus has no {name}")

@@ -1,4 +1,4 @@
-"""What may go wrong in a seed, and how often it did."""
+"""The faults of a seed, and how often each struck."""
 
 from collections import Counter
 from random import Random
@@ -20,11 +20,11 @@ CHANCES: Final = {
     "crash before commit": 0.012,
     "crash after commit": 0.012,
     "crash between publication and mark": 0.02,
-    "crash after the provider's answer": 0.04,
+    "crash after the provider's response": 0.04,
     "connection lost": 0.003,
     "commit lost": 0.012,
     "commit unknown": 0.015,
-    "answer lost": 0.06,
+    "response lost": 0.06,
     # the provider
     "provider unreachable": 0.1,
     "provider fails before": 0.08,
@@ -39,8 +39,8 @@ CHANCES: Final = {
     "webhook twice": 0.2,
     "hold lost": 0.08,
 }
-# Those that a disturber brings about now and then.
-DISTURBANCES: Final = (
+# Faults of a whole machine, which happen now and then; see `run.py`.
+DISASTERS: Final = (
     "bus wiped",
     "stream wiped",
     "bus rolled back",
@@ -50,13 +50,13 @@ DISTURBANCES: Final = (
     "clock jumps",
 )
 SKEW: Final = "clock differs"
-_KINDS: Final = (*CHANCES, *DISTURBANCES, SKEW)
-# How likely a seed has each kind: in some seeds much goes wrong at once, in others one thing while all else goes well.
+_KINDS: Final = (*CHANCES, *DISASTERS, SKEW)
+# How likely a seed has each kind: in some seeds many things go wrong, in others one thing while all else goes well.
 _ARE_ON: Final = (0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.4, 0.5)
 
 
 class Faults:
-    """The faults of one seed: which kinds it has is drawn once, whether one strikes each time it could."""
+    """The kinds a seed has are drawn once; whether one strikes is drawn each time it could."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -66,8 +66,8 @@ class Faults:
         self.struck: Counter[str] = Counter()
         self.are_on = True
 
-    def happens(self, kind: str) -> bool:
-        """Whether this kind of fault strikes now."""
+    def strikes(self, kind: str) -> bool:
+        """Decide whether this kind of fault strikes now."""
         chance = self._chances.get(kind)
         if chance is None or not self.are_on or self._random.random() >= chance:
             return False

@@ -1,18 +1,18 @@
-"""Bugs on purpose: each takes one defence away while seeds run, and the simulator has to notice.
+"""Bugs on purpose: each mutant takes one defence away while seeds run, and the simulator has to notice.
 
 A defence that another one stands behind is taken away together with it: `and` in the name, and beside it what each of
-the two is for.
+the two is for. A mutant names the function or the part of a statement it replaces; if that is gone, it fails.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, Final, cast
 from uuid import UUID
 
 import msgspec
 
-from admitone.events import OrderCreated
+from admitone.events import OrderCancelled, OrderCreated, PaymentAuthorized
 from admitone.expiration import store as expiration_store
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.http import idempotency
@@ -20,7 +20,6 @@ from admitone.kernel.messaging import inbox, outbox, replicas
 from admitone.kernel.messaging.event import Event
 from admitone.kernel.messaging.inbox import BatchHandler, Inbox
 from admitone.orders import handlers as order_handlers
-from admitone.orders import jobs as order_jobs
 from admitone.orders import store as order_store
 from admitone.orders.model import Order
 from admitone.orders.service import SERVICE as ORDERS
@@ -33,24 +32,18 @@ from admitone.tickets import handlers as ticket_handlers
 from admitone.tickets.model import Ticket
 from admitone.tickets.service import SERVICE as TICKETS
 from proof.simulation import faults
-from proof.simulation.bus import BusOfProcess
-from proof.simulation.engine import Engine
+from proof.simulation.bus import SimulatedBusConnection
+from proof.simulation.databases import WorkerDatabases
 
-Mutate = Callable[[Engine], Any]
-MUTANTS: Final[dict[str, Mutate]] = {}
+Mutant = Callable[[WorkerDatabases], AbstractContextManager[None]]
+Change = tuple[Any, Any, Any]
 
-
-def _mutant(name: str) -> Callable[[Callable[[Engine], Iterator[None]]], Mutate]:
-    def declare(mutate: Callable[[Engine], Iterator[None]]) -> Mutate:
-        MUTANTS[name] = contextmanager(mutate)
-        return MUTANTS[name]
-
-    return declare
+MUTANTS: Final[dict[str, Mutant]] = {}
 
 
 @contextmanager
-def _replaced(*changes: tuple[Any, Any, Any]) -> Iterator[None]:
-    """Set attributes (or, in a mapping, entries) for as long as the block lasts."""
+def _replaced(*changes: Change) -> Iterator[None]:
+    """Set attributes, or entries of a mapping, for as long as the block lasts."""
     with ExitStack() as undo:
         for owner, name, value in changes:
             if isinstance(owner, dict):
@@ -62,77 +55,73 @@ def _replaced(*changes: tuple[Any, Any, Any]) -> Iterator[None]:
         yield
 
 
-def _plain(name: str, *changes: tuple[Any, Any, Any]) -> None:
-    """Declare a mutant that is nothing but attributes."""
+def _mutant(name: str, *changes: Change) -> None:
+    """Declare a mutant that replaces functions and constants."""
+    MUTANTS[name] = lambda _databases: _replaced(*changes)
 
-    def mutate(_engine: Engine) -> Iterator[None]:
-        with _replaced(*changes):
-            yield
 
-    _mutant(name)(mutate)
+def _sql(owner: Any, name: str, old: str, new: str) -> Change:
+    """Replace a part of a statement."""
+    statement: str = getattr(owner, name)
+    assert old in statement, f"{owner.__name__}.{name} has no {old!r} any more"
+    return owner, name, statement.replace(old, new)
 
 
 async def _nothing(*_: object, **__: object) -> None:
     return None
 
 
-# What tickets, orders and payments decide.
+async def _no_rows(*_: object, **__: object) -> list[Any]:
+    return []
 
 
-@_mutant("no unique index: two live orders for a ticket")
-def _no_unique_index(engine: Engine) -> Iterator[None]:
-    owner = engine.stores["orders"].owner
-    engine.driver.run(owner.execute("DROP INDEX one_live_order_per_ticket"))
-    without = order_store._RESERVE.replace(
-        "ON CONFLICT (ticket_id) WHERE status IN ('created', 'awaiting:payment', 'complete') DO NOTHING", ""
-    )
+# Tickets and orders.
+
+_ON_CONFLICT: Final = "ON CONFLICT (ticket_id) WHERE status IN ('created', 'awaiting:payment', 'complete') DO NOTHING"
+_UNIQUE_INDEX: Final = """
+CREATE UNIQUE INDEX one_live_order_per_ticket ON orders (ticket_id)
+WHERE status IN ('created', 'awaiting:payment', 'complete')
+"""
+
+
+@contextmanager
+def _no_unique_index(databases: WorkerDatabases) -> Iterator[None]:
+    databases.execute("orders", "DROP INDEX one_live_order_per_ticket")
     try:
-        with _replaced((order_store, "_RESERVE", without)):
+        with _replaced(_sql(order_store, "_RESERVE", _ON_CONFLICT, "")):
             yield
     finally:
-        engine.driver.run(owner.execute("TRUNCATE orders"))
-        engine.driver.run(
-            owner.execute(
-                "CREATE UNIQUE INDEX one_live_order_per_ticket ON orders (ticket_id) "
-                "WHERE status IN ('created', 'awaiting:payment', 'complete')"
-            )
-        )
+        databases.execute("orders", "TRUNCATE orders")
+        databases.execute("orders", _UNIQUE_INDEX)
 
 
-_plain(
-    # It takes an order of which nothing came until another one had the ticket, so what is told is late more often here.
-    "the lock is released without looking whose it is",
+MUTANTS["no unique index: two live orders for a ticket"] = _no_unique_index
+_mutant(
+    # It takes an order whose events arrive only after another one has the ticket, so events are late more often here.
+    "the lock is released without checking whose it is",
     (Ticket, "is_reserved_for", lambda self, _order_id: self.status == "reserved"),
     (faults, "_ARE_ON", (0.5,)),
     (faults.CHANCES, "message delayed", 0.5),
 )
-_plain(
+_mutant(
     "the lock is given although the price changed",
     (Ticket, "is_as_ordered", lambda self, _: self.status == "available"),
 )
-_plain("an order expires whatever the clock says", (Order, "is_overdue", lambda self, _now: self.status == "created"))
-_plain("an order expires whatever its status is", (Order, "is_overdue", lambda self, now: self.expires_at <= now))
-_plain(
+_mutant("an order expires before its deadline", (Order, "is_overdue", lambda self, _now: self.status == "created"))
+_mutant("an order expires in any status", (Order, "is_overdue", lambda self, now: self.expires_at <= now))
+_mutant(
     "a hold is evicted before its deadline",
-    (
-        order_store,
-        "_RESERVE",
-        order_store._RESERVE.replace("orders.expires_at <= instant()", "orders.created_at < instant()"),
-    ),
+    _sql(order_store, "_RESERVE", "orders.expires_at <= instant()", "orders.created_at < instant()"),
 )
-_plain(
-    # A ring that is lost is repeated until the order is over, and orders ends what no ring ended.
-    "no alarm is repeated and nobody sweeps",
-    (
-        expiration_store,
-        "_RING",
-        expiration_store._RING.replace("instant() + make_interval", "'infinity'::timestamptz + make_interval"),
-    ),
-    (order_jobs, "_end_some", _nothing),
+_mutant(
+    # A lost OrderExpired is published again until the order is over, and orders ends what no event ended.
+    "no deadline is published again and overdue orders are not ended",
+    _sql(expiration_store, "_RING", "instant() + make_interval", "'infinity'::timestamptz + make_interval"),
+    (order_store, "overdue_orders", _no_rows),
 )
 
 
-async def _accepts_unconfirmed(tx: Transaction, event: Any) -> None:
+async def _accept_unconfirmed(tx: Transaction, event: PaymentAuthorized) -> None:
     order = await order_store.order_for_change(tx, event.order_id)
     if order is not None and order.accepts(event.user_id, event.amount_cents, event.currency):
         await order_store.save(tx, order.awaiting_payment(event.id))
@@ -140,92 +129,89 @@ async def _accepts_unconfirmed(tx: Transaction, event: Any) -> None:
     await order_handlers.payment_authorized(tx, event)
 
 
-_heard_by_orders: Any = ORDERS.subscriptions
-_heard_by_payments: Any = PAYMENTS.subscriptions
-_by_name = {event.__name__: event for event in (*ORDERS.subscriptions, *PAYMENTS.subscriptions)}
-
-_plain(
-    "a payment is accepted before the lock is confirmed",
-    (_heard_by_orders, _by_name["PaymentAuthorized"], _accepts_unconfirmed),
-)
-
-
-async def _rejects_nothing(tx: Transaction, event: Any) -> None:
+async def _reject_nothing(tx: Transaction, event: PaymentAuthorized) -> None:
     order = await order_store.order_for_change(tx, event.order_id)
     if order is None or order.status == "created":
         await order_handlers.payment_authorized(tx, event)
 
 
-async def _only_notes_the_end(tx: Transaction, event: Any) -> None:
+async def _only_note_the_end(tx: Transaction, event: OrderCancelled) -> None:
     if not await payment_store.advance_order(tx, event.id, event.version, "cancelled"):
         await payment_handlers._note_other_version(tx, event.id, event.version)
 
 
-_plain(
-    # Either would do: the end of an order gives back whatever is paid for it. Orders reject late payments all the same
-    # because of orders that they do not know: a restored database forgot them, and their end will not be told.
+_mutant(
+    "a payment is accepted before the lock is confirmed",
+    (ORDERS.subscriptions, PaymentAuthorized, _accept_unconfirmed),
+)
+_mutant(
+    # One of the two would do: the end of an order gives back all that is paid for it. Orders rejects late payments
+    # nevertheless, because a restored database may have forgotten their orders and publishes no end of them.
     "a late payment is not rejected and the end of an order gives nothing back",
-    (_heard_by_orders, _by_name["PaymentAuthorized"], _rejects_nothing),
-    (_heard_by_payments, _by_name["OrderCancelled"], _only_notes_the_end),
+    (ORDERS.subscriptions, PaymentAuthorized, _reject_nothing),
+    (PAYMENTS.subscriptions, OrderCancelled, _only_note_the_end),
 )
 
 
 # Money.
 
+_at_stripe = Payment.at_stripe
+_numbers = iter(range(10**9))
+_publish = Transaction.publish
 
-def _captures_at_once(self: Payment, *arguments: Any, **named: Any) -> Payment:
+
+def _capture_at_once(self: Payment, *arguments: Any, **named: Any) -> Payment:
     found = _at_stripe(self, *arguments, **named)
     if found.state == "authorized":
         return msgspec.structs.replace(found, wanted="capture", due_at=arguments[2])
     return found
 
 
-_at_stripe = Payment.at_stripe
-_plain("the money is taken before orders decide", (Payment, "at_stripe", _captures_at_once))
-_calls = iter(range(10**9))
-_plain(
-    "no key for an attempt at the provider",
-    (Payment, "provider_key", property(lambda self: f"{self.id} {next(_calls)}")),
-)
-_plain("nothing that is held is given back", (Payment, "to_give_up", lambda self, _now: self))
-_publish = Transaction.publish
+def _publish_no_failure(self: Transaction, event: Event) -> None:
+    if type(event).__name__ != "PaymentFailed":
+        _publish(self, event)
 
 
-def _keeps_quiet_about(name: str) -> Callable[[Transaction, Event], None]:
-    def publish(self: Transaction, event: Event) -> None:
-        if type(event).__name__ != name:
-            _publish(self, event)
-
-    return publish
-
-
-_plain("a lost hold is told to nobody", (Transaction, "publish", _keeps_quiet_about("PaymentFailed")))
-_plain(
-    # A hold that takes effect after it was given up is told by a webhook; where that is lost, the books show it.
-    "no comparison with the provider's books and no webhook is news",
-    (payment_jobs, "reconcile", _nothing),
-    (payment_jobs, "is_known", lambda *_: True),
-)
-
-
-async def _advances_anyhow(tx: Transaction, order_id: UUID, version: int, status: str) -> bool:
+async def _advance_anyhow(tx: Transaction, order_id: UUID, version: int, status: str) -> bool:
     await tx.execute("UPDATE orders SET version = $2, status = $3 WHERE id = $1", order_id, version, status)
     return True
 
 
-_plain("no version guard on the replica of orders", (payment_store, "advance_order", _advances_anyhow))
+_mutant("the money is taken before orders decide", (Payment, "at_stripe", _capture_at_once))
+_mutant(
+    "no key for an attempt at the provider",
+    (Payment, "provider_key", property(lambda self: f"{self.id} {next(_numbers)}")),
+)
+_mutant("nothing that is held is given back", (Payment, "to_give_up", lambda self, _now: self))
+_mutant("a lost hold is not published", (Transaction, "publish", _publish_no_failure))
+_mutant(
+    # A webhook reports a hold that takes effect after it was given up; if that is lost, the books show it.
+    "no comparison with the provider's books and no webhook is news",
+    (payment_jobs, "reconcile", _nothing),
+    (payment_jobs, "is_known", lambda *_: True),
+)
+_mutant("no version guard on the replica of orders", (payment_store, "advance_order", _advance_anyhow))
 
 
 # Events.
 
+_save_versions = replicas.save_versions
+_publish_on_bus = SimulatedBusConnection.publish
+_receive_decoded = Inbox._receive_decoded
+_consume = Inbox.consume
+_write_events = Transaction.write_events
 
-_plain(
-    "no version guard on the replica of tickets",
-    (
-        order_store,
-        "_ADVANCE_TICKETS",
-        order_store._ADVANCE_TICKETS.replace("ticket.version = told.version - 1", "told.version >= 0"),
-    ),
+_CONSUME_AGAIN: Final = """
+WITH seen AS (INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING)
+SELECT DISTINCT unnest($1::uuid[]) AS id
+"""
+_UNPUBLISHED_ONCE: Final = """
+WITH sent AS (UPDATE outbox SET stream_sequence = 0 WHERE stream_sequence IS NULL RETURNING *)
+SELECT position, id, type, aggregate, data, traceparent, recorded_at, copies FROM sent
+ORDER BY position LIMIT greatest($1, 1000)
+"""
+_UNPUBLISH_NOTHING: Final = (
+    "UPDATE outbox SET copies = copies WHERE false AND $1::bigint + $2::bigint > 0 AND $3::bigint[] = '{}'"
 )
 
 
@@ -233,140 +219,99 @@ async def _load_without_versions(tx: Transaction, events: Sequence[OrderCreated]
     return replace(await ticket_handlers.load_for_created(tx, events), versions={})
 
 
-_plain(
-    # An event that comes again is known by its id, and a beginning that comes again by its order.
-    "no inbox and no memory of followed orders",
-    (
-        inbox,
-        "_CONSUME",
-        (
-            "WITH seen AS (INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING) "
-            "SELECT DISTINCT unnest($1::uuid[]) AS id"
-        ),
-    ),
-    (
-        TICKETS.subscriptions,
-        OrderCreated,
-        replace(cast("BatchHandler[Any, Any]", TICKETS.subscriptions[OrderCreated]), load=_load_without_versions),
-    ),
-    (
-        expiration_store,
-        "_SET",
-        expiration_store._SET.replace(
-            "ON CONFLICT DO NOTHING RETURNING aggregate",
-            "ON CONFLICT (aggregate) DO UPDATE SET version = aggregate_version.version RETURNING aggregate",
-        ),
-    ),
-)
-_save_versions = replicas.save_versions
-
-
 async def _save_beginnings_only(tx: Transaction, reached: Mapping[UUID, int]) -> None:
     await _save_versions(tx, {aggregate: version for aggregate, version in reached.items() if version == 0})
 
 
-_plain("the end of an order is not remembered", (replicas, "save_versions", _save_beginnings_only))
-_plain(
-    "the relay goes by the last number",
-    (
-        outbox,
-        "_UNPUBLISHED",
-        outbox._UNPUBLISHED.replace(
-            "stream_sequence IS NULL",
-            "position > (SELECT coalesce(max(position), 0) FROM outbox WHERE stream_sequence IS NOT NULL)",
-        ),
-    ),
-)
-_FORGET_NONE: Final = (
-    "UPDATE outbox SET copies = copies WHERE false AND $1::bigint + $2::bigint > 0 AND $3::bigint[] = '{}'"
-)
-_plain(
-    # What was sent once is not sent again, whether it arrived or not: all that an outbox is for.
-    "events are published directly and not kept until they have arrived",
-    (
-        outbox,
-        "_UNPUBLISHED",
-        (
-            "WITH sent AS (UPDATE outbox SET stream_sequence = 0 WHERE stream_sequence IS NULL RETURNING *) "
-            "SELECT position, id, type, aggregate, data, traceparent, recorded_at, copies FROM sent "
-            "ORDER BY position LIMIT greatest($1, 1000)"
-        ),
-    ),
-    (outbox, "_UNPUBLISH_LOST", _FORGET_NONE),
-    (outbox, "_UNPUBLISH_AGGREGATE", f"{outbox._UNPUBLISH_AGGREGATE} AND false"),
-)
-_plain(
-    "no comparison with the stream",
-    (outbox, "_UNPUBLISH_LOST", _FORGET_NONE),
-)
-_plain(
-    # Who misses a version asks for it; the producer finds by itself what the stream has lost.
-    "no gap is asked for and single lost messages are not looked for",
-    (BusOfProcess, "request_republish", _nothing),
-    (outbox, "_UNPUBLISH_LOST", outbox._UNPUBLISH_LOST.replace("= ANY($3::bigint[])", "= ANY($3::bigint[]) AND false")),
-)
-_publish_for_process = BusOfProcess.publish
-
-
-async def _published_for_sure(self: BusOfProcess, *arguments: Any) -> Any:
-    future = await _publish_for_process(self, *arguments)
+async def _publish_without_acknowledgement(self: SimulatedBusConnection, *arguments: Any) -> Any:
+    future = await _publish_on_bus(self, *arguments)
     if not future.done():
         future.set_result(1)
     return future
 
 
-_plain("a publication counts without its acknowledgement", (BusOfProcess, "publish", _published_for_sure))
-
-
-async def _publishes_whatever_was_before(
-    self: BusOfProcess, subject: str, message: bytes, message_id: str, _expected_last: int
+async def _publish_after_anything(
+    self: SimulatedBusConnection, subject: str, message: bytes, message_id: str, _expected_last: int
 ) -> Any:
-    return await _publish_for_process(self, subject, message, message_id)
+    return await _publish_on_bus(self, subject, message, message_id)
 
 
-_plain("an event does not name the sequence before it", (BusOfProcess, "publish", _publishes_whatever_was_before))
-_receive_decoded = Inbox._receive_decoded
-
-
-async def _acknowledges_first(self: Inbox, received: Sequence[Any]) -> None:
+async def _acknowledge_first(self: Inbox, received: Sequence[Any]) -> None:
     for each in received:
         await each.message.ack()
     await _receive_decoded(self, received)
 
 
-_plain("acknowledged before the commit", (Inbox, "_receive_decoded", _acknowledges_first))
-_consume = Inbox.consume
-
-
-async def _drops_what_must_wait(self: Inbox, tx: Transaction, events: Sequence[Any]) -> dict[int, Any]:
+async def _drop_what_must_wait(self: Inbox, tx: Transaction, events: Sequence[Any]) -> dict[int, Any]:
     await _consume(self, tx, events)
     return {}
 
 
-_plain("what must wait is dropped", (Inbox, "consume", _drops_what_must_wait))
-_plain(
-    "what is asked twice is made twice",
-    (idempotency, "stored_response", _nothing),
-    (idempotency, "_STORE", idempotency._STORE + " ON CONFLICT DO NOTHING"),
-)
-_plain(
-    "an order asked for twice is made twice",
-    (
-        order_store,
-        "_RESERVE",
-        order_store._RESERVE.replace(
-            "idempotent_response.user_id = asked.user_id", "idempotent_response.user_id IS NULL"
-        ),
-    ),
-)
-_write_events = Transaction.write_events
-
-
-async def _forgets_some_events(self: Transaction) -> bool:
-    """The outbox is written in a transaction of its own, which a crash may come before."""
-    if self._events and self._connection._world.faults.happens("crash before commit"):
+async def _forget_some_events(self: Transaction) -> bool:
+    """The outbox is written in a transaction of its own, which a crash may prevent."""
+    if self._events and self._connection._world.faults.strikes("crash before commit"):
         self._events.clear()
     return await _write_events(self)
 
 
-_plain("events are not in the transaction that makes them true", (Transaction, "write_events", _forgets_some_events))
+_mutant(
+    "no version guard on the replica of tickets",
+    _sql(order_store, "_ADVANCE_TICKETS", "ticket.version = told.version - 1", "told.version >= 0"),
+)
+_mutant(
+    # A repeated event is known by its id, and a repeated beginning by its order.
+    "no inbox and no memory of the orders seen",
+    (inbox, "_CONSUME", _CONSUME_AGAIN),
+    (
+        TICKETS.subscriptions,
+        OrderCreated,
+        replace(cast("BatchHandler[Any, Any]", TICKETS.subscriptions[OrderCreated]), load=_load_without_versions),
+    ),
+    _sql(
+        expiration_store,
+        "_SET",
+        "ON CONFLICT DO NOTHING RETURNING aggregate",
+        "ON CONFLICT (aggregate) DO UPDATE SET version = aggregate_version.version RETURNING aggregate",
+    ),
+)
+_mutant("the end of an order is not remembered", (replicas, "save_versions", _save_beginnings_only))
+_mutant(
+    "the relay goes by the last number",
+    _sql(
+        outbox,
+        "_UNPUBLISHED",
+        "stream_sequence IS NULL",
+        "position > (SELECT coalesce(max(position), 0) FROM outbox WHERE stream_sequence IS NOT NULL)",
+    ),
+)
+_mutant(
+    # What was sent once is not sent again, whether it arrived or not: all that an outbox is for.
+    "events are published directly and not kept until they have arrived",
+    (outbox, "_UNPUBLISHED", _UNPUBLISHED_ONCE),
+    (outbox, "_UNPUBLISH_LOST", _UNPUBLISH_NOTHING),
+    (outbox, "_UNPUBLISH_AGGREGATE", f"{outbox._UNPUBLISH_AGGREGATE} AND false"),
+)
+_mutant("an event does not name the sequence before it", (SimulatedBusConnection, "publish", _publish_after_anything))
+_mutant("no comparison with the stream", (outbox, "_UNPUBLISH_LOST", _UNPUBLISH_NOTHING))
+_mutant(
+    # A consumer that misses a version requests it; the producer finds by itself what the stream has lost.
+    "no gap is requested and single lost messages are not looked for",
+    (SimulatedBusConnection, "request_republish", _nothing),
+    _sql(outbox, "_UNPUBLISH_LOST", "= ANY($3::bigint[])", "= ANY($3::bigint[]) AND false"),
+)
+_mutant(
+    "a publication counts without its acknowledgement",
+    (SimulatedBusConnection, "publish", _publish_without_acknowledgement),
+)
+_mutant("acknowledged before the commit", (Inbox, "_receive_decoded", _acknowledge_first))
+_mutant("what must wait is dropped", (Inbox, "consume", _drop_what_must_wait))
+_mutant(
+    "a repeated request is executed twice",
+    (idempotency, "stored_response", _nothing),
+    (idempotency, "_STORE", f"{idempotency._STORE} ON CONFLICT DO NOTHING"),
+)
+_mutant(
+    "a repeated order is made twice",
+    _sql(order_store, "_RESERVE", "idempotent_response.user_id = asked.user_id", "idempotent_response.user_id IS NULL"),
+)
+_mutant("events are not in the transaction that makes them true", (Transaction, "write_events", _forget_some_events))

@@ -1,113 +1,121 @@
-"""A payment provider with Stripe's meaning: intents, idempotency keys, captures, refunds, webhooks, and failures."""
+"""A payment provider with Stripe's meaning: intents, idempotency keys, captures, refunds, webhooks and failures."""
 
 import asyncio
 import copy
-from collections.abc import Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import msgspec
 import stripe
 
 from admitone.invariants import ProviderIntent
-from admitone.payments.gateway import Gateway, Told
+from proof.clients import Json
+from proof.people import CONFIRMED_CARD, DECLINED_CARD, UNKNOWN_CARD
 
 if TYPE_CHECKING:
-    from proof.simulation.world import Process, World
-
-A = TypeVar("A", bound=msgspec.Struct)
-Json = dict[str, Any]
-
-GOOD_CARD: Final = "tok_visa"
-BAD_CARD: Final = "tok_declined"
-CONFIRMED_CARD: Final = "tok_confirm"
-NO_CARD: Final = "tok_nonsense"
+    from proof.simulation.processes import Process
+    from proof.simulation.world import World
 
 _RETRIES: Final = 2
+_WEBHOOK_ATTEMPTS: Final = 5
 _OPEN: Final = {"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"}
 
 
 @dataclass
 class _Failure:
-    """An answer that is an error."""
+    """A response that is an error."""
 
     status: int
     code: str
     param: str | None = None
     intent: Json | None = None
 
+    def as_error(self) -> stripe.StripeError:
+        """Return what the SDK raises for it."""
+        body: Json = {"error": {"code": self.code, "message": self.code, "payment_intent": self.intent}}
+        match self.status:
+            case 402:
+                return stripe.CardError("declined", None, self.code, None, 402, body)  # type: ignore[no-untyped-call]
+            case 429:
+                return stripe.RateLimitError("too many", None, 429, body)
+            case 409 | 500:
+                return stripe.APIError("failed", None, self.status, body)
+            case _ if self.code == "idempotency_key_in_use":
+                return stripe.IdempotencyError("another request", None, 400, body)
+            case status:
+                return stripe.InvalidRequestError(  # type: ignore[no-untyped-call]
+                    self.code, self.param, self.code, None, status, body
+                )
 
-class Timeout(Exception):
-    """No answer"""
+
+class ProviderTimeout(Exception):
+    """No response in time"""
 
 
-class Provider:
-    """What Stripe knows, and how it answers."""
+class SimulatedProvider:
+    """What Stripe knows, and how it responds."""
 
     def __init__(self, world: "World", random: Random) -> None:
         self._world = world
         self._random = random
-        self.intents: dict[str, Json] = {}
-        self._seen_from: dict[str, float] = {}
-        self._answers: dict[str, tuple[Any, Json | _Failure]] = {}
-        self._under_way: set[str | None] = set()
-        self._told = 0
-        self.captures = 0
+        self._intents: dict[str, Json] = {}
+        self._found_from: dict[str, float] = {}
+        self._responses: dict[str, tuple[Any, Json | _Failure]] = {}
+        self._in_progress: set[str | None] = set()
+        self._webhooks = 0
 
-    # Answering.
+    # Requests.
 
     async def request(self, method: str, path: str, params: Json, key: str | None) -> Json:
-        """One request over the network; raises what the SDK raises, or Timeout."""
+        """Send one request over the network; raises what the SDK raises, or ProviderTimeout."""
         faults, loop = self._world.faults, self._world.loop
         await asyncio.sleep(self._random.uniform(0.05, 0.4))
-        if faults.happens("provider unreachable"):
+        if faults.strikes("provider unreachable"):
             raise stripe.APIConnectionError("unreachable")  # type: ignore[no-untyped-call]
-        if faults.happens("provider says too many"):
-            raise _raised(_Failure(429, "rate_limit"))
-        if faults.happens("provider is slow"):
+        if faults.strikes("provider says too many"):
+            raise _Failure(429, "rate_limit").as_error()
+        if faults.strikes("provider is slow"):
             await asyncio.sleep(self._random.uniform(1.0, 8.0))
-        if faults.happens("provider times out before"):
+        if faults.strikes("provider times out before"):
             # It takes effect long after the caller has given up.
-            self._under_way.add(key)
-            loop.call_later(self._random.uniform(5.0, 100.0), self._answer_late, method, path, params, key)
+            self._in_progress.add(key)
+            loop.call_later(self._random.uniform(5.0, 100.0), self._respond_late, method, path, params, key)
             await asyncio.sleep(6.0)
-            raise Timeout
-        if key is not None and key in self._under_way:
-            raise _raised(_Failure(409, "idempotency_key_in_use"))
-        answer = self._answer(method, path, params, key)
-        if faults.happens("provider times out after"):
+            raise ProviderTimeout
+        if key is not None and key in self._in_progress:
+            raise _Failure(409, "idempotency_key_in_use").as_error()
+        response = self._respond(method, path, params, key)
+        if faults.strikes("provider times out after"):
             await asyncio.sleep(6.0)
-            raise Timeout
+            raise ProviderTimeout
         await asyncio.sleep(self._random.uniform(0.05, 0.4))
-        if isinstance(answer, _Failure):
-            raise _raised(answer)
-        return answer
+        if isinstance(response, _Failure):
+            raise response.as_error()
+        return response
 
-    def _answer_late(self, method: str, path: str, params: Json, key: str | None) -> None:
-        self._under_way.discard(key)
-        self._answer(method, path, params, key)
+    def _respond_late(self, method: str, path: str, params: Json, key: str | None) -> None:
+        self._in_progress.discard(key)
+        self._respond(method, path, params, key)
 
-    def _answer(self, method: str, path: str, params: Json, key: str | None) -> Json | _Failure:
-        asked = (method, path, repr(params))
-        if key is not None and key in self._answers:
-            before, answer = self._answers[key]
-            return answer if before == asked else _Failure(400, "idempotency_key_in_use")
-        if self._world.faults.happens("provider fails before"):
-            answer = _Failure(500, "api_error")
+    def _respond(self, method: str, path: str, params: Json, key: str | None) -> Json | _Failure:
+        request = (method, path, repr(params))
+        if key is not None and key in self._responses:
+            before, response = self._responses[key]
+            return response if before == request else _Failure(400, "idempotency_key_in_use")
+        if self._world.faults.strikes("provider fails before"):
+            response = _Failure(500, "api_error")
         else:
-            answer = copy.deepcopy(self._do(method, path.removeprefix("/v1/").split("/"), params))
-            if method == "post" and self._world.faults.happens("provider fails after"):
-                answer = _Failure(500, "api_error")
+            response = copy.deepcopy(self._execute(method, path.removeprefix("/v1/").split("/"), params))
+            if method == "post" and self._world.faults.strikes("provider fails after"):
+                response = _Failure(500, "api_error")
         if key is not None:
-            self._answers[key] = (asked, answer)
-        self._world.trace("provider", method, path.rpartition("/")[2][:10], type(answer).__name__)
-        return answer
+            self._responses[key] = (request, response)
+        self._world.trace("provider", method, path.rpartition("/")[2][:10], type(response).__name__)
+        return response
 
-    def _do(self, method: str, parts: list[str], params: Json) -> Json | _Failure:
+    def _execute(self, method: str, parts: list[str], params: Json) -> Json | _Failure:
         match method, parts:
             case "post", ["payment_intents"]:
                 return self._create(params)
@@ -116,29 +124,26 @@ class Provider:
             case "get", ["payment_intents", "search"]:
                 return self._search(params["query"])
             case "get", ["payment_intents", intent_id]:
-                return self.intents.get(intent_id) or _Failure(404, "resource_missing")
+                return self._intents.get(intent_id) or _Failure(404, "resource_missing")
             case "post", ["payment_intents", intent_id, "capture"]:
-                return self._capture(self.intents[intent_id])
+                return self._capture(self._intents[intent_id])
             case "post", ["payment_intents", intent_id, "cancel"]:
-                return self._cancel(self.intents[intent_id])
+                return self._cancel(self._intents[intent_id])
             case "post", ["refunds"]:
-                return self._refund(self.intents[params["payment_intent"]])
+                return self._refund(self._intents[params["payment_intent"]])
             case _:
                 raise AssertionError((method, parts))
 
-    def now(self) -> datetime:
-        return self._world.true_time()
-
     def _create(self, params: Json) -> Json | _Failure:
         token = params["payment_method_data"]["card"]["token"]
-        if token == NO_CARD:
+        if token == UNKNOWN_CARD:
             return _Failure(400, "resource_missing", "payment_method_data[card][token]")
         intent: Json = {
-            "id": f"pi_{len(self.intents) + 1:06d}",
+            "id": f"pi_{len(self._intents) + 1:06d}",
             "object": "payment_intent",
             "amount": params["amount"],
             "currency": params["currency"],
-            "created": int(self.now().timestamp()),
+            "created": int(self._world.true_time().timestamp()),
             "livemode": False,
             "status": "requires_capture",
             "metadata": dict(params["metadata"]),
@@ -146,109 +151,103 @@ class Provider:
             "client_secret": "secret",
             "latest_charge": {"amount_refunded": 0},
         }
-        self.intents[intent["id"]] = intent
-        lag = self._random.uniform(1, 90) if self._world.faults.happens("search lags") else 0.0
-        self._seen_from[intent["id"]] = self._world.loop.time() + lag
-        if token == BAD_CARD:
-            intent["status"] = "requires_payment_method"
-            intent["last_payment_error"] = {"code": "card_declined", "message": "Your card was declined."}
-            self._tell("payment_intent.payment_failed", intent)
+        self._intents[intent["id"]] = intent
+        lag_seconds = self._random.uniform(1, 90) if self._world.faults.strikes("search lags") else 0.0
+        self._found_from[intent["id"]] = self._world.loop.time() + lag_seconds
+        if token == DECLINED_CARD:
+            self._refuse(intent, "card_declined", "Your card was declined.")
             return _Failure(402, "card_declined", None, copy.deepcopy(intent))
         if token == CONFIRMED_CARD:
             intent["status"] = "requires_action"
             intent["next_action"] = {"type": "redirect_to_url", "redirect_to_url": {"url": "https://bank.example"}}
             return intent
-        self._tell("payment_intent.amount_capturable_updated", intent)
-        if self._world.faults.happens("hold lost"):
-            # Most often before it can be taken: afterwards there is nothing to lose.
-            after = self._random.choice((0.3, 1.0, 60.0)) * self._random.random()
-            self._world.loop.call_later(after, self._lose_hold, intent)
+        self._send_webhook("payment_intent.amount_capturable_updated", intent)
+        if self._world.faults.strikes("hold lost"):
+            # Most often before it can be captured: afterwards there is nothing to lose.
+            after_seconds = self._random.choice((0.3, 1.0, 60.0)) * self._random.random()
+            self._world.loop.call_later(after_seconds, self._lose_hold, intent)
         return intent
 
     def _list(self, params: Json) -> Json:
         created = params["created"]
         found = [
-            each for each in reversed(self.intents.values()) if created["gte"] <= each["created"] <= created["lte"]
+            each for each in reversed(self._intents.values()) if created["gte"] <= each["created"] <= created["lte"]
         ]
         if after := params.get("starting_after"):
-            ids = [each["id"] for each in found]
-            found = found[ids.index(after) + 1 :]
+            found = found[[each["id"] for each in found].index(after) + 1 :]
         return {"data": found[: params["limit"]], "has_more": len(found) > params["limit"]}
 
     def _search(self, query: str) -> Json:
-        wanted = query.rpartition(":")[2].strip("'")
-        return {
-            "data": [
-                each
-                for each in self.intents.values()
-                if each["metadata"]["payment_id"] == wanted and self._seen_from[each["id"]] <= self._world.loop.time()
-            ]
-        }
+        wanted, now = query.rpartition(":")[2].strip("'"), self._world.loop.time()
+        found = [
+            each
+            for each in self._intents.values()
+            if each["metadata"]["payment_id"] == wanted and self._found_from[each["id"]] <= now
+        ]
+        return {"data": found}
 
     def _capture(self, intent: Json) -> Json | _Failure:
         if intent["status"] != "requires_capture":
             return _Failure(400, "payment_intent_unexpected_state")
-        self._world.captured(intent)
+        self._world.check_capture(intent)
         intent |= {"status": "succeeded", "amount_received": intent["amount"]}
-        self.captures += 1
-        self._tell("payment_intent.succeeded", intent)
+        self._send_webhook("payment_intent.succeeded", intent)
         return intent
 
     def _cancel(self, intent: Json) -> Json | _Failure:
         if intent["status"] not in _OPEN:
             return _Failure(400, "payment_intent_unexpected_state")
         intent["status"] = "canceled"
-        self._tell("payment_intent.canceled", intent)
+        self._send_webhook("payment_intent.canceled", intent)
         return intent
 
     def _refund(self, intent: Json) -> Json | _Failure:
         if intent["status"] != "succeeded" or intent["latest_charge"]["amount_refunded"]:
             return _Failure(400, "charge_already_refunded")
         intent["latest_charge"]["amount_refunded"] = intent["amount"]
-        self._tell("charge.refunded", {"id": "ch_1", "object": "charge", "payment_intent": intent["id"]})
+        self._send_webhook("charge.refunded", {"id": "ch_1", "object": "charge", "payment_intent": intent["id"]})
         return {"id": "re_1"}
+
+    def _refuse(self, intent: Json, code: str, message: str) -> None:
+        intent["status"] = "requires_payment_method"
+        intent["last_payment_error"] = {"code": code, "message": message}
+        self._send_webhook("payment_intent.payment_failed", intent)
 
     def _lose_hold(self, intent: Json) -> None:
         """The bank takes a hold back before it was captured."""
         if intent["status"] == "requires_capture":
             self._cancel(intent)
 
-    # The buyer at the bank.
-
-    def confirm(self, payment_id: str, *, agrees: bool) -> None:
-        for intent in self.intents.values():
-            if intent["metadata"]["payment_id"] == payment_id and intent["status"] == "requires_action":
+    async def confirm(self, payment: Json, *, agrees: bool) -> None:
+        """The buyer confirms a payment at the bank, or refuses it."""
+        for intent in self._intents.values():
+            if intent["metadata"]["payment_id"] == payment["id"] and intent["status"] == "requires_action":
                 intent.pop("next_action")
                 if agrees:
                     intent["status"] = "requires_capture"
-                    self._tell("payment_intent.amount_capturable_updated", intent)
+                    self._send_webhook("payment_intent.amount_capturable_updated", intent)
                 else:
-                    intent["status"] = "requires_payment_method"
-                    intent["last_payment_error"] = {"code": "authentication_failed", "message": "The bank said no."}
-                    self._tell("payment_intent.payment_failed", intent)
+                    self._refuse(intent, "authentication_failed", "The bank refused.")
 
-    # Webhooks.
-
-    def _tell(self, kind: str, subject: Json) -> None:
-        self._told += 1
+    def _send_webhook(self, kind: str, subject: Json) -> None:
+        self._webhooks += 1
         faults = self._world.faults
-        if faults.happens("webhook lost"):
+        if faults.strikes("webhook lost"):
             return
-        told = {
-            "id": f"evt_{self._told:06d}",
+        event = {
+            "id": f"evt_{self._webhooks:06d}",
             "type": kind,
             "livemode": False,
             "data": {"object": copy.deepcopy(subject)},
         }
-        for _ in range(2 if faults.happens("webhook twice") else 1):
-            late = faults.happens("webhook late")
-            delay = self._random.uniform(5.0, 120.0) if late else self._random.uniform(0.0, 1.0)
-            self._world.loop.call_later(delay, self._world.deliver_webhook, msgspec.json.encode(told), 5)
-
-    # For the checker.
+        for _ in range(2 if faults.strikes("webhook twice") else 1):
+            is_late = faults.strikes("webhook late")
+            delay_seconds = self._random.uniform(5.0, 120.0) if is_late else self._random.uniform(0.0, 1.0)
+            body = msgspec.json.encode(event)
+            self._world.loop.call_later(delay_seconds, self._world.deliver_webhook, body, _WEBHOOK_ATTEMPTS)
 
     def books(self) -> list[ProviderIntent]:
-        """What the provider says to whoever compares: the invariants' view of it."""
+        """Return the provider's list, for the invariants."""
         return [
             ProviderIntent(
                 id=each["id"],
@@ -259,61 +258,42 @@ class Provider:
                 order_id=UUID(each["metadata"]["order_id"]),
                 payment_id=UUID(each["metadata"]["payment_id"]),
             )
-            for each in self.intents.values()
+            for each in self._intents.values()
         ]
 
 
-def _raised(failure: _Failure) -> stripe.StripeError:
-    body: Json = {"error": {"code": failure.code, "message": failure.code, "payment_intent": failure.intent}}
-    match failure.status:
-        case 402:
-            return stripe.CardError("declined", None, failure.code, None, 402, body)  # type: ignore[no-untyped-call]
-        case 429:
-            return stripe.RateLimitError("too many", None, 429, body)
-        case 409 | 500:
-            return stripe.APIError("failed", None, failure.status, body)
-        case _ if failure.code == "idempotency_key_in_use":
-            return stripe.IdempotencyError("another request", None, 400, body)
-        case status:
-            return stripe.InvalidRequestError(  # type: ignore[no-untyped-call]
-                failure.code, failure.param, failure.code, None, status, body
-            )
+class _RawResponse(msgspec.Struct):
+    body: bytes
 
 
-@dataclass(frozen=True)
-class SimulatedGateway(Gateway):
-    """The service's own gateway, whose requests end at the provider above instead of in the SDK."""
+class SimulatedStripeClient:
+    """`stripe.StripeClient`, as far as the gateway uses one: its requests end at the simulated provider."""
 
-    process: "Process"
+    def __init__(self, process: "Process") -> None:
+        self._process = process
 
-    async def _ask(self, answer: type[A], method: str, path: str, params: Json, key: str | None = None) -> A:
-        """Ask like the SDK: twice more after what may go away, under the same key."""
-        provider = self.process.world.provider
+    async def raw_request_async(self, method: str, path: str, **params: Any) -> _RawResponse:
+        """Send like the SDK: repeat twice what may succeed later, under the same key."""
+        world, key = self._process.world, params.pop("idempotency_key", None)
         for retry in range(_RETRIES + 1):
-            await self.process.lives_on("provider")
+            await self._process.stay_alive()
             try:
-                found = await provider.request(method, path, params, key)
-            except (stripe.APIConnectionError, stripe.APIError, Timeout) as error:
+                found = await world.provider.request(method, path, params, key)
+            except (stripe.APIConnectionError, stripe.APIError, ProviderTimeout) as error:
                 if retry < _RETRIES:
                     await asyncio.sleep(0.5 * 2**retry)
                     continue
-                if isinstance(error, Timeout):
-                    raise stripe.APIConnectionError("no answer") from None  # type: ignore[no-untyped-call]
+                if isinstance(error, ProviderTimeout):
+                    raise stripe.APIConnectionError("no response") from None  # type: ignore[no-untyped-call]
                 raise
-            if self.process.world.faults.happens("crash after the provider's answer"):
-                self.process.crash()
-            return msgspec.convert(found, answer)
+            if world.faults.strikes("crash after the provider's response"):
+                self._process.crash()
+            return _RawResponse(msgspec.json.encode(found))
         raise AssertionError
 
-    def heard(self, body: bytes, signature: str | None) -> Told:  # noqa: ARG002 – signatures have tests of their own
-        return msgspec.json.decode(body, type=Told)
 
+class NoTransport:
+    """The HTTP transport of the SDK, which is never used here."""
 
-def opener(process: "Process") -> Callable[..., Any]:
-    """Return what stands for `gateway.opened` while a process starts."""
-
-    @asynccontextmanager
-    async def opened(_url: str, _key: str, _secret: str, installation: UUID) -> Any:
-        yield SimulatedGateway(cast(Any, None), installation, livemode=False, webhook_secrets=(), process=process)
-
-    return opened
+    async def close_async(self) -> None:
+        """There is nothing to close."""

@@ -1,4 +1,4 @@
-"""One seed from its first listing to the last check: faults for a while, then peace, and everything must settle."""
+"""One seed from its first listing to the last check: faults for a while, then none, and everything must settle."""
 
 import asyncio
 from collections import Counter
@@ -8,25 +8,39 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Final
 
-from admitone import invariants
-from admitone.registry import named
-from proof.simulation.engine import SERVICES as DATABASES
-from proof.simulation.engine import Engine
-from proof.simulation.faults import DISTURBANCES
+from admitone.invariants import IN_PROGRESS, check_connections
+from admitone.kernel.http.sessions import SignedInUser
+from admitone.registry import SERVICES as ALL_SERVICES
+from proof.people import Crowd, Habits, Person
+from proof.simulation.databases import WorkerDatabases
+from proof.simulation.faults import DISASTERS
 from proof.simulation.loop import Stuck
-from proof.simulation.people import People
-from proof.simulation.world import BEGINNING, HEALED_IDLE_SECONDS, World
+from proof.simulation.world import BEGINNING, HEALED_IDLE_SECONDS, SERVICES, World
 
 _LASTS_SECONDS_MAX: Final = 400.0
-_LOOK_EVERY_SECONDS: Final = 15.0
+_POLL_SECONDS: Final = 15.0
 # A clock that jumped back by ten minutes twice may keep an order, a hold or a lease for that much longer.
-SETTLES_SECONDS: Final = 1800.0
+_SETTLES_SECONDS: Final = 1800.0
 _JUMP_SECONDS_MAX: Final = 600.0
+
+HABITS: Final = Habits(
+    pauses_seconds=(0.1, 1.0, 6.0),
+    retries=tuple(range(7)),
+    settle={"pay": 60, "pay and cancel": 10, "pay twice": 10, "cancel": 8, "leave": 7, "pay late": 5},
+    keyed=0.8,
+    late_seconds=(0.8, 1.1),
+    bank_seconds=(0.5, 15.0),
+)
+_CONSUMERS: Final = tuple(
+    (producer, service.name)
+    for service in SERVICES
+    for producer in sorted({each.producer for each in service.subscriptions})
+)
 
 
 @dataclass
 class Outcome:
-    """What became of a seed."""
+    """The outcome of a seed."""
 
     seed: int
     violations: list[str]
@@ -35,48 +49,36 @@ class Outcome:
     purchases: int = 0
     orders: int = 0
     statements: int = 0
-    settled_seconds: float = 0.0
     log: list[str] | None = None
 
 
-def run_seed(seed: int, engine: Engine, *, keeps_log: bool = False) -> Outcome:
-    """Live one seed through; the same seed gives the same outcome, to the last byte of its trace."""
-    engine.reset(BEGINNING)
-    statements = engine.statements
-    world = World(seed, engine, keeps_log=keeps_log)
-    people = People(world, Random(f"{seed} people"))
-    life = _Life(world, people)
+def run_seed(seed: int, databases: WorkerDatabases, *, keeps_log: bool = False) -> Outcome:
+    """Run one seed; the same seed gives the same outcome, to the last byte of its trace."""
+    databases.reset(BEGINNING)
+    world = World(seed, databases, keeps_log=keeps_log)
+    run = _Run(world)
     try:
         asyncio.set_event_loop(world.loop)
-        with world.rules():
+        with world.in_force():
             try:
-                world.loop.run_until_complete(life.live())
-            except (Stuck, RuntimeError) as error:  # the latter is what a stopped loop raises
-                world.wrong(f"{type(error).__name__} {error}")
+                world.loop.run_until_complete(run.run())
+            except (Stuck, RuntimeError) as error:  # a stopped loop raises the latter
+                world.violated(f"{type(error).__name__} {error}")
             finally:
                 world.stop()
-                _run_out(world)
+                _end_tasks(world)
     finally:
         asyncio.set_event_loop(None)
         world.loop.close()
-    purchases = len(engine.look("orders", "SELECT 1 FROM orders WHERE status = 'complete'"))
-    orders = len(engine.look("orders", "SELECT 1 FROM orders"))
+    statuses = Counter(row["status"] for row in databases.rows("orders", "SELECT status FROM orders"))
+    purchases, orders = statuses["complete"], statuses.total()
     world.trace("end", purchases, orders, sorted(world.faults.struck.items()))
     return Outcome(
-        seed,
-        world.violations,
-        world.trace_hash,
-        world.faults.struck,
-        purchases,
-        orders,
-        engine.statements - statements,
-        life.settled_seconds,
-        world.log,
+        seed, world.violations, world.trace_hash, world.faults.struck, purchases, orders, world.statements, world.log
     )
 
 
-def _run_out(world: World) -> None:
-    """Let cancelled tasks end."""
+def _end_tasks(world: World) -> None:
     left = asyncio.all_tasks(world.loop)
     for task in left:
         task.cancel()
@@ -85,40 +87,72 @@ def _run_out(world: World) -> None:
             world.loop.run_until_complete(asyncio.wait(left, timeout=60))
 
 
-class _Life:
-    def __init__(self, world: World, people: People) -> None:
+class _Run:
+    def __init__(self, world: World) -> None:
         self._world = world
-        self._people = people
-        self._random = Random(f"{world.seed} disturber")
-        self.settled_seconds = 0.0
+        self._random = Random(f"{world.seed} disasters")
+        self._people_random = Random(f"{world.seed} people")
+        self._crowd = Crowd(world, world.provider, self._people_random, HABITS, world.hold_seconds)
 
-    async def live(self) -> None:
+    async def run(self) -> None:
         world = self._world
         await world.start()
-        disturbing = asyncio.create_task(self._disturb())
-        trading = asyncio.create_task(self._people.trade())
-        await asyncio.wait({trading}, timeout=_LASTS_SECONDS_MAX)
-        trading.cancel()
-        disturbing.cancel()
-        await asyncio.wait({trading, disturbing})
-        for task in (trading, disturbing):
+        tasks = [asyncio.create_task(each) for each in (self._trade(), self._bring_disasters())]
+        await asyncio.wait(tasks[:1], timeout=_LASTS_SECONDS_MAX)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         world.faults.are_on = False
         world.bus.come_back()
         world.trace("healed")
-        world.set_pauses(HEALED_IDLE_SECONDS)
+        world.set_polls(HEALED_IDLE_SECONDS)
         await self._settle()
         self._check()
 
-    async def _disturb(self) -> None:
-        """Bring about, now and then, what befalls a whole machine."""
+    # People.
+
+    async def _trade(self) -> None:
+        """Let one or two sellers and two to four buyers do what they do in this seed."""
+        random = self._people_random
+        sellers = [self._join(name) for name in ("alice", "trent")[: random.randint(1, 2)]]
+        buyers = [self._join(name) for name in ("bob", "carol", "dave", "erin")[: random.randint(2, 4)]]
+        async with asyncio.TaskGroup() as group:
+            for seller in sellers:
+                group.create_task(self._sell(seller))
+            for buyer in buyers:
+                group.create_task(self._buy(buyer))
+
+    def _join(self, name: str) -> Person:
+        user = SignedInUser(self._world.new_uuid(), f"{name}@example.com", self._world.new_uuid(), expires_at=4e9)
+        self._world.users[name] = user
+        return self._crowd.join(user.id, name)
+
+    async def _sell(self, seller: Person) -> None:
+        random = self._people_random
+        for _ in range(random.choice((1, 2, 3))):
+            await self._crowd.list_ticket(seller)
+            await asyncio.sleep(random.uniform(0.0, 2.0))
+        for _ in range(random.choice((0, 1, 2, 4, 8))):
+            await self._crowd.pause()
+            await self._crowd.edit_a_ticket(seller)
+
+    async def _buy(self, buyer: Person) -> None:
+        await asyncio.sleep(self._people_random.uniform(0.5, 3.0))
+        for _ in range(self._people_random.randint(1, 4)):
+            await self._crowd.shop(buyer)
+
+    # Disasters.
+
+    async def _bring_disasters(self) -> None:
         world, random = self._world, self._random
-        kinds = [kind for kind in DISTURBANCES if world.faults.has(kind)]
+        kinds = [kind for kind in DISASTERS if world.faults.has(kind)]
         while kinds:
             await asyncio.sleep(random.expovariate(1 / 12))
             kind = random.choice(kinds)
-            world.trace("disturbance", kind)
+            world.trace("disaster", kind)
             world.faults.note(kind)
             match kind:
                 case "bus wiped":
@@ -134,64 +168,54 @@ class _Life:
                 case "bus away":
                     world.bus.go_away(random.uniform(0.5, 20.0))
                 case "consumer forgotten":
-                    producer, service = random.choice(_HEARING)
-                    world.bus.forget_consumer(producer, service)
+                    world.bus.forget_consumer(*random.choice(_CONSUMERS))
                 case "process killed":
                     random.choice(world.processes).die()
                 case "clock jumps":
-                    world.skew[random.choice(list(world.skew))] = random.uniform(-_JUMP_SECONDS_MAX, _JUMP_SECONDS_MAX)
-                case _:
-                    continue
+                    service = random.choice(list(world.skew_seconds))
+                    world.skew_seconds[service] = random.uniform(-_JUMP_SECONDS_MAX, _JUMP_SECONDS_MAX)
+
+    # The end.
 
     async def _settle(self) -> None:
-        """Wait until nothing is under way any more; give up at the deadline."""
+        """Wait until nothing is in progress; give up at the deadline."""
         world = self._world
-        healed_at = world.loop.time()
-        reason: str | None = ""
-        # A relay notices single lost messages when it next compares, which its pauses put off; twice is every relay.
+        deadline = world.loop.time() + _SETTLES_SECONDS
+        # A relay notices single lost messages when it next compares, which its polls put off; twice is every relay.
         await asyncio.sleep(2 * HEALED_IDLE_SECONDS)
-        while reason is not None and world.loop.time() - healed_at < SETTLES_SECONDS:
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
-            reason = self._unsettled()
-        self.settled_seconds = world.loop.time() - healed_at
+        reason: str | None = ""
+        while reason is not None and world.loop.time() < deadline:
+            await asyncio.sleep(_POLL_SECONDS)
+            reason = self._in_progress()
         if reason is not None:
-            world.wrong(f"I6 not settled after {SETTLES_SECONDS:.0f} s: {reason}")
+            world.violated(f"I6 not settled after {_SETTLES_SECONDS:.0f} s: {reason}")
 
-    def _unsettled(self) -> str | None:
+    def _in_progress(self) -> str | None:
         world = self._world
         if not all(process.is_alive for process in world.processes):
             return "a process is down"
-        for service, sql in invariants.IN_PROGRESS:
-            if rows := world.engine.look(service, sql):
+        for service, sql in IN_PROGRESS:
+            if rows := world.databases.rows(service, sql):
                 return f"{service}: {rows[0][0]}"
         if not world.bus.is_drained():
             return "the bus is not drained"
-        # A hold that nobody knows of any more is found by the comparison with the provider's books.
+        # A hold that the database does not know of is found by the comparison with the provider's books.
         if any(each.status == "requires_capture" for each in world.provider.books()):
             return "the provider holds money"
         return None
 
     def _check(self) -> None:
+        """Check every invariant, each database by its own clock."""
         world = self._world
-        connections = {name: world.engine.stores[name].owner for name in DATABASES}
-        for name, owner in connections.items():
-            instant = world.true_time().timestamp() + world.skew.get(name, 0.0)
-            world.engine.driver.run(owner.execute(f"SET admitone.instant = '{_iso(instant)}'"))
-        services = [each for each in named(()) if each.has_database]
-        findings = world.engine.driver.run(
-            invariants.check_connections(connections, services, self._people.history, world.provider.books())
-        )
-        for finding in findings:
+        for name in world.databases.owners:
+            seconds = world.true_time().timestamp() + world.skew_seconds.get(name, 0.0)
+            world.databases.execute(
+                name, f"SET admitone.instant = '{datetime.fromtimestamp(seconds, UTC).isoformat()}'"
+            )
+        services = [each for each in ALL_SERVICES if each.has_database]
+        history, books = self._crowd.history, world.provider.books()
+        for finding in world.databases.run(check_connections(world.databases.owners, services, history.records, books)):
             for sample in finding.samples():
-                world.wrong(f"{finding.id} {sample}")
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
-_HEARING: Final = tuple(
-    (producer, service.name)
-    for service in named(("tickets", "orders", "expiration", "payments"))
-    for producer in sorted({heard.producer for heard in service.subscriptions})
-)
+                world.violated(f"{finding.id} {sample}")
+        for problem in history.problems:
+            world.violated(problem)
