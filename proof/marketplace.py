@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -37,6 +38,7 @@ STORED: Final = tuple(each.name for each in registry.SERVICES if each.has_databa
 _READY_SECONDS_MAX: Final = 90.0
 _POLL_SECONDS: Final = 0.02
 _SESSION_HOURS: Final = 12
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 Value = Callable[[str, str], Awaitable[Any]]
 """Asks one service's database for one value: (service, SQL)."""
@@ -48,14 +50,15 @@ class Marketplace:
     Connections made here are those of each database's owner, without any detour.
     """
 
-    def __init__(self, folder: Path, *arguments: str, module: str = "admitone", **environment: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, module: str = "admitone", environment: Mapping[str, str]) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
         self.started_seconds = 0.0
         self._command = [sys.executable, "-m", module, *arguments]
         self._key = new_signing_key()
-        self._environment = {
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ADMITONE_", "STRIPE_"))}
+        self.environment = inherited | {
             "ADMITONE_DATA": str(folder),
             "ADMITONE_PORT": str(self.port),
             "ADMITONE_SIGNING_KEY": self._key,
@@ -70,13 +73,12 @@ class Marketplace:
 
     async def start(self) -> None:
         """Start, and return once every service is ready."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ADMITONE_", "STRIPE_"))}
         output = self.folder / "up.log"
         began = time.monotonic()
         with output.open("ab") as out:
             self._child = subprocess.Popen(
                 self._command,
-                env=inherited | self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -215,12 +217,12 @@ async def settled(value: Value, seconds_max: float = 120.0) -> None:
 
 @asynccontextmanager
 async def running_marketplace(
-    *arguments: str, folder: Path | None = None, **environment: str
+    *arguments: str, folder: Path | None = None, environment: Mapping[str, str] = _NOTHING
 ) -> AsyncIterator[Marketplace]:
     """Run `admitone up`, with fresh data unless a folder is given, and stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="admitone-proof-", ignore_cleanup_errors=True) as fresh:
         Path(fresh).chmod(0o711)  # PostgreSQL may have to run as another account, which passes through
-        marketplace = Marketplace(folder or Path(fresh), "up", *arguments, **environment)
+        marketplace = Marketplace(folder or Path(fresh), "up", *arguments, environment=environment)
         try:
             await marketplace.start()
             yield marketplace

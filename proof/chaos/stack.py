@@ -55,8 +55,10 @@ class Stack:
             folder,
             *("up", "--processes", "--data", str(folder)),
             module="proof.chaos.detour",
-            ADMITONE_ORDER_WINDOW_SECONDS=str(hold_seconds),
-            **{PORTS: msgspec.json.encode(self.ports).decode()},
+            environment={
+                "ADMITONE_ORDER_WINDOW_SECONDS": str(hold_seconds),
+                PORTS: msgspec.json.encode(self.ports).decode(),
+            },
         )
         self._twin: subprocess.Popen[bytes] | None = None
         self._watching_twin: asyncio.Task[None] | None = None
