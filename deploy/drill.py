@@ -1,9 +1,9 @@
-"""Brings one service's database back to a moment ago, and the marketplace back in order: a restore that was practised.
+"""Restores one service's database to an earlier point, and repairs the marketplace by a replay.
 
     python -m deploy.drill [SERVICE]
 
-People trade, the database is saved, people trade on; then the service stops, its database becomes what it was, the
-service starts, everything that is still kept is told again, and the invariants are asked until all of them hold.
+People trade, the database is saved, people trade on. Then the service stops, the saved database replaces its database,
+the service starts, every stored event is published again, and the invariants are checked until all of them hold.
 """
 
 import asyncio
@@ -12,95 +12,89 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import asyncpg
-import httpx
 import uvloop
 
 from admitone.kernel.database.pool import Database
 from admitone.kernel.messaging import outbox
 from admitone.local.postgres import binaries
 from admitone.registry import SERVICES
-from deploy.marketplace import REPLICAS, Marketplace, prepared, running
-from deploy.rolling import PASSWORD, Load
+from deploy.marketplace import REPLICAS, Marketplace, prepared_marketplace, running
+from deploy.traders import Traders
 
-SALES = 6
-DEADLINE_SECONDS = 180.0
-
-
-async def trade(market: Marketplace, round_name: str) -> None:
-    """Let some tickets be held, and some of these be paid for."""
-    load = Load(market.settings.public_origin)
-    async with (
-        httpx.AsyncClient(base_url=load.origin, timeout=20) as seller,
-        httpx.AsyncClient(base_url=load.origin, timeout=20) as buyer,
-    ):
-        for person, name in ((seller, "alice"), (buyer, "bob")):
-            body = {"email": f"{name}-{round_name}@example.com", "password": PASSWORD}
-            await load.ask(person, "POST", "/api/users/signup", json=body)
-        for number in range(SALES):
-            await load.one_sale(seller, buyer, pays=number % 2 == 0)
-    assert not load.failures, load.failures
+_SALES: Final = 6
+_DEADLINE_SECONDS: Final = 180.0
 
 
-def server_program(name: str, *words: str) -> None:
-    subprocess.run([str(binaries() / name), *words], check=True)
+async def trade(market: Marketplace, name: str) -> None:
+    traders = Traders(market.settings.public_origin)
+    await traders.trade(name, _SALES)
+    assert not traders.failures, traders.failures
 
 
-async def restore(market: Marketplace, service: str, saved: Path) -> float:
-    """Stop the service, put the saved database in place, start the service; return how long it was away."""
-    began = time.monotonic()
-    server_url = market.servers["postgres"].url()  # type: ignore[attr-defined]
-    for replica in [each for each in market.replicas if each.service == service]:
-        await asyncio.to_thread(replica.program.stop)
-        market.rotation.replicas[service].remove(replica.url)
-        market.replicas.remove(replica)
+async def run_program(name: str, *arguments: str) -> None:
+    """Run one of PostgreSQL's own programs."""
+    await asyncio.to_thread(subprocess.run, [str(binaries() / name), *arguments], check=True)
+
+
+async def restore(market: Marketplace, service: str, saved: Path) -> None:
+    """Stop the service, replace its database by the saved one, and start the service."""
+    server_url = market.postgres.url()
+    replicas = [each for each in market.replicas if each.service == service]
+    await asyncio.gather(*(market.stop_replica(each) for each in replicas))
     connection = await asyncpg.connect(server_url)
     await connection.execute(f"DROP DATABASE {service} WITH (FORCE)")
     await connection.close()
-    await asyncio.to_thread(server_program, "pg_restore", "--create", f"--dbname={server_url}", str(saved))
-    for number in range(REPLICAS):
-        await market.begin(service, 1000 + number)
-    return time.monotonic() - began
+    await run_program("pg_restore", "--create", f"--dbname={server_url}", str(saved))
+    for _ in range(REPLICAS):
+        await market.start_replica(service)
 
 
 async def replay_all(market: Marketplace) -> int:
-    """Do what `admitone replay` does."""
-    told = 0
+    """Publish every stored event again, as `admitone replay` does."""
+    events = 0
     for service in (each for each in SERVICES if each.publications):
-        database = await Database.connect(
-            market.settings.database_url(service.name), application="drill", connections=2
-        )
+        url = market.settings.database_url(service.name)
+        database = await Database.connect(url, application="drill", connections=2)
         async with database.transaction() as tx:
             await tx.execute("SET LOCAL statement_timeout = 0")
-            told += await outbox.replay(tx)
+            events += await outbox.replay(tx)
         await database.close()
-    return told
+    return events
 
 
-async def main(market_of: Any, service: str, folder: Path) -> int:
-    async with running(*market_of) as market:
+async def drill(market: Marketplace, service: str, saved: Path) -> list[str]:
+    """Run the drill and return the invariants that are still broken after the deadline."""
+    async with running(market):
         await trade(market, "before")
-        saved = folder / "saved"
-        url = market.servers["postgres"].url().rpartition("/")[0]  # type: ignore[attr-defined]
-        await asyncio.to_thread(server_program, "pg_dump", "--format=custom", f"--file={saved}", f"{url}/{service}")
+        url = f"{market.postgres.url().rpartition('/')[0]}/{service}"
+        await run_program("pg_dump", "--format=custom", f"--file={saved}", url)
         await trade(market, "after")
-        print(f"{service} is {await restore(market, service, saved):.1f} s away and comes back as it was", flush=True)
+        began = time.monotonic()
+        await restore(market, service, saved)
+        print(f"{service} was unavailable for {time.monotonic() - began:.1f} s and is restored", flush=True)
         print("broken now:", await market.broken_invariants(grace_seconds=5) or "nothing", flush=True)
-        print(f"{await replay_all(market)} events are told again", flush=True)
+        print(f"{await replay_all(market)} events are published again", flush=True)
         began = time.monotonic()
         while broken := await market.broken_invariants(grace_seconds=5):
-            if time.monotonic() - began > DEADLINE_SECONDS:
-                print("still broken:", *broken, sep="\n  ")
-                return 1
-    print(f"every invariant holds after {time.monotonic() - began:.1f} s")
-    return 0
+            if time.monotonic() - began > _DEADLINE_SECONDS:
+                return broken
+        print(f"every invariant holds after {time.monotonic() - began:.1f} s")
+        return []
+
+
+def main(service: str) -> int:
+    with tempfile.TemporaryDirectory(prefix="admitone-drill-") as folder:
+        # PostgreSQL may run as `nobody`, who must be able to enter the folder.
+        Path(folder).chmod(0o711)
+        with prepared_marketplace(Path(folder) / "data", ADMITONE_ORDER_WINDOW_SECONDS="20") as market:
+            broken = uvloop.run(drill(market, service, Path(folder) / "saved"))
+    if broken:
+        print("still broken:", *broken, sep="\n  ")
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1] if len(sys.argv) > 1 else "expiration"
-    with tempfile.TemporaryDirectory(prefix="admitone-drill-") as made:
-        Path(made).chmod(0o711)
-        with prepared(Path(made) / "data", order_window_seconds=20) as found:
-            sys.exit(uvloop.run(main(found, wanted, Path(made))))
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "expiration"))

@@ -1,10 +1,11 @@
-"""Makes every secret an installation needs: once, at random, and written nowhere in this repository.
+"""Generates every secret that an installation needs. Nothing is written to this repository.
 
-    python deploy/make_secrets.py development | kubectl create -f -
-    python deploy/make_secrets.py files FOLDER
+    python -m deploy.make_secrets development | kubectl create -f -
+    python -m deploy.make_secrets production | kubectl create -f -
+    python -m deploy.make_secrets files FOLDER
 
-Run it with the Python that AdmitOne is installed in. `kubectl create` refuses to replace what is there, and files that
-are there stay as they are.
+Run it with the Python that AdmitOne is installed in. `kubectl create` does not replace existing secrets, and existing
+files stay as they are.
 """
 
 import base64
@@ -14,63 +15,79 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any
+from typing import Any, Final
 
 from admitone.auth.tokens import new_signing_key
-from admitone.kernel.settings import SANDBOX, SERVICES
+from admitone.registry import SERVICES
+from deploy.facts import SANDBOX, STORING, secret_key, secret_variables
 
 Secrets = dict[str, dict[str, str]]
 
-STORING = tuple(name for name in SERVICES if name != "web")
-BUS_REPLICAS = 3
+BUS_REPLICAS: Final = 3
+_BACKUP_KEYS: Final = {
+    "BACKUP_ACCESS_KEY_ID": "access-key-id",
+    "BACKUP_SECRET_ACCESS_KEY": "secret-access-key",
+}
+_PREFIXES: Final = {"STRIPE_SECRET_KEY": "sk_test_", "STRIPE_WEBHOOK_SECRET": "whsec_"}
+
+# Settings of the services that are secret and that only a third party can give us, such as Stripe's keys.
+_GIVEN: Final = sorted({each for service in SERVICES for each in secret_variables(service)} - {"ADMITONE_SIGNING_KEY"})
+
+GIVEN: Final = (*_GIVEN, *_BACKUP_KEYS)
+"""The environment variables that `production` reads."""
 
 
-def made(host: Mapping[str, str], bus: str) -> Secrets:
-    """Return what every installation has: `host` says where each database is, `bus` where the bus is."""
-    found: Secrets = {"jwt-secret": {"signing-key.pem": new_signing_key()}}
-    for service, place in host.items():
-        for secret, role in ((f"{service}-database", service), (f"{service}-migrator", f"{service}_migrator")):
+def _generated(database_hosts: Mapping[str, str], bus: str) -> Secrets:
+    """Return the secrets of every installation: keys, and the accounts of databases and bus."""
+    found: Secrets = {}
+    signing_key = secret_key("ADMITONE_SIGNING_KEY")
+    _store(found, signing_key.name, signing_key.key, new_signing_key())
+    for database, host in database_hosts.items():
+        for secret, role in ((f"{database}-database", database), (f"{database}-migrator", f"{database}_migrator")):
             password = token_urlsafe(32)
-            url = f"postgresql://{role}:{password}@{place}:5432/{service}"
+            url = f"postgresql://{role}:{password}@{host}:5432/{database}"
             found[secret] = {"username": role, "password": password, "url": url}
     for service in SERVICES:
         password = token_urlsafe(32)
-        found[f"{service}-bus"] = {
+        found[f"{service.name}-bus"] = {
             "password.conf": f'password: "{password}"\n',
-            "url": f"nats://{service}:{password}@{bus}:4222",
+            "url": f"nats://{service.name}:{password}@{bus}:4222",
         }
     return found
 
 
+def _store(secrets: Secrets, name: str, key: str, value: str) -> None:
+    secrets.setdefault(name, {})[key] = value
+
+
 def development(postgres: str = "postgres", bus: str = "nats") -> Secrets:
-    """One PostgreSQL for all, and the sandbox instead of Stripe."""
-    return made(dict.fromkeys((*STORING, SANDBOX), postgres), bus) | {
-        "postgres-superuser": {"password": token_urlsafe(32)},
-        "stripe-secret": {
-            "secret-key": f"sk_test_{token_urlsafe(24)}",
-            "webhook-secret": f"whsec_{token_urlsafe(24)}",
-        },
-    }
+    """Return secrets for one PostgreSQL that serves all databases, and for the sandbox instead of Stripe."""
+    found = _generated(dict.fromkeys((*STORING, SANDBOX), postgres), bus)
+    found["postgres-superuser"] = {"password": token_urlsafe(32)}
+    for variable in _GIVEN:
+        secret = secret_key(variable)
+        _store(found, secret.name, secret.key, f"{_PREFIXES.get(variable, '')}{token_urlsafe(24)}")
+    return found
 
 
 def production(environment: Mapping[str, str]) -> Secrets:
-    """A PostgreSQL cluster per service; what others gave us is read from the environment. Raises KeyError."""
+    """Return secrets for a PostgreSQL cluster per service. Keys of third parties are read from the environment.
+
+    Raises KeyError for a variable that is not set.
+    """
+    found = _generated({service: f"{service}-database-rw" for service in STORING}, "nats")
     password = token_urlsafe(32)
     routes = [f"nats://cluster:{password}@nats-{number}.nats:6222" for number in range(BUS_REPLICAS)]
-    return made({service: f"{service}-database-rw" for service in STORING}, "nats") | {
-        "nats-cluster": {
-            "password.conf": f'password: "{password}"\n',
-            "routes.conf": f"routes: {json.dumps(routes)}\n",
-        },
-        "stripe-secret": {
-            "secret-key": environment["STRIPE_SECRET_KEY"],
-            "webhook-secret": environment["STRIPE_WEBHOOK_SECRET"],
-        },
-        "backup-store": {
-            "access-key-id": environment["BACKUP_ACCESS_KEY_ID"],
-            "secret-access-key": environment["BACKUP_SECRET_ACCESS_KEY"],
-        },
+    found["nats-cluster"] = {
+        "password.conf": f'password: "{password}"\n',
+        "routes.conf": f"routes: {json.dumps(routes)}\n",
     }
+    for variable in _GIVEN:
+        secret = secret_key(variable)
+        _store(found, secret.name, secret.key, environment[variable])
+    for variable, key in _BACKUP_KEYS.items():
+        _store(found, "backup-store", key, environment[variable])
+    return found
 
 
 def manifest(secrets: Secrets) -> dict[str, Any]:
@@ -83,39 +100,39 @@ def _object(name: str, data: Mapping[str, str]) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        # CloudNativePG demands the first type for a role's password, and follows its changes with the label.
+        # CloudNativePG requires the first type for a role's password, and the label to follow its changes.
         "type": "kubernetes.io/basic-auth" if is_login else "Opaque",
         "metadata": {
             "name": name,
             "namespace": "admitone",
-            "labels": {"app.kubernetes.io/part-of": "admitone"}
-            | ({"cnpg.io/reload": "true"} if "username" in data else {}),
+            "labels": {"app.kubernetes.io/part-of": "admitone"} | ({"cnpg.io/reload": "true"} if is_login else {}),
         },
         "data": {key: base64.b64encode(value.encode()).decode() for key, value in data.items()},
     }
 
 
 def write_files(secrets: Secrets, folder: Path) -> None:
-    """Write each key as the file `folder`/secret/key, and what PostgreSQL and NATS read in folders of their own."""
-    if (folder / "jwt-secret" / "signing-key.pem").exists():
+    """Write each key as the file `folder`/secret/key, and the files of PostgreSQL and NATS to folders of their own."""
+    signing_key = secret_key("ADMITONE_SIGNING_KEY")
+    if (folder / signing_key.name / signing_key.key).exists():
         return
     files = {Path(name, key): value for name, data in secrets.items() for key, value in data.items()}
     for service in SERVICES:
-        files[Path("nats-passwords", f"{service}.conf")] = secrets[f"{service}-bus"]["password.conf"]
-    for service in (*STORING, SANDBOX):
-        files[Path("databases", service, "password")] = secrets[f"{service}-database"]["password"]
-        files[Path("databases", service, "migrator-password")] = secrets[f"{service}-migrator"]["password"]
-    # The signing key last: it says that everything is there.
-    for file, value in sorted(files.items(), key=lambda each: each[0].parts[0] == "jwt-secret"):
+        files[Path("nats-passwords", f"{service.name}.conf")] = secrets[f"{service.name}-bus"]["password.conf"]
+    for name in (*STORING, SANDBOX):
+        files[Path("databases", name, "password")] = secrets[f"{name}-database"]["password"]
+        files[Path("databases", name, "migrator-password")] = secrets[f"{name}-migrator"]["password"]
+    # The signing key last: its file marks the folder as complete.
+    for file, value in sorted(files.items(), key=lambda each: each[0].parts[0] == signing_key.name):
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(value)
-        # Each container runs as a user of its own; what it must not read is not mounted.
+        # Each container runs as another user, and gets only the folders it may read.
         path.chmod(0o444)
 
 
-def main(words: list[str]) -> None:
-    match words:
+def main(arguments: list[str]) -> None:
+    match arguments:
         case ["development"]:
             json.dump(manifest(development()), sys.stdout)
         case ["production"]:

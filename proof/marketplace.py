@@ -26,7 +26,7 @@ from admitone.kernel import clock
 from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.ids import new_id
 from admitone.kernel.settings import Settings
-from admitone.local.installation import found_running
+from admitone.local.installation import running_settings
 from admitone.local.server import LOOPBACK, free_port
 from proof.clients import HttpClient, http_client
 from proof.history import ClientHistory
@@ -91,7 +91,7 @@ class Marketplace:
                     raise TimeoutError(f"the marketplace is not ready after {_READY_SECONDS_MAX:.0f} s")
                 await asyncio.sleep(_POLL_SECONDS)
         self.started_seconds = time.monotonic() - began
-        self._settings = found_running(self.folder)
+        self._settings = running_settings(self.folder)
 
     @property
     def has_ended(self) -> bool:

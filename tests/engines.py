@@ -13,11 +13,11 @@ from pathlib import Path
 import asyncpg
 
 from admitone.kernel.database.migrations import migrate
-from admitone.local.nats import Nats, User
+from admitone.local.nats import Nats, NatsUser
 from admitone.local.postgres import Postgres
-from admitone.local.provision import Database, provision
+from admitone.local.provision import DatabaseAccount, provision
 
-ADMIN = User("admin", "admin-password", admin=True)
+ADMIN = NatsUser("admin", "admin-password", is_admin=True)
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def running_postgres(*, durable: bool = False, port: int | None = None) -> Itera
 
 
 @contextmanager
-def running_nats(users: Sequence[User], *, durable: bool = False, port: int | None = None) -> Iterator[Nats]:
+def running_nats(users: Sequence[NatsUser], *, durable: bool = False, port: int | None = None) -> Iterator[Nats]:
     """NATS with the given users and `admin`."""
     with short_folder() as folder:
         server = Nats(folder / "nats", [*users, ADMIN], port=port, durable=durable)
@@ -80,7 +80,7 @@ class Databases:
     def __init__(self, postgres: Postgres) -> None:
         self.postgres = postgres
         self._numbers = itertools.count(1)
-        self._templates: dict[str, Database] = {}
+        self._templates: dict[str, DatabaseAccount] = {}
         self._fresh: list[str] = []
 
     async def fresh(self, service: str) -> Fresh:
@@ -99,15 +99,17 @@ class Databases:
         await self._run(*(f"DROP DATABASE {name} WITH (FORCE)" for name in self._fresh))
         self._fresh.clear()
 
-    async def _make_template(self, service: str) -> Database:
-        template = Database(service, f"{service}-password", f"{service}-migrator-password", name=f"template_{service}")
+    async def _make_template(self, service: str) -> DatabaseAccount:
+        template = DatabaseAccount(
+            service, f"{service}-password", f"{service}-migrator-password", name=f"template_{service}"
+        )
         await provision(self.postgres.url(), [template])
         await migrate(template.migrator_url(self.postgres.url()), service)
         self._templates[service] = template
         return template
 
-    def _named(self, template: Database, name: str) -> Fresh:
-        fresh = Database(template.service, template.password, template.migrator_password, name=name)
+    def _named(self, template: DatabaseAccount, name: str) -> Fresh:
+        fresh = DatabaseAccount(template.service, template.password, template.migrator_password, name=name)
         server_url = self.postgres.url()
         return Fresh(
             name=name,

@@ -19,7 +19,7 @@ from admitone.kernel.http.sessions import COOKIE, SignedInUser
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings, variables
-from admitone.local.nats import Nats, User
+from admitone.local.nats import Nats, NatsUser
 from admitone.registry import AUTHORITY, SERVICES
 from tests.engines import Databases
 
@@ -28,16 +28,8 @@ StartNats = Callable[..., Nats]
 PASSWORD: Final = "correct horse battery staple"
 
 
-def bus_user(service: Service) -> User:
-    """The bus account that a service's declaration calls for."""
-    subscriptions = tuple(sorted({heard.producer for heard in service.subscriptions}))
-    return User(
-        service.name,
-        f"{service.name}-password",
-        publications=bool(service.publications),
-        subscriptions=subscriptions,
-        watches=not service.has_database,
-    )
+def bus_user(service: Service) -> NatsUser:
+    return NatsUser.of(service, f"{service.name}-password")
 
 
 async def settings_for(

@@ -15,7 +15,7 @@ import pytest_asyncio
 from admitone import registry
 from admitone.invariants import INVARIANTS, ClientRecord, Finding, ProviderIntent, Sources, check, provider_at
 from admitone.kernel.settings import Settings
-from admitone.local.installation import found_running
+from admitone.local.installation import running_settings
 from admitone.local.postgres import Postgres
 from tests.engines import short_folder, wait_until
 from tests.whole import Up, running_up
@@ -82,7 +82,7 @@ def rest() -> Iterator[Rest]:
             traded = trade(up)
             settled = up.run("check")
             assert settled.returncode == 0, settled.stdout + settled.stderr
-            settings = found_running(up.folder)
+            settings = running_settings(up.folder)
             assert settings is not None
             intents = asyncio.run(listed(settings))
         postgres = Postgres(folder / "data" / "postgres", (folder / "data/secrets/database_superuser").read_text())
@@ -155,8 +155,8 @@ async def test_i01_two_orders_for_one_ticket(market: Market) -> None:
     await market.spoil("orders", "DROP INDEX one_live_order_per_ticket")
     await market.spoil(
         "orders",
-        "INSERT INTO orders (id, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at) "
-        "SELECT $1, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at "
+        "INSERT INTO orders (id, buyer_id, ticket_id, ticket_version, title, price_cents, currency, expires_at) "
+        "SELECT $1, buyer_id, ticket_id, ticket_version, title, price_cents, currency, expires_at "
         "FROM orders WHERE status = 'complete'",
         uuid4(),
     )
@@ -165,7 +165,7 @@ async def test_i01_two_orders_for_one_ticket(market: Market) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["amount_cents = amount_cents + 1", "currency = 'eur'", "user_id = gen_random_uuid()"]
+    "change", ["amount_cents = amount_cents + 1", "currency = 'eur'", "buyer_id = gen_random_uuid()"]
 )
 async def test_i02_a_charge_that_does_not_match_its_order(change: str, market: Market) -> None:
     await market.spoil("payments", f"UPDATE payment SET {change}")

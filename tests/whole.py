@@ -1,4 +1,4 @@
-"""The whole marketplace as people start it, `admitone up`, for tests to use and to kill."""
+"""The whole marketplace as `admitone up` runs it, for tests to use and to kill."""
 
 import os
 import signal
@@ -22,12 +22,12 @@ SERVERS = ("postgres", "nats", "sandbox")
 
 @dataclass
 class Up:
-    """One `admitone up`, once it said that it is ready."""
+    """One `admitone up` that is ready. `output` is what it has printed."""
 
     program: subprocess.Popen[str]
     folder: Path
     port: int
-    said: str
+    output: str
     seconds: float
 
     @property
@@ -35,7 +35,7 @@ class Up:
         return f"http://127.0.0.1:{self.port}"
 
     def pid(self, name: str) -> int:
-        """The process id of one of its servers, or of a service under `processes/`."""
+        """Return the process id of one of its servers, or of a service under `processes/`."""
         pid = read_pid(self.folder / f"{name}.pid")
         assert pid is not None, f"no {name} runs"
         return pid
@@ -45,85 +45,84 @@ class Up:
         return [pid for file in files if (pid := read_pid(file)) is not None]
 
     def kill_server(self, name: str) -> None:
-        """Kill one server and return when it is back."""
+        """Kill one server and return when it is restarted."""
         killed = self.pid(name)
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: self.pid(name) != killed, f"{name} is started again")
+        wait_until(lambda: self.pid(name) != killed, f"{name} is restarted")
 
-    def stop(self, how: signal.Signals = signal.SIGINT) -> int:
-        """Ask it to stop and return its exit code."""
-        self.program.send_signal(how)
-        said, _ = self.program.communicate(timeout=60)
-        self.said += said
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Send a signal, wait for the end, and return the exit code."""
+        self.program.send_signal(number)
+        output, _ = self.program.communicate(timeout=60)
+        self.output += output
         return self.program.returncode
 
     def kill(self) -> None:
-        """Kill the parent alone, and wait until its children followed it."""
+        """Kill only the parent, and wait until its children have ended."""
         children = self.pids()
         self.program.kill()
         self.program.communicate()
-        wait_until(lambda: not any(map(command_line, children)), "the children follow their parent", 30)
+        wait_until(lambda: not any(map(command_line, children)), "the children end with their parent", 30)
 
     @contextmanager
     def person(self, name: str) -> Iterator[httpx.Client]:
-        """A signed-in client; somebody who signed up before signs in."""
+        """Yield a client that is signed in; sign the person up first if necessary."""
         with httpx.Client(base_url=self.url, timeout=10) as client:
             body = {"email": f"{name}@example.com", "password": PASSWORD}
             if client.post("/api/users/signup", json=body).status_code != 201:
                 client.post("/api/users/signin", json=body).raise_for_status()
             yield client
 
-    def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run another `admitone` command against it."""
-        return run(*words, ADMITONE_DATA=str(self.folder), **environ)
+        return run(*arguments, ADMITONE_DATA=str(self.folder), **environment)
 
 
-def _environ(**more: str) -> dict[str, str]:
+def _environment(**more: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ADMITONE_", "STRIPE_"))}
     return inherited | more
 
 
-def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run an `admitone` command to its end."""
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run an `admitone` command and wait for its end."""
     return subprocess.run(
-        [sys.executable, "-m", "admitone", *words],
+        [sys.executable, "-m", "admitone", *arguments],
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
-        env=_environ(**environ),
+        env=_environment(**environment),
         timeout=60,
     )
 
 
-def begun(folder: Path, *words: str, port: int | None = None, **environ: str) -> subprocess.Popen[str]:
-    """Begin an `admitone up` without waiting for it."""
-    told = _environ(ADMITONE_DATA=str(folder), ADMITONE_PORT=str(port or free_port()), **environ)
+def start_up(folder: Path, *arguments: str, port: int | None = None, **environment: str) -> subprocess.Popen[str]:
+    """Start an `admitone up` without waiting until it is ready."""
     return subprocess.Popen(
-        [sys.executable, "-m", "admitone", "up", *words],
+        [sys.executable, "-m", "admitone", "up", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
-        env=told,
+        env=_environment(ADMITONE_DATA=str(folder), ADMITONE_PORT=str(port or free_port()), **environment),
     )
 
 
 @contextmanager
-def running_up(folder: Path, *words: str, port: int | None = None, **environ: str) -> Iterator[Up]:
-    """An `admitone up` on a data folder that is ready for people; stopped at the end unless the test did."""
+def running_up(folder: Path, *arguments: str, port: int | None = None, **environment: str) -> Iterator[Up]:
+    """Run an `admitone up` that is ready, and stop it at the end unless the test did."""
     port = port or free_port()
     began = time.monotonic()
-    with begun(folder, *words, port=port, **environ) as program:
+    with start_up(folder, *arguments, port=port, **environment) as program:
         up = Up(program, folder, port, "", 0)
         try:
             assert program.stdout is not None
             for line in program.stdout:
-                up.said += line
+                up.output += line
                 if line.startswith("Ctrl-C"):
                     break
             else:
-                raise AssertionError(up.said)
+                raise AssertionError(up.output)
             up.seconds = time.monotonic() - began
             yield up
         finally:
@@ -132,6 +131,6 @@ def running_up(folder: Path, *words: str, port: int | None = None, **environ: st
 
 
 def missing(up: Up, path: str, ids: Sequence[str]) -> list[str]:
-    """Return which of these things the marketplace does not know any more."""
+    """Return which of these ids the marketplace does not find."""
     with httpx.Client(base_url=up.url, timeout=10) as client:
         return [each for each in ids if client.get(f"{path}/{each}").status_code != 200]

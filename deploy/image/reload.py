@@ -1,4 +1,4 @@
-"""Runs `admitone WORDS…` and starts it again whenever a file of the package changes: for development in containers."""
+"""Runs `admitone ARGUMENTS…` and restarts it whenever a file of the package changes: for development in containers."""
 
 import importlib.util
 import signal
@@ -7,15 +7,15 @@ import sys
 import threading
 from pathlib import Path
 
-_LOOK_EVERY_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 def newest(folder: Path) -> float:
-    """Return when the newest file of a folder was changed."""
+    """Return the modification time of the newest file in a folder."""
     return max(file.stat().st_mtime for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     spec = importlib.util.find_spec("admitone")
     assert spec is not None
     assert spec.origin is not None
@@ -25,9 +25,9 @@ def main(words: list[str]) -> int:
         signal.signal(number, lambda *_: stopping.set())
     while not stopping.is_set():
         seen = newest(folder)
-        with subprocess.Popen(["admitone", *words]) as program:
-            # A program that ended by itself waits for the change that mends it.
-            while newest(folder) == seen and not stopping.wait(_LOOK_EVERY_SECONDS):
+        with subprocess.Popen(["admitone", *arguments]) as program:
+            # A program that ended by itself is restarted at the next change.
+            while newest(folder) == seen and not stopping.wait(_POLL_SECONDS):
                 pass
             program.terminate()
     return 0

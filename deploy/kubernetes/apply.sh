@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Brings a cluster to what an overlay says: databases and bus, then migrations, then services; back again if they fail.
+# Applies an overlay to a cluster: databases and bus, then migrations, then services. Rolls services back if they fail.
 #
 #     deploy/kubernetes/apply.sh production [IMAGE@sha256:DIGEST]
 set -euo pipefail
 overlay=$1 image=${2:-}
 here=$(cd "$(dirname "$0")" && pwd)
-services=(auth tickets orders expiration payments web)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-kubectl kustomize "$here/overlays/$overlay" >"$work/all.yaml"
+cp "$here/rendered/$overlay.yaml" "$work/all.yaml"
+mapfile -t services < <(sed --quiet 's/^ *args: \[serve, \(.*\)\]$/\1/p' "$work/all.yaml")
 if [[ -n $image ]]; then
-    # Our own image is the one that runs `serve` and `migrate`; everything else keeps its version.
+    # Only our own image, which runs `serve` and `migrate`, is replaced.
     python3 - "$work/all.yaml" "$image" <<'PY'
 import re, sys
 path, image = sys.argv[1:]
 text = open(path).read()
 text, count = re.subn(r"^(\s+(?:- )?image: )(?:\S*/)?admitone:\S+$", lambda line: line[1] + image, text, flags=re.MULTILINE)
-assert count, "no image of ours"
+assert count, "no image to replace"
 open(path, "w").write(text)
 PY
 fi
@@ -26,7 +26,7 @@ say() { printf '\n== %s\n' "$*"; }
 apply() { kubectl apply --filename "$work/all.yaml" "$@"; }
 
 say "namespace, network, settings, bus and databases"
-kubectl apply --filename "$here/base/namespace.yaml"
+kubectl apply --filename "$here/namespace.yaml"
 apply --selector 'app.kubernetes.io/component notin (service, migration)'
 kubectl --namespace admitone rollout status statefulset/nats --timeout 5m
 if [[ $overlay == production ]]; then
@@ -36,14 +36,14 @@ else
 fi
 
 say "migrations"
-# A finished job cannot be changed, only made again.
+# A finished job cannot be changed, only created again.
 kubectl --namespace admitone delete job --selector app.kubernetes.io/component=migration --ignore-not-found
 apply --selector app.kubernetes.io/component=migration
 kubectl --namespace admitone wait job --selector app.kubernetes.io/component=migration --for=condition=complete --timeout 10m
 
 say "services"
 for service in "${services[@]}"; do
-    # Nothing to go back to is no error: this is the first time.
+    # At the first deployment there is no revision to go back to.
     kubectl --namespace admitone get deployment "$service" --output 'jsonpath={.metadata.annotations.deployment\.kubernetes\.io/revision}' \
         >"$work/$service" 2>/dev/null || : >"$work/$service"
 done
@@ -54,11 +54,11 @@ for service in "${services[@]}"; do
     kubectl --namespace admitone rollout status "deployment/$service" --timeout 5m || failed+=("$service")
 done
 if ((${#failed[@]})); then
-    say "${failed[*]} did not come up; going back"
+    say "${failed[*]} did not start; rolling back"
     kubectl --namespace admitone get pods --selector app.kubernetes.io/component=service
     for service in "${services[@]}"; do
         revision=$(<"$work/$service")
-        # Migrations only add, so the version before runs on the new tables.
+        # Migrations only add, so the previous version runs on the new tables.
         if [[ -n $revision ]]; then
             kubectl --namespace admitone rollout undo "deployment/$service" --to-revision "$revision" || true
         fi

@@ -16,7 +16,7 @@ from admitone.__main__ import main
 from admitone.kernel.settings import Settings
 from admitone.local import up as local
 from admitone.local.installation import Installation
-from admitone.local.nats import Nats, User
+from admitone.local.nats import Nats, NatsUser
 from admitone.local.postgres import Postgres
 from admitone.local.program import Program
 from admitone.local.server import LOOPBACK
@@ -56,15 +56,15 @@ class DetouredInstallation(Installation):
         return msgspec.json.decode(os.environ[PORTS], type=Ports)
 
     @property
-    def bus_users(self) -> list[User]:
-        return [*super().bus_users, User(OPERATOR, self.folder.secret(f"bus_{OPERATOR}"), admin=True)]
+    def nats_users(self) -> list[NatsUser]:
+        return [*super().nats_users, NatsUser(OPERATOR, self.folder.secret(f"bus_{OPERATOR}"), is_admin=True)]
 
     def postgres(self) -> Postgres:
         password = self.folder.secret("database_superuser")
         return Postgres(self.folder.path / "postgres", password, port=self.ports.postgres)
 
     def nats(self) -> Nats:
-        return Nats(self.folder.path / "nats", self.bus_users, port=self.ports.nats)
+        return Nats(self.folder.path / "nats", self.nats_users, port=self.ports.nats)
 
     def resolved(self, postgres: Postgres | None, nats: Nats | None, new_signing_key: Callable[[], str]) -> Settings:
         settings = super().resolved(postgres, nats, new_signing_key)
@@ -81,8 +81,8 @@ class DetouredInstallation(Installation):
 class ClockedProgram(Program):
     """A service whose clock can be set wrong."""
 
-    def _environ(self) -> Mapping[str, str]:
-        return {**super()._environ(), **clock_environment(self.folder.parents[1], self.name)}
+    def _environment(self) -> Mapping[str, str]:
+        return {**super()._environment(), **clock_environment(self.folder.parents[1], self.name)}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, Final, Literal
 
 import httpx
+import nats.js.errors
 
 from admitone.local.server import LOOPBACK
 from proof.chaos.clocks import set_clock
@@ -194,11 +195,12 @@ async def _lose_events(context: Context, stream: str) -> Effect:
     before = await context.probes.now()
     try:
         async with context.stack.bus() as bus:
-            state = (await bus.request(f"$JS.API.STREAM.INFO.{stream}", {}))["state"]
+            state = (await bus.jetstream.stream_info(stream)).state
             for _ in range(_LOST_EVENTS):
-                number = context.random.randint(max(state["first_seq"], 1), max(state["last_seq"], 1))
-                await bus.request(f"$JS.API.STREAM.MSG.DELETE.{stream}", {"seq": number, "no_erase": True})
-    except (*UNREACHABLE, KeyError):
+                sequence = context.random.randint(max(state.first_seq, 1), max(state.last_seq, 1))
+                with contextlib.suppress(nats.js.errors.APIError):  # it may be lost already
+                    await bus.jetstream.delete_msg(stream, sequence)
+    except UNREACHABLE:
         return NOTHING
     return Effect(await context.probes.until_converged(before))
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
@@ -145,13 +145,11 @@ class Probes:
             for service in registry.SERVICES:
                 if not service.publications:
                     continue
-                response: dict[str, Any] = await bus.request(f"$JS.API.STREAM.INFO.{service.name}", {})
-                if "state" not in response:
-                    return False
+                state = (await bus.jetstream.stream_info(service.name)).state
                 async with self.stack.marketplace.connected(service.name) as connection:
                     written = await connection.fetchval("SELECT count(*) FROM outbox WHERE recorded_at < $1", before)
                     waiting = await connection.fetchval(_UNPUBLISHED, before)
-                if waiting or response["state"]["messages"] < written:
+                if waiting or state.messages < written:
                     return False
         return True
 

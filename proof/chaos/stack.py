@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from admitone.kernel.messaging.bus import Bus
-from admitone.local.folder import Folder
+from admitone.local.folder import DataFolder
 from admitone.local.postgres import Postgres
 from admitone.local.server import LOOPBACK, free_port, read_pid
 from proof.chaos.clocks import clock_environment, set_clock
@@ -89,7 +89,7 @@ class Stack:
 
     def _mount_disks(self) -> None:
         """Put both servers' folders on small disks; PostgreSQL's is made first, because it is renamed into place."""
-        server = Postgres(self.folder / "postgres", Folder(self.folder).secret("database_superuser"))
+        server = Postgres(self.folder / "postgres", DataFolder(self.folder).secret("database_superuser"))
         server.start()
         server.stop()
         (self.folder / "nats").mkdir(mode=0o700)
@@ -237,7 +237,7 @@ class Stack:
     async def bus(self) -> AsyncIterator[Bus]:
         """Connect to the bus as its operator."""
         bus = Bus(OPERATOR)
-        password = Folder(self.folder).secret(f"bus_{OPERATOR}")
+        password = DataFolder(self.folder).secret(f"bus_{OPERATOR}")
         bus.start(f"nats://{OPERATOR}:{password}@{LOOPBACK}:{self.ports.nats}")
         try:
             async with asyncio.timeout(5):

@@ -12,22 +12,22 @@ import msgspec
 from starlette.requests import Request
 
 import admitone.events  # noqa: F401 - registers every event type
-from admitone.auth.api import AccountChange, SignIn, SignUp
-from admitone.auth.delays import place_of
-from admitone.auth.model import read_email
+from admitone.auth.model import network_of, read_email
 from admitone.auth.tokens import SigningKeys, new_signing_key
+from admitone.auth.views import AccountChange, SignIn, SignUp
 from admitone.kernel import clock, ids
 from admitone.kernel.errors import Refusal
 from admitone.kernel.http import parsing
 from admitone.kernel.http.app import session_token
+from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
 from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.text import clean_line
-from admitone.orders.model import NewOrder, OrderPage
-from admitone.payments.gateway import Forged, Gateway, Intent
+from admitone.orders.views import NewOrder, OrdersQuery
+from admitone.payments.gateway import ForgedWebhook, Gateway, PaymentIntent
 from admitone.payments.views import NewPayment, PaymentsOf
-from admitone.tickets.cursor import Place, moment_of, pack, unpack
-from admitone.tickets.model import TicketListing, TicketSearch, Versions, words_of
+from admitone.tickets.model import Position, searchable_words, words_of
+from admitone.tickets.views import TicketListing, TicketSearch, Versions, read_cursor, write_cursor
 from admitone.web.forms import amount_of, posted
 from admitone.web.selling import _listing, _preview
 from admitone.web.visit import own_place
@@ -37,7 +37,7 @@ from proof.fuzz.requests import stripe_signature
 T = TypeVar("T")
 
 BODIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketListing, SignUp, SignIn, AccountChange, NewOrder, NewPayment)
-QUERIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketSearch, OrderPage, PaymentsOf)
+QUERIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketSearch, OrdersQuery, PaymentsOf)
 
 _SIGNS_WEBHOOKS: Final = "whsec_fuzz"
 _GATEWAY: Final = Gateway(None, None, False, (_SIGNS_WEBHOOKS,))  # type: ignore[arg-type]  # its client is not asked
@@ -83,9 +83,10 @@ def body(octets: bytes) -> None:
             continue
         msgspec.json.encode(read)
         if isinstance(read, TicketListing):
-            assert 50 <= read.price_cents <= 99_999_999
+            offer = read.offer("usd")
+            assert 50 <= offer.price_cents <= 99_999_999
             assert parsing.read_body(msgspec.json.Encoder(decimal_format="number").encode(read), TicketListing) == read
-            assert all(0 < len(word) <= 100 for word in read.words)
+            assert all(0 < len(word) <= 100 for word in searchable_words(offer, read.details()))
 
 
 def query(octets: bytes) -> None:
@@ -123,8 +124,8 @@ def webhook(octets: bytes) -> None:
     """A webhook's signature header and body."""
     signature, told = _split(octets)
     try:
-        _GATEWAY.heard(told, signature.decode("latin-1"))
-    except Forged:
+        _GATEWAY.parse_webhook(told, signature.decode("latin-1"))
+    except ForgedWebhook:
         return
     raise AssertionError("a signature that was made up is taken for good")
 
@@ -133,39 +134,38 @@ async def _keys() -> bytes:
     return msgspec.json.encode(_KEYS.published)
 
 
-_IDENTITY: Final = Sessions(TokenVerifier(_keys))
+_SESSIONS: Final = Sessions(TokenVerifier(_keys))
 
 
 def token(octets: bytes) -> None:
     """A session cookie and the token in it."""
     found = session_token(_request([(b"cookie", b"session=" + octets)]))
-    person = _finished(_IDENTITY.user(found)) if found else None
-    assert person is None, "a token that was made up is taken for good"
+    user = _finished(_SESSIONS.user(found)) if found else None
+    assert user is None, "a forged token was accepted"
 
 
 def told(octets: bytes) -> None:
     """What a webhook says once its signature is right."""
     signature = stripe_signature(octets, _SIGNS_WEBHOOKS, int(clock.now().timestamp()))
     try:
-        heard = _GATEWAY.heard(octets, signature)
-    except Forged:
+        heard = _GATEWAY.parse_webhook(octets, signature)
+    except ForgedWebhook:
         return
     assert "\0" not in octets.decode()
     for kept in (heard.id, heard.intent_id or ""):
         assert kept.isascii()
         assert "\0" not in kept
-    assert heard.intent is None or isinstance(heard.intent, Intent)
+    assert heard.intent is None or isinstance(heard.intent, PaymentIntent)
 
 
 def cursor(octets: bytes) -> None:
-    """A cursor of the shelf."""
+    """A cursor of the listings."""
     text = octets.decode("utf-8", "replace")
     try:
-        place = unpack(_SCOPE, text)
-        moment_of(place.key)
+        position = read_cursor(_SCOPE, text)
     except Refusal:
         return
-    assert pack(_SCOPE, place) == text
+    assert write_cursor(_SCOPE, position) == text
 
 
 def text(octets: bytes) -> None:
@@ -190,7 +190,7 @@ def text(octets: bytes) -> None:
     assert place.startswith("/")
     assert not place.startswith(("//", "/\\"))
     assert (5 in Versions(typed)) in {True, False}
-    place_of(_request([(b"x-forwarded-for", octets)]), trust_proxy=True)
+    network_of(client_address(_request([(b"x-forwarded-for", octets)]).scope, trust_proxy=True))
 
 
 def form(octets: bytes) -> None:
@@ -250,8 +250,8 @@ SEEDS: Final[Mapping[str, tuple[bytes, ...]]] = {
     ),
     "token": (_signed_by_somebody_else(), b"a.b.c", b"e30.e30.e30", b'"\\015\\012x: y"', b"." * 2000, b"\xff"),
     "cursor": (
-        pack(_SCOPE, Place(1_780_000_000_000_000, ids.new_id())).encode(),
-        pack("price", Place(1, ids.new_id())).encode(), b"=", b"\xff",
+        write_cursor(_SCOPE, Position(1_780_000_000_000_000, ids.new_id())).encode(),
+        write_cursor("price", Position(1, ids.new_id())).encode(), b"=", b"\xff",
     ),
     "text": (
         "Fado night – \u202e".encode(), b"alice@example.com", "İ@ı.example".encode(), b"1e999999999", b"19,99",

@@ -34,7 +34,7 @@ async def measure(tries: int) -> None:
                 # In turns, and in both orders, so that what else the machine does meets both alike.
                 turns = [("alice@example.com", known), (f"nobody{number}@example.com", unknown)]
                 for email, found in turns if number % 2 else reversed(turns):
-                    await database.execute("DELETE FROM tries")
+                    await database.execute("DELETE FROM attempts")
                     found.append(await _seconds(client, email))
     known, unknown = known[_WARM_UP:], unknown[_WARM_UP:]
     medians = [statistics.median(each) * 1000 for each in (known, unknown)]

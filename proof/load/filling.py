@@ -14,7 +14,7 @@ _NUMBERED: Final = """
 FROM generate_series(0, $3::bigint - 1) AS n) AS numbered
 """
 _TICKETS: Final = f"""
-INSERT INTO ticket (id, user_id, title, price_cents, currency, event_date, venue, words, shown)
+INSERT INTO ticket (id, seller_id, title, price_cents, currency, event_date, venue, words, shown)
 SELECT id, $1, title, price_cents, 'usd', instant() + make_interval(days => (n % 300)::integer), venue,
     to_tsvector('simple', title || ' ' || venue), ''
 FROM (
@@ -31,7 +31,7 @@ INSERT INTO ticket (id, version, title, price_cents, currency, seller_id, status
 SELECT id, 0, 'Seat ' || n, 500 + (n * 7919) % 20000, 'usd', $1, 'available' FROM {_NUMBERED}
 """
 _SOLD_TICKETS: Final = f"""
-INSERT INTO ticket (id, version, user_id, title, price_cents, currency, status, order_id, words, shown)
+INSERT INTO ticket (id, version, seller_id, title, price_cents, currency, status, order_id, words, shown)
 SELECT id, 2, $1, 'Seat ' || n, 2000, 'usd', 'sold', id, to_tsvector('simple', 'Seat ' || n), '{{}}' FROM {_NUMBERED}
 """
 _SOLD_REPLICAS: Final = f"""
@@ -40,7 +40,7 @@ SELECT id, 2, 'Seat ' || n, 2000, 'usd', $1, 'sold', id FROM {_NUMBERED}
 """
 # Each buyer has ten orders, but for $4, who has the first 40.
 _ORDERS: Final = f"""
-INSERT INTO orders (id, version, status, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at,
+INSERT INTO orders (id, version, status, buyer_id, ticket_id, ticket_version, title, price_cents, currency, expires_at,
     payment_id)
 SELECT id, 2, 'complete',
     CASE WHEN n < 40 THEN $4::uuid ELSE ('00000000-0000-7000-9000-' || lpad(to_hex(n / 10), 12, '0'))::uuid END,

@@ -143,6 +143,6 @@ async def _waiting(bus: Bus, producers: set[str]) -> int:
     """Return how many events a service has not acknowledged."""
     count = 0
     for producer in producers:
-        info: dict[str, Any] = await bus.request(f"$JS.API.CONSUMER.INFO.{producer}.{bus.service}", {})
-        count += info["num_pending"] + info["num_ack_pending"]
+        info = await bus.jetstream.consumer_info(producer, bus.service)
+        count += (info.num_pending or 0) + (info.num_ack_pending or 0)
     return count

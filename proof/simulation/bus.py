@@ -162,13 +162,15 @@ class SimulatedBus:
             return None
         stream = self._streams.get(producer)
         if stream is None:
-            publication.fail(BusError(_NOT_FOUND, "no stream took the event"))
+            publication.fail(BusError(code=404, err_code=_NOT_FOUND, description="no stream took the event"))
             return None
         known = stream.known_ids.get(publication.message_id)
         if known is not None and now - known[1] < _DUPLICATE_WINDOW_SECONDS:
             sequence = known[0]
         elif publication.expected_last not in (None, stream.last):
-            publication.fail(BusError(_WRONG_LAST_SEQUENCE, f"wrong last sequence: {stream.last}"))
+            publication.fail(
+                BusError(code=400, err_code=_WRONG_LAST_SEQUENCE, description=f"wrong last sequence: {stream.last}")
+            )
             return None
         else:
             sequence = stream.last = stream.last + 1
@@ -204,7 +206,7 @@ class SimulatedBus:
         self.require()
         stream = self._streams.get(producer)
         if stream is None:
-            raise BusError(_NOT_FOUND, "stream not found")
+            raise BusError(code=404, err_code=_NOT_FOUND, description="stream not found")
         if service not in stream.consumers:
             self._add_consumer(stream, service, frozenset(subjects))
 
@@ -223,7 +225,7 @@ class SimulatedBus:
         now, faults, service = self._world.loop.time(), self._world.faults, process.service.name
         stream = self._streams.get(producer)
         if stream is None or service not in stream.consumers:
-            raise BusError(409, "consumer is gone")
+            raise BusError(code=409, description="consumer is gone")
         waiting = stream.consumers[service].waiting
         ready = sorted(sequence for sequence, each in waiting.items() if each.deliver_from <= now)
         if faults.has("message reordered") and faults.are_on:

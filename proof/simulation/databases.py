@@ -16,7 +16,7 @@ import asyncpg
 
 from admitone.kernel.database.migrations import migrate
 from admitone.kernel.database.pool import Row
-from admitone.local.provision import Database, provision
+from admitone.local.provision import DatabaseAccount, provision
 
 T = TypeVar("T")
 AsyncpgConnection = Any  # it is generic in a way that differs between asyncpg's source and its stubs
@@ -81,7 +81,7 @@ class WorkerDatabases:
             self._stores[service] = self.run(self._make(service))
 
     async def _make(self, service: str) -> _Store:
-        database = Database(
+        database = DatabaseAccount(
             service, f"{service}-password", f"{service}-migrator-password", name=f"{self._name}_{service}"
         )
         await provision(self._server_url, [database])

@@ -4,21 +4,25 @@ A defence that another one stands behind is taken away together with it: `and` i
 the two is for. A mutant names the function or the part of a statement it replaces; if that is gone, it fails.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from admitone.events import OrderCancelled, OrderCreated, PaymentAuthorized
+from admitone.expiration import handlers as expiration_handlers
 from admitone.expiration import store as expiration_store
+from admitone.expiration.service import SERVICE as EXPIRATION
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.http import idempotency
 from admitone.kernel.messaging import inbox, outbox, replicas
 from admitone.kernel.messaging.event import Event
 from admitone.kernel.messaging.inbox import BatchHandler, Inbox
+from admitone.kernel.messaging.replicas import Versions
+from admitone.kernel.service import Service
 from admitone.orders import handlers as order_handlers
 from admitone.orders import store as order_store
 from admitone.orders.model import Order
@@ -26,7 +30,7 @@ from admitone.orders.service import SERVICE as ORDERS
 from admitone.payments import handlers as payment_handlers
 from admitone.payments import jobs as payment_jobs
 from admitone.payments import store as payment_store
-from admitone.payments.model import Payment
+from admitone.payments.model import OrderReplica, Payment
 from admitone.payments.service import SERVICE as PAYMENTS
 from admitone.tickets import handlers as ticket_handlers
 from admitone.tickets.model import Ticket
@@ -65,6 +69,13 @@ def _sql(owner: Any, name: str, old: str, new: str) -> Change:
     statement: str = getattr(owner, name)
     assert old in statement, f"{owner.__name__}.{name} has no {old!r} any more"
     return owner, name, statement.replace(old, new)
+
+
+def _batch_handler(service: Service, event: type[Event], **changes: Any) -> Change:
+    """Replace functions of a service's batch handler for an event."""
+    handler = service.subscriptions[event]
+    assert isinstance(handler, BatchHandler), f"{service.name} handles {event.__name__} without batches"
+    return service.subscriptions, event, replace(handler, **changes)
 
 
 async def _nothing(*_: object, **__: object) -> None:
@@ -116,40 +127,39 @@ _mutant(
 _mutant(
     # A lost OrderExpired is published again until the order is over, and orders ends what no event ended.
     "no deadline is published again and overdue orders are not ended",
-    _sql(expiration_store, "_RING", "instant() + make_interval", "'infinity'::timestamptz + make_interval"),
+    _sql(expiration_store, "_TAKE_DUE", "instant() + make_interval", "'infinity'::timestamptz + make_interval"),
     (order_store, "overdue_orders", _no_rows),
 )
 
 
-async def _accept_unconfirmed(tx: Transaction, event: PaymentAuthorized) -> None:
-    order = await order_store.order_for_change(tx, event.order_id)
+def _accept_unconfirmed(tx: Transaction, batch: order_handlers.OrderBatch, event: PaymentAuthorized) -> None:
+    order = batch.orders.get(event.order_id)
     if order is not None and order.accepts(event.user_id, event.amount_cents, event.currency):
-        await order_store.save(tx, order.awaiting_payment(event.id))
-        return
-    await order_handlers.payment_authorized(tx, event)
+        batch.change(tx, order.awaiting_payment(event.id))
+    else:
+        order_handlers.payment_authorized(tx, batch, event)
 
 
-async def _reject_nothing(tx: Transaction, event: PaymentAuthorized) -> None:
-    order = await order_store.order_for_change(tx, event.order_id)
+def _reject_nothing(tx: Transaction, batch: order_handlers.OrderBatch, event: PaymentAuthorized) -> None:
+    order = batch.orders.get(event.order_id)
     if order is None or order.status == "created":
-        await order_handlers.payment_authorized(tx, event)
+        order_handlers.payment_authorized(tx, batch, event)
 
 
-async def _only_note_the_end(tx: Transaction, event: OrderCancelled) -> None:
-    if not await payment_store.advance_order(tx, event.id, event.version, "cancelled"):
-        await payment_handlers._note_other_version(tx, event.id, event.version)
+def _only_advance(_tx: Transaction, batch: payment_handlers.OrderBatch, event: OrderCancelled) -> None:
+    batch.advance(event, "cancelled")
 
 
 _mutant(
     "a payment is accepted before the lock is confirmed",
-    (ORDERS.subscriptions, PaymentAuthorized, _accept_unconfirmed),
+    _batch_handler(ORDERS, PaymentAuthorized, handle=_accept_unconfirmed),
 )
 _mutant(
     # One of the two would do: the end of an order gives back all that is paid for it. Orders rejects late payments
     # nevertheless, because a restored database may have forgotten their orders and publishes no end of them.
     "a late payment is not rejected and the end of an order gives nothing back",
-    (ORDERS.subscriptions, PaymentAuthorized, _reject_nothing),
-    (PAYMENTS.subscriptions, OrderCancelled, _only_note_the_end),
+    _batch_handler(ORDERS, PaymentAuthorized, handle=_reject_nothing),
+    _batch_handler(PAYMENTS, OrderCancelled, handle=_only_advance),
 )
 
 
@@ -172,9 +182,10 @@ def _publish_no_failure(self: Transaction, event: Event) -> None:
         _publish(self, event)
 
 
-async def _advance_anyhow(tx: Transaction, order_id: UUID, version: int, status: str) -> bool:
-    await tx.execute("UPDATE orders SET version = $2, status = $3 WHERE id = $1", order_id, version, status)
-    return True
+async def _save_any_version(tx: Transaction, changed: Sequence[OrderReplica]) -> None:
+    for each in changed:
+        sql = "UPDATE orders SET version = $2, status = $3 WHERE id = $1"
+        await tx.execute(sql, each.id, each.version, each.status)
 
 
 _mutant("the money is taken before orders decide", (Payment, "at_stripe", _capture_at_once))
@@ -182,7 +193,7 @@ _mutant(
     "no key for an attempt at the provider",
     (Payment, "provider_key", property(lambda self: f"{self.id} {next(_numbers)}")),
 )
-_mutant("nothing that is held is given back", (Payment, "to_give_up", lambda self, _now: self))
+_mutant("nothing that is held is given back", (Payment, "cancel", lambda self, _now: self))
 _mutant("a lost hold is not published", (Transaction, "publish", _publish_no_failure))
 _mutant(
     # A webhook reports a hold that takes effect after it was given up; if that is lost, the books show it.
@@ -190,12 +201,16 @@ _mutant(
     (payment_jobs, "reconcile", _nothing),
     (payment_jobs, "is_known", lambda *_: True),
 )
-_mutant("no version guard on the replica of orders", (payment_store, "advance_order", _advance_anyhow))
+_mutant(
+    "no version guard on the replica of orders",
+    (payment_handlers, "is_next", lambda _event, have_version: have_version >= 0),
+    (payment_store, "save_orders", _save_any_version),
+)
 
 
 # Events.
 
-_save_versions = replicas.save_versions
+_save_versions = Versions.save
 _publish_on_bus = SimulatedBusConnection.publish
 _receive_decoded = Inbox._receive_decoded
 _consume = Inbox.consume
@@ -215,12 +230,17 @@ _UNPUBLISH_NOTHING: Final = (
 )
 
 
-async def _load_without_versions(tx: Transaction, events: Sequence[OrderCreated]) -> ticket_handlers.OrderBatch:
-    return replace(await ticket_handlers.load_for_created(tx, events), versions={})
+async def _load_without_versions(tx: Transaction, events: Sequence[OrderCreated]) -> ticket_handlers.TicketBatch:
+    return replace(await ticket_handlers.load_ordered(tx, events), orders=Versions({}))
 
 
-async def _save_beginnings_only(tx: Transaction, reached: Mapping[UUID, int]) -> None:
-    await _save_versions(tx, {aggregate: version for aggregate, version in reached.items() if version == 0})
+async def _load_no_versions(_tx: Transaction, _events: Sequence[OrderCreated]) -> expiration_handlers.DeadlineBatch:
+    return expiration_handlers.DeadlineBatch(Versions({}))
+
+
+async def _save_beginnings_only(self: Versions, tx: Transaction) -> set[UUID]:
+    self._reached = {aggregate: version for aggregate, version in self._reached.items() if version == 0}
+    return await _save_versions(self, tx)
 
 
 async def _publish_without_acknowledgement(self: SimulatedBusConnection, *arguments: Any) -> Any:
@@ -256,25 +276,23 @@ async def _forget_some_events(self: Transaction) -> bool:
 
 _mutant(
     "no version guard on the replica of tickets",
-    _sql(order_store, "_ADVANCE_TICKETS", "ticket.version = told.version - 1", "told.version >= 0"),
+    (order_handlers, "is_next", lambda *_: True),
+    _sql(order_store, "_SAVE_TICKETS", "WHERE ticket.version = excluded.version - 1", ""),
 )
 _mutant(
     # A repeated event is known by its id, and a repeated beginning by its order.
     "no inbox and no memory of the orders seen",
     (inbox, "_CONSUME", _CONSUME_AGAIN),
-    (
-        TICKETS.subscriptions,
-        OrderCreated,
-        replace(cast("BatchHandler[Any, Any]", TICKETS.subscriptions[OrderCreated]), load=_load_without_versions),
-    ),
+    _batch_handler(TICKETS, OrderCreated, load=_load_without_versions),
+    _batch_handler(EXPIRATION, OrderCreated, load=_load_no_versions),
     _sql(
-        expiration_store,
-        "_SET",
-        "ON CONFLICT DO NOTHING RETURNING aggregate",
-        "ON CONFLICT (aggregate) DO UPDATE SET version = aggregate_version.version RETURNING aggregate",
+        replicas,
+        "_SAVE_VERSIONS",
+        "version = excluded.version WHERE aggregate_version.version < excluded.version",
+        "version = greatest(aggregate_version.version, excluded.version)",
     ),
 )
-_mutant("the end of an order is not remembered", (replicas, "save_versions", _save_beginnings_only))
+_mutant("the end of an order is not remembered", (Versions, "save", _save_beginnings_only))
 _mutant(
     "the relay goes by the last number",
     _sql(
@@ -312,6 +330,8 @@ _mutant(
 )
 _mutant(
     "a repeated order is made twice",
-    _sql(order_store, "_RESERVE", "idempotent_response.user_id = asked.user_id", "idempotent_response.user_id IS NULL"),
+    _sql(
+        order_store, "_RESERVE", "idempotent_response.user_id = request.buyer_id", "idempotent_response.user_id IS NULL"
+    ),
 )
 _mutant("events are not in the transaction that makes them true", (Transaction, "write_events", _forget_some_events))

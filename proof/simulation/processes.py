@@ -85,7 +85,7 @@ class Process:
         jobs += [partial(job, running) for job in self.service.jobs]
         for job in jobs:
             self.spawn(runner._run_job(name, job))
-        for producer in inbox.producers:
+        for producer in self.service.producers:
             if producer != "auth":
                 self.spawn(self._consume(inbox, producer))
 
@@ -207,7 +207,7 @@ class _SimulatedRelay(Relay):
             if service in self._locks and not self._locks[service][0].is_closed():
                 raise outbox._StandBy
             self._locks[service] = connection, self
-            self._is_leading = True
+            self.is_leading = True
             await self._relay(connection)
 
     async def _notify(self) -> None:

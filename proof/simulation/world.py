@@ -46,8 +46,8 @@ IDLE_SECONDS: Final = 8.0
 HEALED_IDLE_SECONDS: Final = 30.0
 _POLLS: Final = (
     (outbox, "_POLL_SECONDS"),
-    (expiration_jobs, "_LOOK_ANYWAY_SECONDS"),
-    (order_jobs, "_EVERY_SECONDS"),
+    (expiration_jobs, "_POLL_SECONDS"),
+    (order_jobs, "_PAUSE_SECONDS"),
     (payment_jobs, "_SWEEP_SECONDS"),
 )
 # Requests that wait for an event are as patient as outside, with fewer polls.

@@ -4,9 +4,9 @@ import click
 
 from admitone import __version__
 from admitone.commands.check import check
+from admitone.commands.dead_letters import dead_letters
 from admitone.commands.demo import demo
 from admitone.commands.events import events
-from admitone.commands.letters import dead_letters
 from admitone.commands.migrate import migrate
 from admitone.commands.replay import replay
 from admitone.commands.sandbox import sandbox
@@ -23,7 +23,7 @@ def main() -> None:
     Examples:
       admitone up            the whole marketplace on this machine
       admitone demo          fill it with people and tickets
-      admitone check         prove that nothing was sold twice
+      admitone check         check that nothing was sold twice
     """
 
 

@@ -1,4 +1,4 @@
-"""The catalogue of events, for people (`docs/events.md`) and for programs (`docs/asyncapi.json`), made from the code.
+"""Generates the catalogue of events, for people (`docs/events.md`) and for programs (`docs/asyncapi.json`).
 
 `python -m admitone.catalogue docs` writes both into a folder.
 """
@@ -21,18 +21,18 @@ _CONTENT_TYPE: Final = "application/cloudevents+json"
 _INTRODUCTION: Final = """\
 # Events
 
-Everything that services tell each other. This page is made from `src/admitone/events.py` and from each service's
-declaration by `python -m admitone.catalogue docs`; `docs/asyncapi.json` says the same to programs.
+Every event that services publish. This page is generated from `src/admitone/events.py` and the services' declarations
+by `python -m admitone.catalogue docs`; `docs/asyncapi.json` is the same for programs.
 
-An event travels as JSON in a [CloudEvents 1.0](https://github.com/cloudevents/spec) envelope: `id` (the same however
-often it is delivered), `source`, `type`, `subject` (the aggregate's id), `time` (when it became true, by the
-producer's database), `dataschema` (type and version) and `traceparent`. Its fields stand in `data`. Fields are only
-ever added, with defaults; readers ignore what they do not know.
+An event travels as JSON in a [CloudEvents 1.0](https://github.com/cloudevents/spec) envelope: `id` (the same for every
+delivery), `source`, `type`, `subject` (the aggregate's id), `time` (of the change, by the producer's database),
+`dataschema` (type and version) and `traceparent`. The event's fields are in `data`. Fields are only ever added, with
+defaults; consumers ignore fields they do not know.
 
-Each producer has one stream, named after it; each hearing service has one durable consumer on that stream. An event
-may come more than once and out of order. The receiving transaction notes its id, so it has one effect; `version`
-counts an aggregate's changes, so an older one is recognised. The web pages watch every event go by, to know when to
-look again; they keep nothing and miss nothing that matters.
+Each producer has one stream, named after it; each subscribing service has one durable consumer on that stream. An event
+can arrive more than once and out of order. The consuming transaction records its id, so it has one effect; `version`
+counts an aggregate's changes, so that consumers recognise older ones. The web pages watch all events in order to
+refresh themselves; they store nothing.
 """
 
 
@@ -41,13 +41,13 @@ def shipped() -> list[type[Event]]:
     return [each for each in event_types().values() if each.__module__ == events.__name__]
 
 
-def hearing(event: type[Event]) -> list[str]:
+def subscribers(event: type[Event]) -> list[str]:
     """Return the names of the services that have a handler for an event."""
     return [each.name for each in registry.SERVICES if event in each.subscriptions]
 
 
-def watching() -> list[str]:
-    """Return the names of the services that look at every event as it passes, and keep nothing."""
+def watchers() -> list[str]:
+    """Return the names of the services that watch all events as they are published, and store nothing."""
     return [each.name for each in registry.SERVICES if not each.has_database]
 
 
@@ -55,9 +55,8 @@ def page() -> str:
     """Return the Markdown page."""
     parts = [_INTRODUCTION]
     for producer in dict.fromkeys(each.producer for each in shipped()):
-        told = [each for each in shipped() if each.producer == producer]
         parts.append(f"## {producer}\n")
-        parts += [_section(each) for each in told]
+        parts += [_section(each) for each in shipped() if each.producer == producer]
     return "\n".join(parts)
 
 
@@ -68,10 +67,10 @@ def _section(event: type[Event]) -> str:
         f"| `{name}` | {_type_of(field)} | {_default_of(name, field, schema)} |\n"
         for name, field in schema["properties"].items()
     )
-    heard = ", ".join(hearing(event)) or "nobody yet"
+    consumers = ", ".join(subscribers(event)) or "no service"
     return (
         f"### {event.__name__}\n\n{event.__doc__.strip()}\n\n"
-        f"Subject `{subject_of(event)}` · schema version {event.schema_version} · heard by {heard}\n\n"
+        f"Subject `{subject_of(event)}` · schema version {event.schema_version} · consumed by {consumers}\n\n"
         f"| Field | Type | Default |\n|---|---|---|\n{rows}"
     )
 
@@ -106,19 +105,19 @@ def document() -> dict[str, Any]:
 
     Source: AsyncAPI specification 3.0.0; `send` and `receive` are from the point of view of the marketplace's services.
     """
-    told = shipped()
+    published = shipped()
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "AdmitOne's events",
             "version": __version__,
-            "description": "What the services of the marketplace tell each other over NATS JetStream.",
+            "description": "The events that the services of the marketplace publish on NATS JetStream.",
             "license": {"name": "MIT", "url": "https://spdx.org/licenses/MIT.html"},
         },
         "defaultContentType": _CONTENT_TYPE,
-        "channels": {each.__name__: _channel(each) for each in told},
-        "operations": dict(operation for each in told for operation in _operations(each)),
-        "components": {"messages": {each.__name__: _message(each) for each in told}, "schemas": _schemas()},
+        "channels": {each.__name__: _channel(each) for each in published},
+        "operations": dict(operation for each in published for operation in _operations(each)),
+        "components": {"messages": {each.__name__: _message(each) for each in published}, "schemas": _schemas()},
     }
 
 
@@ -135,8 +134,8 @@ def _operations(event: type[Event]) -> list[tuple[str, dict[str, Any]]]:
         return f"{service}.{verb}.{event.__name__}", {"action": action, "channel": channel, "tags": [{"name": service}]}
 
     return [
-        operation(event.producer, "tells", "send"),
-        *(operation(service, "hears", "receive") for service in hearing(event)),
+        operation(event.producer, "publishes", "send"),
+        *(operation(service, "consumes", "receive") for service in subscribers(event)),
     ]
 
 

@@ -1,6 +1,6 @@
-"""A marketplace with life in it: people who sell and buy believable tickets, all of it through the HTTP API.
+"""Fills a marketplace, through its HTTP API, with people who sell and buy plausible tickets.
 
-Run twice, it does the same people's same requests again: each carries an Idempotency-Key, so nothing is there twice.
+A second run repeats the same requests of the same people. Each carries an Idempotency-Key, so it creates nothing new.
 """
 
 import asyncio
@@ -20,27 +20,26 @@ from admitone.kernel import clock
 
 PEOPLE: Final = ("alice", "bob", "carol", "dora", "emil", "farah", "goran", "hana", "ines", "jonas", "kofi", "lena")
 TICKETS: Final = 300
-# What people ask for: mostly whole amounts, some a cent or a half less.
+# Most prices are whole amounts; some are a cent or half a unit less.
 _ODD_CENTS: Final = (Decimal(0), Decimal(0), Decimal("0.01"), Decimal("0.50"))
 _SOLD_EVERY: Final = 9
 _DECLINED_EVERY: Final = 45
 _RESERVED_EVERY: Final = 13
-_AT_ONCE: Final = 8
-_TRIES_MAX: Final = 8
+_CONCURRENT_MAX: Final = 8
+_ATTEMPTS_MAX: Final = 8
 
-# A price is an exact decimal here as everywhere.
 _JSON: Final = msgspec.json.Encoder(decimal_format="number")
 _GOOD_CARD: Final = "pm_card_visa"
 _DECLINED_CARD: Final = "pm_card_chargeDeclined"
 
 
 class DemoFailed(Exception):
-    """The marketplace did not do what the demo asked of it"""
+    """The marketplace refused a request of the demo"""
 
 
 @dataclass(frozen=True)
 class Show:
-    """Something people want to see: where, how much a seat is worth, and what its seats are called."""
+    """A live event: its venue, what a seat is worth in whole currency units, and the names of its sections."""
 
     title: str
     venue: str
@@ -81,8 +80,8 @@ SHOWS: Final = (
 
 
 @dataclass
-class Told:
-    """What the demo has done; `note` counts, the command shows it."""
+class DemoReport:
+    """Counts what the demo has done; `progress` is called after each step."""
 
     people: int = 0
     listed: int = 0
@@ -98,9 +97,8 @@ class Told:
 
 
 def listings(now: datetime) -> Iterator[dict[str, Any]]:
-    """Return the tickets of the demo, the same ones whenever it is run in the same week."""
-    # The same seed every time: the demo is the same for everybody.
-    dice = random.Random(20)  # noqa: S311 – no secret is made of these
+    """Return the tickets of the demo, the same ones in every run of a week."""
+    dice = random.Random(20)  # noqa: S311 – not used for secrets
     monday = (now - timedelta(days=now.weekday())).replace(hour=0, minute=0, second=0, microsecond=0)
     for number, show in zip(range(TICKETS), itertools.cycle(SHOWS), strict=False):
         date = monday + timedelta(days=14 + dice.randrange(120), hours=show.hour, minutes=dice.choice((0, 30)))
@@ -119,108 +117,102 @@ def listings(now: datetime) -> Iterator[dict[str, Any]]:
         yield listing
 
 
-async def fill(url: str, password: str, told: Told) -> None:
-    """Sign people up (or in), list tickets, and let some of them be bought or reserved.
+async def fill(url: str, password: str, report: DemoReport) -> None:
+    """Sign people up (or in), list tickets, and buy or reserve some of them.
 
-    Raises DemoFailed with what the marketplace said, or httpx.TransportError when it cannot be reached.
+    Raises DemoFailed with the marketplace's response, or httpx.TransportError if it cannot be reached.
     """
     async with AsyncExitStack() as stack:
         people = []
         for name in PEOPLE:
             people.append(await stack.enter_async_context(_person(url, name, password)))
-            told.people += 1
-            told.progress(1)
-        wanted = list(enumerate(listings(clock.now().astimezone(UTC))))
-        at_once = asyncio.Semaphore(_AT_ONCE)
+            report.people += 1
+            report.progress(1)
+        limit = asyncio.Semaphore(_CONCURRENT_MAX)
 
-        async def live(number: int, listing: dict[str, Any]) -> None:
-            async with at_once:
-                await _one_ticket(number, listing, people, told)
-                told.progress(1)
+        async def trade(number: int, listing: dict[str, Any]) -> None:
+            async with limit:
+                await _trade_ticket(number, listing, people, report)
+                report.progress(1)
 
-        await asyncio.gather(*(live(number, listing) for number, listing in wanted))
+        await asyncio.gather(
+            *(trade(number, each) for number, each in enumerate(listings(clock.now().astimezone(UTC))))
+        )
 
 
 @asynccontextmanager
 async def _person(url: str, name: str, password: str) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-        body = {"email": email(name), "password": password}
-        answer = await _asked(client, "POST", "/api/users/signup", body)
-        if answer.status_code == httpx.codes.BAD_REQUEST:
-            answer = await _asked(client, "POST", "/api/users/signin", body)
-            if answer.status_code == httpx.codes.BAD_REQUEST:
-                raise DemoFailed(f"{email(name)} exists with another password than this one; see --password")
-        _demand(answer, httpx.codes.OK, httpx.codes.CREATED)
+        body = {"email": email_of(name), "password": password}
+        response = await _send(client, "POST", "/api/users/signup", body)
+        if response.status_code == httpx.codes.BAD_REQUEST:
+            response = await _send(client, "POST", "/api/users/signin", body)
+            if response.status_code == httpx.codes.BAD_REQUEST:
+                raise DemoFailed(f"{email_of(name)} exists with another password; see --password")
+        _require(response, httpx.codes.OK, httpx.codes.CREATED)
         yield client
 
 
-def email(name: str) -> str:
-    """Return the address a person of the demo signs in with."""
+def email_of(name: str) -> str:
+    """Return the e-mail address of a person of the demo."""
     return f"{name}@demo.example"
 
 
-async def _one_ticket(number: int, listing: dict[str, Any], people: Sequence[httpx.AsyncClient], told: Told) -> None:
-    """List a ticket, and let somebody else buy it, reserve it, or leave it on sale."""
+async def _trade_ticket(
+    number: int, listing: dict[str, Any], people: Sequence[httpx.AsyncClient], report: DemoReport
+) -> None:
+    """List a ticket; another person then buys it, reserves it, or leaves it on sale."""
     seller, buyer = people[number % 5], people[5 + number % 7]
-    answer = await _asked(seller, "POST", "/api/tickets", listing, key=f"demo-ticket-{number}")
-    if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
-        told.skipped += 1  # listed in another week, with other dates
+    response = await _send(seller, "POST", "/api/tickets", listing, key=f"demo-ticket-{number}")
+    if response.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+        report.skipped += 1  # listed in another week, with other dates
         return
-    ticket = _demand(answer, httpx.codes.CREATED)["id"]
-    told.listed += 1
+    ticket = _require(response, httpx.codes.CREATED)["id"]
+    report.listed += 1
     if number % _SOLD_EVERY != 0 and number % _RESERVED_EVERY != 0:
         return
-    answer = await _reserved(buyer, ticket, f"demo-order-{number}")
-    if answer.status_code == httpx.codes.BAD_REQUEST:
-        return  # somebody was faster, or an earlier run sold it
-    order = _demand(answer, httpx.codes.CREATED)["id"]
+    response = await _send_until_found(buyer, "/api/orders", {"ticketId": ticket}, f"demo-order-{number}")
+    if response.status_code == httpx.codes.BAD_REQUEST:
+        return  # another buyer was faster, or an earlier run sold it
+    order = _require(response, httpx.codes.CREATED)["id"]
     if number % _SOLD_EVERY != 0:
-        told.reserved += 1
+        report.reserved += 1
         return
     if number % _DECLINED_EVERY == 0:
-        answer = await _paid(buyer, order, _DECLINED_CARD, f"demo-declined-{number}")
-        told.declined += answer.status_code == httpx.codes.PAYMENT_REQUIRED
-    answer = await _paid(buyer, order, _GOOD_CARD, f"demo-payment-{number}")
-    told.sold += answer.is_success
+        payment = {"orderId": order, "token": _DECLINED_CARD}
+        response = await _send_until_found(buyer, "/api/payments", payment, f"demo-declined-{number}")
+        report.declined += response.status_code == httpx.codes.PAYMENT_REQUIRED
+    payment = {"orderId": order, "token": _GOOD_CARD}
+    response = await _send_until_found(buyer, "/api/payments", payment, f"demo-payment-{number}")
+    report.sold += response.is_success
 
 
-async def _reserved(buyer: httpx.AsyncClient, ticket: str, key: str) -> httpx.Response:
-    """Reserve a ticket that orders may not have heard of yet."""
-    for _ in range(_TRIES_MAX * 4):
-        answer = await _asked(buyer, "POST", "/api/orders", {"ticketId": ticket}, key=key)
-        if answer.status_code != httpx.codes.NOT_FOUND:
-            return answer
+async def _send_until_found(buyer: httpx.AsyncClient, path: str, body: dict[str, Any], key: str) -> httpx.Response:
+    """Send a request about something created in another service, which may learn of it a moment later."""
+    for _ in range(_ATTEMPTS_MAX * 4):
+        response = await _send(buyer, "POST", path, body, key=key)
+        if response.status_code != httpx.codes.NOT_FOUND:
+            return response
         await asyncio.sleep(0.1)
-    return answer
+    return response
 
 
-async def _paid(buyer: httpx.AsyncClient, order: str, token: str, key: str) -> httpx.Response:
-    """Pay for an order that payments may not have heard of yet."""
-    for _ in range(_TRIES_MAX * 4):
-        answer = await _asked(buyer, "POST", "/api/payments", {"orderId": order, "token": token}, key=key)
-        if answer.status_code != httpx.codes.NOT_FOUND:
-            return answer
-        await asyncio.sleep(0.1)
-    return answer
-
-
-async def _asked(
+async def _send(
     client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any], *, key: str | None = None
 ) -> httpx.Response:
-    """Ask, and ask again as long as the answer is "later"."""
+    """Send a request, and repeat it as long as the response says to retry later."""
     headers = {"content-type": "application/json"} | ({} if key is None else {"idempotency-key": key})
-    for attempt in range(_TRIES_MAX):
-        answer = await client.request(method, path, content=_JSON.encode(body), headers=headers)
-        if answer.status_code not in {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}:
+    for attempt in range(_ATTEMPTS_MAX):
+        response = await client.request(method, path, content=_JSON.encode(body), headers=headers)
+        if response.status_code not in {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}:
             break
-        await asyncio.sleep(min(float(answer.headers.get("retry-after", 1)), 2.0**attempt))
-    return answer
+        await asyncio.sleep(min(float(response.headers.get("retry-after", 1)), 2.0**attempt))
+    return response
 
 
-def _demand(answer: httpx.Response, *wanted: int) -> dict[str, Any]:
-    if answer.status_code not in wanted:
-        raise DemoFailed(
-            f"{answer.request.method} {answer.request.url.path} was answered {answer.status_code}: {answer.text[:300]}"
-        )
-    decoded: dict[str, Any] = msgspec.json.decode(answer.content)
+def _require(response: httpx.Response, *statuses: int) -> dict[str, Any]:
+    if response.status_code not in statuses:
+        request = f"{response.request.method} {response.request.url.path}"
+        raise DemoFailed(f"{request} returned {response.status_code}: {response.text[:300]}")
+    decoded: dict[str, Any] = msgspec.json.decode(response.content)
     return decoded

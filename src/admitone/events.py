@@ -1,4 +1,4 @@
-"""Every event of the marketplace: who tells it and what it says. The bus carries nothing else."""
+"""Every event of the marketplace, by the service that publishes it."""
 
 from datetime import datetime
 from typing import ClassVar, Literal
@@ -16,7 +16,7 @@ CancelReason = Literal["cancelled_by_buyer", "expired", "ticket_changed", "payme
 
 
 class UserCreated(Event):
-    """Somebody signed up."""
+    """An account was created."""
 
     producer: ClassVar[str] = "auth"
 
@@ -26,7 +26,7 @@ class UserCreated(Event):
 
 
 class UserUpdated(Event):
-    """Somebody changed their e-mail address or their password."""
+    """An account's e-mail address or password changed."""
 
     producer: ClassVar[str] = "auth"
 
@@ -36,7 +36,7 @@ class UserUpdated(Event):
 
 
 class SessionRevoked(Event):
-    """A session ended before its token expires; every service refuses that token from now on."""
+    """A session ended before its token expires; from now on every service refuses the token."""
 
     producer: ClassVar[str] = "auth"
     aggregate_field: ClassVar[str] = "session_id"
@@ -49,8 +49,25 @@ class SessionRevoked(Event):
 # tickets
 
 
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
+    """What is offered, as far as other services need it: every ticket event has these fields, and an order keeps them.
+
+    A field added here must be added to TicketCreated and TicketUpdated, too.
+    """
+
+    title: str
+    price_cents: int
+    currency: str
+    face_value_cents: int | None = None
+
+    @classmethod
+    def of(cls, event: "TicketCreated | TicketUpdated") -> "Offer":
+        """Return the offer that a ticket event carries."""
+        return msgspec.convert(event, cls, from_attributes=True)
+
+
 class TicketCreated(Event):
-    """A ticket was listed. Every ticket event carries the ticket's whole state, as far as others need it."""
+    """A ticket was listed. Ticket events carry all of the ticket's state that other services need."""
 
     producer: ClassVar[str] = "tickets"
 
@@ -62,10 +79,11 @@ class TicketCreated(Event):
     user_id: UUID
     status: TicketStatus = "available"
     order_id: UUID | None = None
+    face_value_cents: int | None = None
 
 
 class TicketUpdated(Event):
-    """A ticket was edited, locked for an order, released or sold."""
+    """A ticket was edited, reserved for an order, released or sold."""
 
     producer: ClassVar[str] = "tickets"
 
@@ -77,10 +95,11 @@ class TicketUpdated(Event):
     user_id: UUID
     status: TicketStatus
     order_id: UUID | None = None
+    face_value_cents: int | None = None
 
 
 class TicketLockRefused(Event):
-    """An order was made for a ticket that its seller had changed meanwhile; the ticket was not locked."""
+    """A ticket was not reserved for an order, because its seller had changed it before the order arrived."""
 
     producer: ClassVar[str] = "tickets"
     aggregate_field: ClassVar[str] = "ticket_id"
@@ -93,7 +112,7 @@ class TicketLockRefused(Event):
 
 
 class OrderedTicket(msgspec.Struct, frozen=True, rename="camel"):
-    """The ticket as it was when the order was made; the order keeps this price."""
+    """The ticket at the time of the order; the order keeps this price."""
 
     id: UUID
     version: int
@@ -102,7 +121,7 @@ class OrderedTicket(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class OrderCreated(Event):
-    """A buyer holds a ticket and may pay until `expires_at`."""
+    """A buyer holds a ticket and can pay for it until `expires_at`."""
 
     producer: ClassVar[str] = "orders"
 
@@ -115,7 +134,7 @@ class OrderCreated(Event):
 
 
 class OrderAwaitingPayment(Event):
-    """The payment is authorised and the order can no longer expire: the money may be taken."""
+    """The payment is authorised and the order can no longer expire: the payment may be captured."""
 
     producer: ClassVar[str] = "orders"
 
@@ -127,7 +146,7 @@ class OrderAwaitingPayment(Event):
 
 
 class OrderCompleted(Event):
-    """The ticket is the buyer's."""
+    """The payment was captured and the ticket belongs to the buyer."""
 
     producer: ClassVar[str] = "orders"
 
@@ -139,7 +158,7 @@ class OrderCompleted(Event):
 
 
 class OrderCancelled(Event):
-    """The order is over and the ticket is free again."""
+    """The order ended without a sale and the ticket is available again."""
 
     producer: ClassVar[str] = "orders"
 
@@ -151,7 +170,7 @@ class OrderCancelled(Event):
 
 
 class PaymentRejected(Event):
-    """A payment came for an order that cannot be paid any more, or not with this amount: nobody may be charged."""
+    """A payment does not fit its order, which has ended or costs another amount: it must be voided or refunded."""
 
     producer: ClassVar[str] = "orders"
     aggregate_field: ClassVar[str] = "order_id"
@@ -164,7 +183,7 @@ class PaymentRejected(Event):
 
 
 class OrderExpired(Event):
-    """An order's deadline has passed; orders decides by its own clock what that means."""
+    """An order's hold has passed; the orders service decides by its own clock whether the order expires."""
 
     producer: ClassVar[str] = "expiration"
     aggregate_field: ClassVar[str] = "order_id"
@@ -176,7 +195,7 @@ class OrderExpired(Event):
 
 
 class PaymentAuthorized(Event):
-    """The buyer's bank holds the money for this order; nothing is taken yet."""
+    """The buyer's bank holds the amount of the order; nothing is charged yet."""
 
     producer: ClassVar[str] = "payments"
 
@@ -189,7 +208,7 @@ class PaymentAuthorized(Event):
 
 
 class PaymentCreated(Event):
-    """The money was taken."""
+    """The payment was captured: the buyer is charged."""
 
     producer: ClassVar[str] = "payments"
 
@@ -202,7 +221,7 @@ class PaymentCreated(Event):
 
 
 class PaymentFailed(Event):
-    """The order cannot be paid: every attempt was refused, or an authorisation was lost before it was captured."""
+    """The order cannot be paid: every attempt was declined, or an authorisation was lost before its capture."""
 
     producer: ClassVar[str] = "payments"
 
@@ -212,7 +231,7 @@ class PaymentFailed(Event):
 
 
 class PaymentVoided(Event):
-    """An authorisation was given back; nothing was charged."""
+    """An authorisation was cancelled; nothing was charged."""
 
     producer: ClassVar[str] = "payments"
 
@@ -222,7 +241,7 @@ class PaymentVoided(Event):
 
 
 class PaymentRefunded(Event):
-    """A charge was given back in full."""
+    """A charge was refunded in full."""
 
     producer: ClassVar[str] = "payments"
 

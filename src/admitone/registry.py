@@ -1,4 +1,4 @@
-"""Every service of the marketplace: the only place that lists them."""
+"""The list of the marketplace's services; everything that needs all of them reads it here."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -18,6 +18,6 @@ SERVICES: Final[tuple[Service, ...]] = (AUTH, TICKETS, ORDERS, EXPIRATION, PAYME
 
 
 def named(names: Iterable[str]) -> list[Service]:
-    """Return these services, or all of them if none is named; raises KeyError for an unknown name."""
+    """Return the services of these names, or all services if there are none; raises KeyError for an unknown name."""
     by_name = {each.name: each for each in SERVICES}
     return [by_name[name] for name in names] or list(SERVICES)

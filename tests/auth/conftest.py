@@ -1,4 +1,4 @@
-"""auth alone, as a fixture, and the people in its tests."""
+"""Fixtures of the tests of auth: the service alone, and two clients of it."""
 
 from collections.abc import AsyncIterator
 
@@ -18,15 +18,15 @@ async def app(databases: Databases, start_nats: StartNats) -> AsyncIterator[App]
 
 
 @pytest_asyncio.fixture
-async def somebody(app: App) -> AsyncIterator[httpx.AsyncClient]:
-    """A browser whose user has not signed in."""
+async def visitor(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without a session."""
     async with app.client() as client:
         yield client
 
 
 @pytest_asyncio.fixture
 async def alice(app: App) -> AsyncIterator[httpx.AsyncClient]:
-    """Alice's browser: she has signed up as alice@example.com."""
+    """A client signed in as alice@example.com."""
     async with app.client() as client:
         await sign_up(client, "alice@example.com")
         yield client

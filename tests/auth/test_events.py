@@ -1,4 +1,4 @@
-"""What auth tells others, and that they act on it: a session that ended is refused everywhere within a second."""
+"""The events auth publishes, and their effect: other services refuse an ended session within a second."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -8,7 +8,9 @@ import msgspec
 import pytest_asyncio
 
 from admitone.auth.service import SERVICE
+from admitone.events import SessionRevoked
 from admitone.kernel.http.operations import OK, Request, Response, operation
+from admitone.kernel.http.sessions import session_revoked
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
 from tests.engines import Databases
@@ -32,13 +34,13 @@ class Greeting(msgspec.Struct):
 
 
 @operation("GET", "/api/greeting", returns=Greeting, signed_in=True)
-async def greet(call: Request[None]) -> Response:
-    """Greet who is signed in."""
-    return Response(OK, Greeting(call.person.email))
+async def greet(request: Request[None, None]) -> Response:
+    """Greet the signed-in user."""
+    return Response(OK, Greeting(request.user.email))
 
 
-# Named after the kernel, which has just the tables that every service has.
-GREETER = Service(name="kernel", operations=(greet,))
+# A service named kernel has a database with only the tables that every service has.
+GREETER = Service(name="kernel", operations=(greet,), subscriptions={SessionRevoked: session_revoked})
 
 
 @pytest_asyncio.fixture
@@ -47,14 +49,14 @@ async def both(databases: Databases, start_nats: StartNats) -> AsyncIterator[App
         yield app
 
 
-async def test_g08_sign_up_tells_user_created(app: App, somebody: httpx.AsyncClient) -> None:
-    alice_id = await sign_up(somebody, "Alice@example.com")
+async def test_g08_sign_up_publishes_user_created(app: App, visitor: httpx.AsyncClient) -> None:
+    alice_id = await sign_up(visitor, "Alice@example.com")
     assert await told_by(app, "auth") == [
         {"type": "UserCreated", "id": str(alice_id), "email": "alice@example.com", "version": 0}
     ]
 
 
-async def test_g08_a_change_tells_user_updated(app: App, alice: httpx.AsyncClient) -> None:
+async def test_g08_an_account_change_publishes_user_updated(app: App, alice: httpx.AsyncClient) -> None:
     alice_id = await id_of(alice)
     for version, change in enumerate(({"email": "alice@example.org"}, {"password": "another password"}), start=1):
         await alice.put("/api/users/currentuser", json={"currentPassword": PASSWORD, **change})
@@ -66,21 +68,21 @@ async def test_g08_a_change_tells_user_updated(app: App, alice: httpx.AsyncClien
         }
 
 
-async def test_g08_sign_out_tells_session_revoked(app: App, alice: httpx.AsyncClient) -> None:
+async def test_g08_sign_out_publishes_session_revoked(app: App, alice: httpx.AsyncClient) -> None:
     alice_id = await id_of(alice)
-    person = await app.running["auth"].sessions.user(alice.cookies["session"])
-    assert person is not None
+    user = await app.running["auth"].sessions.user(alice.cookies["session"])
+    assert user is not None
     await alice.post("/api/users/signout")
-    (told,) = await told_by(app, "auth", "SessionRevoked")
-    assert told == {
+    (event,) = await told_by(app, "auth", "SessionRevoked")
+    assert event == {
         "type": "SessionRevoked",
-        "sessionId": str(person.session_id),
+        "sessionId": str(user.session_id),
         "userId": str(alice_id),
-        "expiresAt": datetime.fromtimestamp(person.expires_at, UTC).isoformat().replace("+00:00", "Z"),
+        "expiresAt": datetime.fromtimestamp(user.expires_at, UTC).isoformat().replace("+00:00", "Z"),
     }
 
 
-async def test_g08_what_is_refused_tells_nothing(app: App, alice: httpx.AsyncClient) -> None:
+async def test_g08_a_refused_request_publishes_nothing(app: App, alice: httpx.AsyncClient) -> None:
     before = await told_by(app, "auth")
     await alice.post("/api/users/signup", json={"email": "alice@example.com", "password": PASSWORD})
     await alice.post("/api/users/signin", json={"email": "alice@example.com", "password": "wrong password"})
@@ -90,10 +92,10 @@ async def test_g08_what_is_refused_tells_nothing(app: App, alice: httpx.AsyncCli
     assert await told_by(app, "auth") == before
 
 
-async def refused_within(seconds: float, client: httpx.AsyncClient, path: str = "/api/greeting") -> None:
+async def assert_refused_within(seconds: float, client: httpx.AsyncClient, path: str = "/api/greeting") -> None:
     async def is_refused() -> bool:
-        answer = await client.get(path)
-        return answer.status_code == 401 or answer.json() == {"currentUser": None}
+        response = await client.get(path)
+        return response.status_code == 401 or response.json() == {"currentUser": None}
 
     await eventually(is_refused, "the ended session is refused", seconds)
 
@@ -101,12 +103,12 @@ async def refused_within(seconds: float, client: httpx.AsyncClient, path: str = 
 async def test_s16_another_service_refuses_an_ended_session_within_a_second(both: App) -> None:
     async with both.client() as alice, both.client() as thief:
         await sign_up(alice, "alice@example.com")
-        # The first time the service may still be setting up what it listens with.
+        # At first the service may still be creating its subscription.
         for seconds in (10, 1):
             set_token(thief, alice.cookies["session"])
             assert (await thief.get("/api/greeting")).json() == {"email": "alice@example.com"}
             await alice.post("/api/users/signout")
-            await refused_within(seconds, thief)
+            await assert_refused_within(seconds, thief)
             await sign_in(alice, "alice@example.com")
 
 
@@ -117,18 +119,18 @@ async def test_s16_a_new_password_ends_the_other_sessions_in_other_services_too(
         assert (await phone.get("/api/greeting")).status_code == 200
         change = {"currentPassword": PASSWORD, "password": "another password"}
         await alice.put("/api/users/currentuser", json=change)
-        await refused_within(10, phone)
+        await assert_refused_within(10, phone)
         assert (await alice.get("/api/greeting")).status_code == 200
 
 
-async def test_s16_another_replica_of_auth_needs_no_bus_to_refuse_an_ended_session(
+async def test_s16_another_auth_process_refuses_an_ended_session_without_the_bus(
     databases: Databases, start_nats: StartNats
 ) -> None:
     settings = await settings_for(databases, start_nats, SERVICE)
-    elsewhere = msgspec.structs.replace(settings, nats_urls={"auth": "nats://127.0.0.1:1"})
+    without_bus = msgspec.structs.replace(settings, nats_urls={"auth": "nats://127.0.0.1:1"})
     async with (
-        app_of([SERVICE], elsewhere) as here,
-        app_of([SERVICE], elsewhere) as there,
+        app_of([SERVICE], without_bus) as here,
+        app_of([SERVICE], without_bus) as there,
         here.client() as alice,
         there.client() as thief,
     ):
@@ -136,16 +138,16 @@ async def test_s16_another_replica_of_auth_needs_no_bus_to_refuse_an_ended_sessi
         set_token(thief, alice.cookies["session"])
         assert (await thief.get("/api/users/currentuser")).json()["currentUser"] is not None
         await alice.post("/api/users/signout")
-        await refused_within(1, thief, "/api/users/currentuser")
+        await assert_refused_within(1, thief, "/api/users/currentuser")
 
 
 async def test_s16_an_expired_session_is_refused_in_other_services(both: App) -> None:
     async with both.client() as alice:
         await sign_up(alice, "alice@example.com")
         assert (await alice.get("/api/greeting")).status_code == 200
-        person = await both.running["auth"].sessions.user(alice.cookies["session"])
-        assert person is not None
-        expired = msgspec.structs.replace(person, expires_at=person.expires_at - 13 * 3600)
+        user = await both.running["auth"].sessions.user(alice.cookies["session"])
+        assert user is not None
+        expired = msgspec.structs.replace(user, expires_at=user.expires_at - 13 * 3600)
         keys = both.running["auth"].resources.keys
         set_token(alice, keys.sign(expired, datetime.fromtimestamp(expired.expires_at - 60, UTC)))
         assert (await alice.get("/api/greeting")).status_code == 401

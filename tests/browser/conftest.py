@@ -14,7 +14,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, async_playwright, expect
 
 from admitone.kernel.settings import Settings
-from admitone.local.installation import found_running
+from admitone.local.installation import running_settings
 from admitone.local.server import free_port
 from tests.browser.people import Marketplace, Visitors
 from tests.engines import short_folder, wait_until
@@ -59,7 +59,7 @@ def _answers(port: int) -> bool:
 
 
 def _settings(data: Path) -> Settings:
-    settings = found_running(data)
+    settings = running_settings(data)
     assert settings is not None
     return settings
 

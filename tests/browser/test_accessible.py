@@ -9,6 +9,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, expect
 
 from admitone.kernel import ids
+from admitone.payments.resources import PaymentSettings
 from tests.browser.conftest import running_marketplace
 from tests.browser.people import Visitor, Visitors, failing_provider
 

@@ -6,6 +6,7 @@ import re
 import pytest
 from playwright.async_api import Page, expect
 
+from admitone.payments.resources import PaymentSettings
 from tests.browser.people import Visitor, Visitors, failing_provider
 
 # A browser belongs to the event loop it was started in.

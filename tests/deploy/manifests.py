@@ -1,4 +1,4 @@
-"""The rendered manifests as plain values, and the questions that tests ask about them."""
+"""The rendered manifests as plain values, with the queries that tests need."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,19 +8,34 @@ from typing import Any
 
 import yaml
 
-from admitone.kernel.settings import SERVICES
-from deploy.kubernetes.render import OVERLAYS, RENDERED
+from admitone import registry
+from deploy.render import OVERLAYS, RENDERED
 
-__all__ = ["COMPONENT", "NAME", "OVERLAYS", "ROOT", "SERVICES", "Manifests", "Workload", "manifests", "selects"]
+__all__ = [
+    "COMPONENT",
+    "NAME",
+    "OVERLAYS",
+    "ROOT",
+    "SERVED",
+    "SERVICES",
+    "STORING",
+    "Manifests",
+    "Workload",
+    "manifests",
+    "selects",
+]
 
 ROOT = Path(__file__).parents[2]
+SERVICES = tuple(each.name for each in registry.SERVICES)
+STORING = tuple(each.name for each in registry.SERVICES if each.has_database)
+SERVED = tuple(each.name for each in registry.SERVICES if each.operations or each.pages is not None)
 Object = dict[str, Any]
 NAME, COMPONENT = "app.kubernetes.io/name", "app.kubernetes.io/component"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Something that runs pods."""
+    """An object that runs pods."""
 
     whole: Object
 
@@ -46,7 +61,7 @@ class Workload:
 
     @property
     def main(self) -> Object:
-        """The container that is a service's own, whatever stands beside it."""
+        """The container of the service, without any sidecar."""
         return next((each for each in self.containers if each["name"] == "service"), self.containers[0])
 
     @property
@@ -54,7 +69,7 @@ class Workload:
         return self.kind == "Deployment"
 
     def secrets(self) -> Iterator[tuple[str, str]]:
-        """Every (secret, key) that the pod mounts."""
+        """Return every (secret, key) that the pod mounts."""
         for volume in self.pod["volumes"]:
             if "secret" in volume:
                 yield volume["secret"]["secretName"], "password"
@@ -88,7 +103,7 @@ class Manifests:
         return next(each for each in self.workloads if each.name == name)
 
     def pods(self) -> dict[str, dict[str, str]]:
-        """The labels of every kind of pod that runs here, those that an operator makes included."""
+        """Return the labels of every kind of pod, including those that an operator creates."""
         found = {each.name: each.labels for each in self.workloads}
         for cluster in self.of("Cluster"):
             found[cluster["metadata"]["name"]] = cluster["spec"]["inheritedMetadata"]["labels"]
@@ -96,7 +111,7 @@ class Manifests:
 
 
 def selects(selector: Object, labels: dict[str, str]) -> bool:
-    """Whether a label selector of Kubernetes picks a pod; only `matchLabels` is known."""
+    """Return whether a label selector of Kubernetes selects a pod. It may use only `matchLabels`."""
     assert set(selector) <= {"matchLabels"}
     wanted: dict[str, str] = selector.get("matchLabels", {})
     return wanted.items() <= labels.items()

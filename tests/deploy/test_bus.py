@@ -1,4 +1,4 @@
-"""The bus's configuration is one that the real server takes, with the passwords where the secrets are mounted."""
+"""The real server accepts the bus's configuration, with passwords where the secrets are mounted."""
 
 import subprocess
 from pathlib import Path
@@ -9,14 +9,14 @@ from admitone.local.nats import program
 from deploy import make_secrets
 from tests.deploy.manifests import OVERLAYS, manifests
 
-GIVEN = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "BACKUP_ACCESS_KEY_ID", "BACKUP_SECRET_ACCESS_KEY")
 
-
-def laid_out(overlay: str, folder: Path) -> Path:
-    """Put every file where the pod has it; return the one the server is started with."""
+def write_configuration(overlay: str, folder: Path) -> Path:
+    """Write every file of the pod below `folder`; return the one the server is started with."""
     system = manifests(overlay)
     found = (
-        make_secrets.development() if overlay == "development" else make_secrets.production(dict.fromkeys(GIVEN, "x"))
+        make_secrets.development()
+        if overlay == "development"
+        else make_secrets.production(dict.fromkeys(make_secrets.GIVEN, "x"))
     )
     bus = system.workload("nats")
     mounts = {each["name"]: folder / each["mountPath"].lstrip("/") for each in bus.main["volumeMounts"]}
@@ -36,14 +36,14 @@ def laid_out(overlay: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_server_accepts_its_configuration(overlay: str, tmp_path: Path) -> None:
-    command = [str(program()), "-t", "-c", str(laid_out(overlay, tmp_path))]
+    command = [str(program()), "-t", "-c", str(write_configuration(overlay, tmp_path))]
     checked = subprocess.run(command, capture_output=True, text=True, check=False, env={"SERVER_NAME": "nats-0"})
     assert checked.returncode == 0, checked.stderr
 
 
 def test_without_a_password_the_server_does_not_start(tmp_path: Path) -> None:
-    """A secret that is missing must be noticed, and never mean an open account."""
-    file = laid_out("production", tmp_path)
+    """A missing secret must never mean an account without a password."""
+    file = write_configuration("production", tmp_path)
     (tmp_path / "etc" / "nats-passwords" / "orders.conf").unlink()
     command = [str(program()), "-t", "-c", str(file)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False, env={"SERVER_NAME": "nats-0"})

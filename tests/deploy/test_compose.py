@@ -1,11 +1,12 @@
-"""The whole marketplace in containers on one machine: confined like in the cluster, each with its own secrets."""
+"""The whole marketplace in containers on one machine: confined as in the cluster, each with its own secrets."""
 
 from typing import Any
 
 import pytest
 import yaml
 
-from admitone.local.proxy import service_for
+from admitone import registry
+from admitone.local.routing import path_prefixes
 from tests.deploy.manifests import ROOT, SERVICES, manifests
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -15,7 +16,7 @@ NGINX = (ROOT / "deploy" / "compose" / "nginx.conf").read_text()
 
 
 def mounts(name: str) -> dict[str, str]:
-    """What a container finds where: path inside → path or volume outside."""
+    """Return a container's mounts: path inside → path or volume outside."""
     return {target: source for source, target in (each.split(":")[:2] for each in ALL[name].get("volumes", ()))}
 
 
@@ -34,13 +35,13 @@ def test_every_container_is_confined(name: str) -> None:
     if name in OURS:
         assert container["read_only"] is True
         assert container["cap_drop"] == ["ALL"]
-    # The one that makes the secrets writes into the caller's folder, and has no network.
+    # The container that generates the secrets writes to the caller's folder, and has no network.
     assert container.get("user") in {None, "0:0"}
     assert container.get("user") is None or container["network_mode"] == "none"
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_reads_its_own_secrets_and_nobody_else_s(name: str) -> None:
+def test_a_service_reads_only_its_own_secrets(name: str) -> None:
     read = {source.rpartition("/")[2] for source in mounts(name).values()}
     own = {secret for secret, _ in manifests("development").workload(name).secrets()} - {"sandbox-migrator"}
     assert read == own
@@ -50,38 +51,40 @@ def test_a_service_reads_its_own_secrets_and_nobody_else_s(name: str) -> None:
             assert folder in mounts(name), variable
 
 
-def test_services_are_told_what_the_cluster_tells_them() -> None:
-    told = next(each["data"] for each in manifests("development").of("ConfigMap") if "ADMITONE_ORIGIN" in each["data"])
+def test_services_have_the_settings_that_they_have_in_the_cluster() -> None:
+    settings = next(
+        each["data"] for each in manifests("development").of("ConfigMap") if "ADMITONE_ORIGIN" in each["data"]
+    )
     differing = {"ADMITONE_ORIGIN", "ADMITONE_LOG_LEVEL", "ADMITONE_ORDER_WINDOW_SECONDS"}
     for name in SERVICES:
         here = {
             variable: value for variable, value in ALL[name]["environment"].items() if not variable.endswith("_FILE")
         }
         assert {each: value for each, value in here.items() if each not in differing} == {
-            each: value for each, value in told.items() if each not in differing
+            each: value for each, value in settings.items() if each not in differing
         }
 
 
-def test_the_servers_are_those_of_the_cluster() -> None:
+def test_servers_have_the_versions_of_the_cluster() -> None:
     for name in ("nats", "postgres"):
         assert ALL[name]["image"] == manifests("development").workload(name).containers[0]["image"]
 
 
-def test_only_the_proxy_is_reached_from_outside_and_only_from_this_machine() -> None:
+def test_only_the_proxy_is_published_and_only_on_this_machine() -> None:
     published = {name: each["ports"] for name, each in ALL.items() if "ports" in each}
     assert published == {"proxy": ["127.0.0.1:8080:8080"]}
 
 
-def test_the_proxy_leads_each_path_to_the_service_that_answers_it() -> None:
-    for path in ("/api/users", "/api/tickets", "/api/orders", "/api/payments"):
-        assert f"~^{path}(/|$)" in NGINX
-        line = next(line for line in NGINX.splitlines() if f"~^{path}(/|$)" in line)
-        assert line.split()[-1] == f"{service_for(path)};"
-    assert "default                     web;" in NGINX
-    assert "proxy_set_header X-Forwarded-For $remote_addr;" in NGINX, "a caller must not say who it is"
+def test_the_proxy_routes_each_path_to_the_service_that_serves_it() -> None:
+    prefixes = path_prefixes(registry.SERVICES)
+    assert {"/api/users", "/api/tickets", "/api/orders", "/api/payments", "/"} <= set(prefixes)
+    for prefix, service in prefixes.items():
+        pattern = "default" if prefix == "/" else f"~^{prefix}(/|$)"
+        assert f"    {pattern} {service};\n" in NGINX
+    assert "proxy_set_header X-Forwarded-For $remote_addr;" in NGINX, "a client must not claim another address"
 
 
-def test_everything_mounted_from_the_tree_is_there() -> None:
+def test_everything_mounted_from_the_tree_exists() -> None:
     for name in ALL:
         for source in mounts(name).values():
             if source.startswith("./deploy"):

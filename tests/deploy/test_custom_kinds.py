@@ -1,4 +1,4 @@
-"""Objects that only an operator knows, validated against schemas of ours: every field we use, and no other."""
+"""Objects of operators, validated against our own schemas, which allow only the fields that we use."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ def test_every_custom_object_fits_its_schema(overlay: str) -> None:
         schema_of(each).validate(each)
 
 
-def test_a_misspelt_field_is_noticed() -> None:
+def test_a_misspelt_field_is_rejected() -> None:
     cluster = copy.deepcopy(manifests("production").of("Cluster")[0])
     cluster["spec"]["bootstrap"]["initdb"]["onwer"] = cluster["spec"]["bootstrap"]["initdb"].pop("owner")
     assert not schema_of(cluster).is_valid(cluster)

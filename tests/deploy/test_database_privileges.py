@@ -1,33 +1,33 @@
-"""A database that the cluster makes grants exactly what one made by `admitone up` grants."""
+"""A database created in the cluster grants exactly the rights of one created by `admitone up`."""
 
 import asyncpg
 
 from admitone.kernel.database.migrations import migrate
 from admitone.local.postgres import Postgres
-from admitone.local.provision import Database, provision
+from admitone.local.provision import DatabaseAccount, provision
 from tests.deploy.manifests import ROOT
 
-SCRIPT = (ROOT / "deploy" / "kubernetes" / "base" / "database" / "database.sql").read_text()
+SCRIPT = (ROOT / "deploy" / "postgres" / "database.sql").read_text()
 # Names that no other test uses: roles belong to the whole server.
-LOCAL = Database("made_here", "password", "password")
-CLUSTER = Database("made_there", "password", "password")
+LOCAL = DatabaseAccount("created_here", "password", "password")
+CLUSTER = DatabaseAccount("created_there", "password", "password")
 
 
-async def make_as_the_cluster_does(server_url: str) -> None:
-    """The operator makes the owner and its database, runs our script in it as superuser, then sets a password."""
+async def create_as_the_cluster_does(server_url: str) -> None:
+    """CloudNativePG creates the owner and its database, runs our script in it as superuser, then sets a password."""
     name, connection = CLUSTER.service, await asyncpg.connect(server_url)
     await connection.execute(f"CREATE ROLE {CLUSTER.migrator} LOGIN PASSWORD 'password'")
     await connection.execute(f"CREATE DATABASE {name} OWNER {CLUSTER.migrator}")
     await connection.close()
-    for _ in range(2):  # running it again changes nothing
+    for _ in range(2):  # the script is idempotent
         connection = await asyncpg.connect(f"{server_url.rpartition('/')[0]}/{name}")
         await connection.execute(SCRIPT)
         await connection.execute(f"ALTER ROLE {name} LOGIN PASSWORD 'password'")
         await connection.close()
 
 
-async def granted(server_url: str, database: Database) -> dict[str, object]:
-    """Everything that says who may do what, with the service's own name left out."""
+async def granted(server_url: str, database: DatabaseAccount) -> dict[str, object]:
+    """Return every right that is granted, with the service's name replaced."""
     connection = await asyncpg.connect(f"{server_url.rpartition('/')[0]}/{database.service}")
 
     async def shown(sql: str) -> object:
@@ -61,10 +61,10 @@ async def granted(server_url: str, database: Database) -> dict[str, object]:
         await connection.close()
 
 
-async def test_the_cluster_s_databases_grant_what_the_local_ones_grant(private_postgres: Postgres) -> None:
+async def test_databases_of_the_cluster_grant_the_rights_of_local_ones(private_postgres: Postgres) -> None:
     server_url = private_postgres.url()
     await provision(server_url, [LOCAL])
-    await make_as_the_cluster_does(server_url)
+    await create_as_the_cluster_does(server_url)
     for database in (LOCAL, CLUSTER):
         await migrate(database.migrator_url(server_url), database.service)
     assert await granted(server_url, CLUSTER) == await granted(server_url, LOCAL)

@@ -1,17 +1,29 @@
-"""What the manifests promise, asserted over every rendered object: nothing runs with more than it needs."""
+"""Every rendered object of the manifests: nothing runs with more rights than it needs."""
 
+import os
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
 
-from admitone.local.proxy import service_for
-from deploy import make_secrets
-from deploy.kubernetes import render
-from deploy.kubernetes.base.nats import users
-from tests.deploy.manifests import NAME, OVERLAYS, ROOT, SERVICES, Manifests, Workload, manifests, selects
+from admitone import registry
+from admitone.local.routing import path_prefixes
+from deploy import make_secrets, render
+from tests.deploy.manifests import (
+    NAME,
+    OVERLAYS,
+    ROOT,
+    SERVED,
+    SERVICES,
+    STORING,
+    Manifests,
+    Workload,
+    manifests,
+    selects,
+)
 
 pytestmark = pytest.mark.parametrize("overlay", OVERLAYS)
 
@@ -25,19 +37,12 @@ def place(workload: Workload, container: dict[str, Any] | None = None) -> str:
     return f"{workload.kind} {workload.name}" + (f", {container['name']}" if container else "")
 
 
-def test_the_rendered_manifests_are_those_of_the_sources(overlay: str) -> None:
-    text = (render.RENDERED / f"{overlay}.yaml").read_text()
-    assert render.digest() in text.partition("\n")[0], "run `make manifests`"
-    if render.has_kubectl():  # without it, the digest above is the proof
-        assert list(yaml.safe_load_all(render.rendered(overlay))) == list(yaml.safe_load_all(text))
-
-
-def test_every_service_is_deployed_from_one_image_by_its_argument(system: Manifests) -> None:
+def test_every_service_runs_the_same_image_with_its_own_argument(system: Manifests) -> None:
     assert {each.name for each in system.services} == set(SERVICES)
     for each in system.services:
         container = each.main
         assert container["args"] == ["serve", each.name]
-        assert "command" not in container, "the image's entry point is in exec form; a shell would swallow signals"
+        assert "command" not in container, "the image's entry point is in exec form; a shell would not forward signals"
     assert len({each.main["image"] for each in system.services}) == 1
 
 
@@ -50,7 +55,7 @@ def test_every_image_names_a_version(system: Manifests) -> None:
 
 
 def test_every_pod_is_restricted(system: Manifests) -> None:
-    """The rules of Kubernetes' pod security standard `restricted`, and a read-only root file system."""
+    """Kubernetes' pod security standard `restricted`, and a read-only root file system."""
     labels = system.of("Namespace")[0]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     for each in system.workloads:
@@ -70,7 +75,7 @@ def test_every_pod_is_restricted(system: Manifests) -> None:
         assert kinds <= {"configMap", "emptyDir", "projected", "secret"}, place(each)
 
 
-def test_no_pod_may_ask_the_cluster_anything(system: Manifests) -> None:
+def test_no_pod_has_access_to_the_api_of_the_cluster(system: Manifests) -> None:
     accounts = {each["metadata"]["name"]: each for each in system.of("ServiceAccount")}
     for each in system.workloads:
         assert each.pod["automountServiceAccountToken"] is False, place(each)
@@ -94,22 +99,22 @@ def test_every_container_has_limits_and_every_server_has_probes(system: Manifest
 
 
 def test_a_pod_has_time_to_finish(system: Manifests) -> None:
-    """Removal from the endpoints, then requests under way, then handlers: see the runner's own limits."""
+    """Removal from the endpoints, then requests in progress, then event handlers: see the limits of the runner."""
     for each in system.services:
         assert "sleep(5)" in each.main["lifecycle"]["preStop"]["exec"]["command"][-1]
         assert each.pod["terminationGracePeriodSeconds"] >= 5 + 20 + 5
 
 
-def test_a_new_version_serves_before_the_old_one_goes(system: Manifests) -> None:
+def test_a_new_version_serves_before_the_old_one_stops(system: Manifests) -> None:
     for each in system.services:
         assert each.whole["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
-def test_selectors_pick_their_own_pods_and_no_others(system: Manifests) -> None:
+def test_selectors_select_only_their_own_pods(system: Manifests) -> None:
     pods = system.pods()
     for each in system.workloads:
         selector = each.whole["spec"].get("selector")
-        if selector is not None:  # a job has none of ours
+        if selector is not None:  # a job has none
             assert [name for name, labels in pods.items() if selects(selector, labels)] == [each.name]
     for service in system.of("Service"):
         picked = [name for name, labels in pods.items() if service["spec"]["selector"].items() <= labels.items()]
@@ -145,20 +150,21 @@ def test_services_survive_the_loss_of_one_replica(system: Manifests, overlay: st
         if overlay == "production":
             replicas = scaled[each.name]["minReplicas"] if each.name in scaled else each.whole["spec"]["replicas"]
             assert replicas >= 2, each.name
-            # The scaler decides how many; a number here would undo that with every deployment.
+            # The autoscaler sets the number; one in the manifest would reset it with every deployment.
             assert each.name not in scaled or "replicas" not in each.whole["spec"]
     if overlay == "production":
-        assert set(scaled) == set(SERVICES) - {"expiration"}
+        assert set(scaled) == set(SERVED)
+        assert "expiration" not in scaled
 
 
 def test_every_mounted_configuration_exists(system: Manifests) -> None:
     maps = {each["metadata"]["name"]: each["data"] for each in system.of("ConfigMap")}
     for each in system.workloads:
         mounted = [volume["configMap"]["name"] for volume in each.pod["volumes"] if "configMap" in volume]
-        told = [
+        read = [
             source["configMapRef"]["name"] for container in each.containers for source in container.get("envFrom", ())
         ]
-        assert set(mounted + told) <= set(maps), place(each)
+        assert set(mounted + read) <= set(maps), place(each)
         names = [volume["name"] for volume in each.pod["volumes"]]
         names += [claim["metadata"]["name"] for claim in each.whole["spec"].get("volumeClaimTemplates", ())]
         for container in each.containers:
@@ -181,12 +187,14 @@ def test_secrets_come_as_files_that_are_mounted(system: Manifests) -> None:
                         assert file in files, place(each, container)
 
 
-def test_nobody_reads_another_service_s_secrets(system: Manifests) -> None:
+def test_no_service_reads_secrets_of_another(system: Manifests) -> None:
     for each in system.services:
         own = {f"{each.name}-database", f"{each.name}-bus"}
         own |= {"jwt-secret"} if each.name == "auth" else set()
         own |= {"stripe-secret", "sandbox-migrator"} if each.name == "payments" else set()
-        assert {name for name, _ in each.secrets()} <= own, place(each)
+        # By default, a secret is named after its setting, such as ADMITONE_<SERVICE>_KEY.
+        others = {name for name, _ in each.secrets() if not name.startswith(f"admitone-{each.name}-")}
+        assert others <= own, place(each)
     for each in system.workloads:
         if each.kind == "Job":
             assert {name for name, _ in each.secrets()} == {f"{each.name.removeprefix('migrate-')}-migrator"}
@@ -194,8 +202,8 @@ def test_nobody_reads_another_service_s_secrets(system: Manifests) -> None:
 
 def test_every_service_with_a_database_is_migrated_as_its_owner(system: Manifests) -> None:
     jobs = {each.name: each for each in system.workloads if each.kind == "Job"}
-    assert set(jobs) == {f"migrate-{name}" for name in SERVICES if name != "web"}
-    for name in set(SERVICES) - {"web"}:
+    assert set(jobs) == {f"migrate-{name}" for name in STORING}
+    for name in STORING:
         assert jobs[f"migrate-{name}"].containers[0]["args"] == ["migrate", name]
 
 
@@ -206,33 +214,32 @@ def test_nothing_secret_is_in_the_tree(system: Manifests) -> None:
 
 
 def made_for(overlay: str) -> make_secrets.Secrets:
-    given = ("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRET", "BACKUP_ACCESS_KEY_ID", "BACKUP_SECRET_ACCESS_KEY")
     if overlay == "development":
         return make_secrets.development()
-    return make_secrets.production(dict.fromkeys(given, "given"))
+    return make_secrets.production(dict.fromkeys(make_secrets.GIVEN, "given"))
 
 
-def test_every_secret_is_made_and_none_in_vain(system: Manifests, overlay: str) -> None:
-    wanted = {secret for each in system.workloads for secret in each.secrets()}
+def test_every_secret_that_is_used_is_generated_and_no_other(system: Manifests, overlay: str) -> None:
+    used = {secret for each in system.workloads for secret in each.secrets()}
     for cluster in system.of("Cluster"):
         initdb = cluster["spec"]["bootstrap"]["initdb"]
-        wanted |= {(initdb["secret"]["name"], key) for key in ("username", "password")}
-        wanted |= {(role["passwordSecret"]["name"], "password") for role in cluster["spec"]["managed"]["roles"]}
+        used |= {(initdb["secret"]["name"], key) for key in ("username", "password")}
+        used |= {(role["passwordSecret"]["name"], "password") for role in cluster["spec"]["managed"]["roles"]}
     for store in system.of("ObjectStore"):
         credentials = store["spec"]["configuration"]["s3Credentials"].values()
-        wanted |= {(each["name"], each["key"]) for each in credentials}
+        used |= {(each["name"], each["key"]) for each in credentials}
     found = made_for(overlay)
     made = {(name, key) for name, data in found.items() for key in data}
-    assert wanted <= made
-    assert {name for name, _ in made} - {name for name, _ in wanted} == set()
+    assert used <= made
+    assert {name for name, _ in made} - {name for name, _ in used} == set()
     guide = (ROOT / "docs" / "operating.md").read_text()
-    for name in ("jwt-secret", "stripe-secret"):  # those that people bring along or replace
+    for name in ("jwt-secret", "stripe-secret"):  # those that operators create or replace
         assert f"kubectl create secret generic {name} " in guide
 
 
-def test_a_secret_leads_to_the_database_and_the_bus_of_this_overlay(system: Manifests, overlay: str) -> None:
+def test_the_urls_in_secrets_name_the_databases_and_the_bus_of_this_overlay(system: Manifests, overlay: str) -> None:
     found = made_for(overlay)
-    # CloudNativePG makes a service of this name in front of a cluster's leader.
+    # CloudNativePG creates a Service of this name in front of a cluster's primary.
     hosts = {each["metadata"]["name"] for each in system.of("Service")}
     hosts |= {f"{each['metadata']['name']}-rw" for each in system.of("Cluster")}
     for name, data in found.items():
@@ -240,20 +247,21 @@ def test_a_secret_leads_to_the_database_and_the_bus_of_this_overlay(system: Mani
             assert urlsplit(data["url"]).hostname in hosts, name
 
 
-def test_the_ingress_leads_each_path_to_the_service_that_answers_it(system: Manifests) -> None:
+def test_the_ingress_routes_each_path_to_the_service_that_serves_it(system: Manifests) -> None:
     (rule,) = system.of("Ingress")[0]["spec"]["rules"]
-    for path in rule["http"]["paths"]:
-        assert path["pathType"] == "Prefix"
-        assert path["backend"]["service"]["name"] == service_for(path["path"]), path["path"]
-    assert {path["backend"]["service"]["name"] for path in rule["http"]["paths"]} == set(SERVICES) - {"expiration"}
+    paths = rule["http"]["paths"]
+    assert {path["pathType"] for path in paths} == {"Prefix"}
+    routes = {path["path"]: path["backend"]["service"]["name"] for path in paths}
+    assert routes == path_prefixes(registry.SERVICES)
+    assert set(routes.values()) == set(SERVED)
 
 
-def test_the_bus_keeps_what_it_acknowledged_and_knows_every_service(system: Manifests, overlay: str) -> None:
+def test_the_bus_is_durable_and_has_an_account_for_every_service(system: Manifests, overlay: str) -> None:
     bus = system.workload("nats")
-    settings = next(volume["configMap"]["name"] for volume in bus.pod["volumes"] if "configMap" in volume)
-    files = system.named("ConfigMap", settings)["data"]
+    config_map = next(volume["configMap"]["name"] for volume in bus.pod["volumes"] if "configMap" in volume)
+    files = system.named("ConfigMap", config_map)["data"]
     assert re.search(r"^ +sync_interval: always$", files["nats.conf"], re.MULTILINE)
-    assert files["users.conf"] == users.rendered(), "run `make manifests`"
+    assert files["users.conf"] == render.nats_users(), "run `make manifests`"
     assert {name for name, _ in bus.secrets()} >= {f"{name}-bus" for name in SERVICES}
     assert bus.whole["spec"]["volumeClaimTemplates"]
     version = re.search(r":(\d+)\.(\d+)", bus.containers[0]["image"])
@@ -262,8 +270,8 @@ def test_the_bus_keeps_what_it_acknowledged_and_knows_every_service(system: Mani
     if overlay == "production":
         assert bus.whole["spec"]["replicas"] == 3
         assert "cluster {" in files["cluster.conf"]
-        told = next(each["data"] for each in system.of("ConfigMap") if "ADMITONE_ORIGIN" in each["data"])
-        assert told["ADMITONE_NATS_REPLICAS"] == "3"
+        settings = next(each["data"] for each in system.of("ConfigMap") if "ADMITONE_ORIGIN" in each["data"])
+        assert settings["ADMITONE_NATS_REPLICAS"] == "3"
 
 
 def test_every_service_has_a_database_of_its_own_with_backups(system: Manifests, overlay: str) -> None:
@@ -272,7 +280,7 @@ def test_every_service_has_a_database_of_its_own_with_backups(system: Manifests,
         assert [each["metadata"]["name"] for each in volumes] == ["store"]
         return
     clusters = {each["metadata"]["name"]: each["spec"] for each in system.of("Cluster")}
-    assert set(clusters) == {f"{name}-database" for name in SERVICES if name != "web"}
+    assert set(clusters) == {f"{name}-database" for name in STORING}
     backups = {each["spec"]["cluster"]["name"] for each in system.of("ScheduledBackup")}
     assert backups == set(clusters)
     for name, spec in clusters.items():
@@ -283,3 +291,18 @@ def test_every_service_has_a_database_of_its_own_with_backups(system: Manifests,
         assert spec["postgresql"]["synchronous"]["dataDurability"] == "required"
         assert [plugin["isWALArchiver"] for plugin in spec["plugins"]] == [True]
         assert spec["inheritedMetadata"]["labels"][NAME] == name
+
+
+def test_deploying_waits_for_every_service(system: Manifests, overlay: str, tmp_path: Path) -> None:
+    """`apply.sh` against a kubectl that only records how it is called."""
+    calls, kubectl = tmp_path / "calls", tmp_path / "kubectl"
+    kubectl.write_text(f'#!/bin/sh\necho "$@" >>{calls}\n')
+    kubectl.chmod(0o755)
+    subprocess.run(
+        [ROOT / "deploy" / "kubernetes" / "apply.sh", overlay],
+        check=True,
+        capture_output=True,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    )
+    waited = set(re.findall(r"rollout status deployment/(\w+)", calls.read_text()))
+    assert waited == {each.name for each in system.services}

@@ -1,4 +1,4 @@
-"""Who may talk to whom in the cluster: exactly the arrows that the code draws, in both directions."""
+"""The network policies of the cluster allow exactly the connections that the services declare and make."""
 
 import ast
 import itertools
@@ -7,12 +7,21 @@ from typing import Any
 import pytest
 
 from admitone import registry
-from admitone.local.proxy import service_for
-from tests.deploy.manifests import COMPONENT, NAME, OVERLAYS, ROOT, SERVICES, Manifests, manifests, selects
+from tests.deploy.manifests import (
+    COMPONENT,
+    NAME,
+    OVERLAYS,
+    ROOT,
+    SERVED,
+    SERVICES,
+    Manifests,
+    manifests,
+    selects,
+)
 
 pytestmark = pytest.mark.parametrize("overlay", OVERLAYS)
 
-Arrow = tuple[str, str, int]
+Connection = tuple[str, str, int]
 
 OUTSIDE = {"ingress-nginx", "kube-system", "monitoring", "cnpg-system"}
 
@@ -23,7 +32,7 @@ def system(overlay: str) -> Manifests:
 
 
 def peers(system: Manifests, rules: list[dict[str, Any]], side: str) -> set[tuple[str, int]]:
-    """Every pod, namespace or block of addresses that the rules let through, with the port."""
+    """Return every pod, namespace or block of addresses that the rules allow, with the port."""
     found: set[tuple[str, int]] = set()
     for entry, ports in ((entry, rule["ports"]) for rule in rules for entry in rule[side]):
         if "ipBlock" in entry:
@@ -32,14 +41,14 @@ def peers(system: Manifests, rules: list[dict[str, Any]], side: str) -> set[tupl
             names = [entry["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]]
         else:
             names = [name for name, labels in system.pods().items() if selects(entry["podSelector"], labels)]
-            assert names, f"{entry} picks nobody"
+            assert names, f"{entry} selects no pod"
         found |= {(name, port["port"]) for name, port in itertools.product(names, ports)}
     return found
 
 
-def arrows(system: Manifests, direction: str) -> set[Arrow]:
-    """(from, to, port) of everything that policies allow, as one side sees it."""
-    found: set[Arrow] = set()
+def allowed(system: Manifests, direction: str) -> set[Connection]:
+    """Return (from, to, port) of every connection that the policies of one direction allow."""
+    found: set[Connection] = set()
     for policy in system.of("NetworkPolicy"):
         spec = policy["spec"]
         picked = [name for name, labels in system.pods().items() if selects(spec["podSelector"], labels)]
@@ -51,13 +60,13 @@ def arrows(system: Manifests, direction: str) -> set[Arrow]:
     return found
 
 
-def inside(system: Manifests, found: set[Arrow]) -> set[Arrow]:
-    return {arrow for arrow in found if {arrow[0], arrow[1]} <= set(system.pods())}
+def inside(system: Manifests, found: set[Connection]) -> set[Connection]:
+    return {each for each in found if {each[0], each[1]} <= set(system.pods())}
 
 
-def calls() -> set[tuple[str, str]]:
-    """Which service asks which other one by HTTP, read from the code: everybody asks auth for its keys."""
-    found = {(name, "auth") for name in SERVICES if name != "auth"}
+def calls_in_code() -> set[tuple[str, str]]:
+    """Return which service calls which other one, read from the code."""
+    found = set[tuple[str, str]]()
     for service in SERVICES:
         for file in (ROOT / "src" / "admitone" / service).rglob("*.py"):
             tree = ast.parse(file.read_text())
@@ -69,22 +78,25 @@ def calls() -> set[tuple[str, str]]:
     return found
 
 
-def wanted(system: Manifests, overlay: str) -> set[Arrow]:
-    """The arrows of the map: requests between services, each service to the bus and to its own database."""
-    arrows = {(caller, callee, 8000) for caller, callee in calls()}
+def required(overlay: str) -> set[Connection]:
+    """Return the connections of services to each other, to the bus and to their own databases."""
+    # Every service fetches from auth the keys that verify sessions.
+    found = {(caller, callee, 8000) for caller, callee in calls_in_code()}
+    found |= {(name, "auth", 8000) for name in SERVICES if name != "auth"}
     for service in registry.SERVICES:
-        arrows.add((service.name, "nats", 4222))
+        found.add((service.name, "nats", 4222))
         if service.has_database:
             database = f"{service.name}-database" if overlay == "production" else "postgres"
-            arrows |= {(service.name, database, 5432), (f"migrate-{service.name}", database, 5432)}
+            found |= {(service.name, database, 5432), (f"migrate-{service.name}", database, 5432)}
             if overlay == "production":
-                arrows |= {(database, database, port) for port in (5432, 8000)}
-    return arrows | {("nats", "nats", 6222)}
+                found |= {(database, database, port) for port in (5432, 8000)}
+    return found | {("nats", "nats", 6222)}
 
 
-def test_the_web_pages_are_seen_to_call_every_service_they_show(overlay: str) -> None:
-    """Reading the code must find what is there, or the next test would prove nothing."""
-    assert {("web", name) for name in ("auth", "tickets", "orders", "payments")} <= calls(), overlay
+def test_services_declare_the_calls_they_make(overlay: str) -> None:
+    # Calls that the code is known to make, or this would prove nothing.
+    assert {("web", name) for name in ("auth", "tickets", "orders", "payments")} <= calls_in_code(), overlay
+    assert calls_in_code() == {(each.name, called) for each in registry.SERVICES for called in each.calls}
 
 
 def test_everything_is_closed_by_default(system: Manifests) -> None:
@@ -93,15 +105,15 @@ def test_everything_is_closed_by_default(system: Manifests) -> None:
 
 
 @pytest.mark.parametrize("direction", ["egress", "ingress"])
-def test_the_arrows_inside_are_those_of_the_code(system: Manifests, overlay: str, direction: str) -> None:
-    assert inside(system, arrows(system, direction)) == wanted(system, overlay)
+def test_connections_inside_are_those_of_the_code(system: Manifests, overlay: str, direction: str) -> None:
+    assert inside(system, allowed(system, direction)) == required(overlay)
 
 
-def test_only_what_serves_pages_or_routes_is_reached_from_outside(system: Manifests) -> None:
-    into = {arrow for arrow in arrows(system, "ingress") if arrow[0] not in system.pods()}
+def test_only_services_with_pages_or_an_api_are_reached_from_outside(system: Manifests) -> None:
+    into = {each for each in allowed(system, "ingress") if each[0] not in system.pods()}
     reached = {name for peer, name, _ in into if peer == "ingress-nginx"}
-    routes = {service_for(operation.path) for each in registry.SERVICES for operation in each.operations}
-    assert reached == routes | {"web"}
+    assert reached == set(SERVED)
+    assert "expiration" not in reached
     assert {(peer, port) for peer, _, port in into if peer != "ingress-nginx"} <= {
         ("monitoring", 9000),
         ("monitoring", 9187),
@@ -110,8 +122,8 @@ def test_only_what_serves_pages_or_routes_is_reached_from_outside(system: Manife
     }
 
 
-def test_only_payments_and_the_databases_archives_reach_the_internet(system: Manifests) -> None:
-    out = {arrow for arrow in arrows(system, "egress") if arrow[1] not in set(system.pods()) | OUTSIDE}
+def test_only_payments_and_the_archives_of_databases_reach_the_internet(system: Manifests) -> None:
+    out = {each for each in allowed(system, "egress") if each[1] not in set(system.pods()) | OUTSIDE}
     databases = {name for name, labels in system.pods().items() if labels[COMPONENT] == "database"}
     assert {name for name, _, _ in out} <= {"payments"} | databases
     assert ("payments", "0.0.0.0/0", 443) in out
@@ -119,7 +131,7 @@ def test_only_payments_and_the_databases_archives_reach_the_internet(system: Man
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(private)
 
 
-def test_everybody_can_look_names_up(system: Manifests) -> None:
-    asking = {name for name, peer, port in arrows(system, "egress") if (peer, port) == ("kube-system", 53)}
-    assert asking == set(system.pods())
+def test_every_pod_can_resolve_names(system: Manifests) -> None:
+    resolving = {name for name, peer, port in allowed(system, "egress") if (peer, port) == ("kube-system", 53)}
+    assert resolving == set(system.pods())
     assert all(NAME in labels for labels in system.pods().values())

@@ -1,4 +1,4 @@
-"""What runs on other people's machines in our name: pinned, with as few rights as it can do with."""
+"""The workflows on GitHub: their actions are pinned, and their rights are minimal."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_every_action_is_pinned_by_its_digest(workflow: dict[str, Any]) -> None:
     assert not [each for each in used if not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", each)]
 
 
-def test_nothing_is_allowed_that_is_not_asked_for(workflow: dict[str, Any]) -> None:
+def test_no_right_is_granted_that_is_not_requested(workflow: dict[str, Any]) -> None:
     assert workflow["permissions"] == {}
     for name, job in workflow["jobs"].items():
         assert job["permissions"] == {"contents": "read"}, name
@@ -37,7 +37,7 @@ def test_nothing_is_allowed_that_is_not_asked_for(workflow: dict[str, Any]) -> N
             assert step["with"]["persist-credentials"] is False
 
 
-def test_no_step_pastes_foreign_text_into_a_shell(workflow: dict[str, Any]) -> None:
+def test_no_step_inserts_untrusted_text_into_a_shell(workflow: dict[str, Any]) -> None:
     assert not [step["run"] for step in steps(workflow) if "${{" in step.get("run", "")]
 
 
@@ -45,7 +45,7 @@ def test_every_job_ends(workflow: dict[str, Any]) -> None:
     assert all("timeout-minutes" in job or "uses" in job for job in workflow["jobs"].values())
 
 
-def test_what_is_deployed_is_what_was_checked_and_built() -> None:
+def test_only_the_image_that_was_checked_and_built_is_deployed() -> None:
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())["jobs"]
     assert jobs["image"]["needs"] == "check"
     assert jobs["deploy"]["needs"] == "image"
@@ -56,15 +56,18 @@ def test_what_is_deployed_is_what_was_checked_and_built() -> None:
     assert any("apply.sh production" in step.get("run", "") for step in jobs["deploy"]["steps"])
 
 
-def test_skaffold_knows_the_stages_and_overlays_there_are() -> None:
-    skaffold = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
-    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+def test_skaffold_names_existing_stages_and_manifests() -> None:
+    skaffold = yaml.safe_load((ROOT / "deploy" / "skaffold.yaml").read_text())
+    dockerfile = (ROOT / "deploy" / "image" / "Dockerfile").read_text()
+    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", dockerfile, re.MULTILINE))
     parts = [skaffold, *skaffold["profiles"]]
     for part in parts:
         assert {each["docker"]["target"] for each in part["build"]["artifacts"]} <= stages
-        for path in part["manifests"]["kustomize"]["paths"]:
-            assert (ROOT / path / "kustomization.yaml").exists(), path
+        files = [f"{path}/kustomization.yaml" for path in part["manifests"].get("kustomize", {}).get("paths", ())]
+        files += part["manifests"].get("rawYaml", ())
+        assert files
+        assert [file for file in files if not (ROOT / file).exists()] == []
     sync = skaffold["build"]["artifacts"][0]["sync"]["manual"][0]
-    version = re.search(r"^FROM python:(\d+\.\d+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    version = re.search(r"^FROM python:(\d+\.\d+)", dockerfile, re.MULTILINE)
     assert version is not None
     assert f"/python{version[1]}/" in sync["dest"]

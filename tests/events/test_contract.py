@@ -1,7 +1,7 @@
-"""The contract of every event: what was ever shipped is read for ever, and what is written looks like the golden files.
+"""The contract of every event: messages equal the golden files, and every version ever shipped stays readable.
 
-`golden/<Event>.json` is the whole message as it travels now. When a field is added, the file it had before stays as
-`golden/<Event>-1.json` (then `-2`, …): current code must go on reading it. A golden file is never edited.
+`golden/<Event>.json` is the whole message as it is published now. When a field is added, the previous file is kept as
+`golden/<Event>-1.json` (then `-2`, …), and current code must still read it. A golden file is never edited.
 """
 
 import json
@@ -30,7 +30,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def written_again(message: bytes) -> dict[str, Any]:
-    """What current code writes after it has read a message."""
+    """Return what current code writes after reading a message."""
     envelope, event = unwrap(message)
     traceparent = envelope.traceparent or None
     again = wrap(
@@ -40,7 +40,7 @@ def written_again(message: bytes) -> dict[str, Any]:
     return written
 
 
-def test_every_event_has_a_golden_file_and_every_golden_file_an_event() -> None:
+def test_every_event_has_a_golden_file_and_the_reverse() -> None:
     assert {file.stem for file in FILES if "-" not in file.stem} == set(EVENTS)
     assert {name_of(file) for file in FILES} == set(EVENTS)
 
@@ -54,7 +54,7 @@ def test_g08_an_event_is_written_exactly_as_its_golden_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_what_was_ever_shipped_is_read_without_losing_a_field(file: Path) -> None:
+def test_every_shipped_version_is_read_without_losing_a_field(file: Path) -> None:
     golden = read(file)
     written = written_again(file.read_bytes())
     assert golden["data"].items() <= written["data"].items(), "fields are only ever added"
@@ -71,7 +71,7 @@ def test_fields_that_a_later_version_adds_are_ignored(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_a_field_with_a_default_may_be_absent_and_no_other(name: str) -> None:
-    """What a default stands for is what an older producer meant by saying nothing."""
+    """The default is what an older producer means by omitting the field."""
     golden = read(GOLDEN / f"{name}.json")
     optional = {each.encode_name for each in msgspec.structs.fields(EVENTS[name]) if not each.required}
     bare = {key: value for key, value in golden["data"].items() if key not in optional}
@@ -96,24 +96,24 @@ def test_a_message_is_a_cloud_event(file: Path) -> None:
     assert golden["subject"] in golden["data"].values()
 
 
-def test_every_event_is_told_by_its_producer_and_by_nobody_else() -> None:
-    tellers = {event: service.name for service in registry.SERVICES for event in service.publications}
-    assert {event.__name__: teller for event, teller in tellers.items()} == {
+def test_every_event_is_published_by_its_producer_and_no_other_service() -> None:
+    publishers = {event: service.name for service in registry.SERVICES for event in service.publications}
+    assert {event.__name__: service for event, service in publishers.items()} == {
         name: event.producer for name, event in EVENTS.items()
     }
     assert sum(len(service.publications) for service in registry.SERVICES) == len(EVENTS)
 
 
-def test_every_heard_event_exists_and_is_told_by_a_service() -> None:
-    told = {event for service in registry.SERVICES for event in service.publications}
+def test_every_consumed_event_exists_and_is_published_by_a_service() -> None:
+    published = {event for service in registry.SERVICES for event in service.publications}
     for service in registry.SERVICES:
-        for heard in service.subscriptions:
-            assert heard in EVENTS.values()
-            assert heard in told, f"{service.name} waits for {heard.__name__}, which nobody tells"
+        for consumed in service.subscriptions:
+            assert consumed in EVENTS.values()
+            assert consumed in published, f"{service.name} consumes {consumed.__name__}, which no service publishes"
 
 
-def test_an_aggregate_with_a_version_says_so_in_every_event() -> None:
-    """Replicas are guarded by it: each event about a counted aggregate carries the count after its change."""
+def test_every_event_of_a_versioned_aggregate_has_its_version() -> None:
+    """It guards replicas: each event carries the aggregate's version after the change."""
     for event in EVENTS.values():
         if event.aggregate_field == "id" and event.producer in {"auth", "tickets", "orders"}:
             assert "version" in {each.name for each in msgspec.structs.fields(event)}, event.__name__
@@ -123,7 +123,7 @@ def test_no_event_carries_a_float() -> None:
     assert '"number"' not in (DOCS / "asyncapi.json").read_text()
 
 
-def test_an_event_of_each_kind_fits_the_bus_many_times() -> None:
+def test_every_golden_message_is_far_smaller_than_the_bus_allows() -> None:
     assert max(file.stat().st_size for file in FILES) < 4096
 
 
@@ -134,7 +134,7 @@ def test_the_committed_catalogue_is_current(tmp_path: Path) -> None:
         assert (DOCS / made.name).read_text() == made.read_text(), f"docs/{made.name} is out of date"
 
 
-def test_the_asyncapi_document_is_whole() -> None:
+def test_the_asyncapi_document_is_complete() -> None:
     """Source: AsyncAPI 3.0.0, structure of channels, operations, messages and references."""
     document = json.loads((DOCS / "asyncapi.json").read_text())
     assert document["asyncapi"] == "3.0.0"
@@ -150,7 +150,7 @@ def test_the_asyncapi_document_is_whole() -> None:
         assert isinstance(found, dict)
 
 
-def test_every_golden_message_fits_the_schema_that_programs_get() -> None:
+def test_every_golden_message_fits_its_schema_in_the_asyncapi_document() -> None:
     schemas = json.loads((DOCS / "asyncapi.json").read_text())["components"]
     for name in EVENTS:
         golden = read(GOLDEN / f"{name}.json")
@@ -171,7 +171,7 @@ def references(value: Any) -> list[str]:
     return []
 
 
-def test_an_event_knows_what_it_is_about() -> None:
+def test_every_event_is_registered_and_documented() -> None:
     for name, event in EVENTS.items():
         assert issubclass(event, Event)
         assert event_types()[name] is event

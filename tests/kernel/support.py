@@ -1,36 +1,39 @@
-"""A made-up marketplace for the kernel's tests: `alpha` tells of notes, `beta` keeps copies of them."""
+"""A made-up marketplace for the kernel's tests: `alpha` publishes notes, `beta` consumes them."""
 
 import asyncio
-import base64
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
 
 import asyncpg
+from nats.js import JetStreamManager
+from nats.js.errors import NotFoundError
 
+from admitone.kernel.clock import now
 from admitone.kernel.database.pool import Database, Transaction
 from admitone.kernel.ids import new_id
+from admitone.kernel.messaging import dead_letters
 from admitone.kernel.messaging.bus import Bus
-from admitone.kernel.messaging.event import Event
-from admitone.kernel.messaging.inbox import Handler, Inbox, MissingEvents
+from admitone.kernel.messaging.event import Event, wrap
+from admitone.kernel.messaging.inbox import AnyHandler, Inbox, MissingEvents
 from admitone.kernel.messaging.outbox import Relay
-from admitone.local.nats import Nats, User
+from admitone.local.nats import Nats, NatsUser
 from admitone.local.server import Server
 from tests.engines import Databases, Fresh
 
-ALPHA: Final = User("alpha", "alpha-password", publications=True)
-BETA: Final = User("beta", "beta-password", publications=True, subscriptions=("alpha",))
+ALPHA: Final = NatsUser("alpha", "alpha-password", publishes=True)
+BETA: Final = NatsUser("beta", "beta-password", publishes=True, subscribes_to=("alpha",))
 
 _NOTE: Final = "CREATE TABLE IF NOT EXISTS note (id uuid PRIMARY KEY, version integer NOT NULL, text text NOT NULL)"
 _EFFECT: Final = (
     "CREATE TABLE IF NOT EXISTS effect (position serial PRIMARY KEY, note uuid NOT NULL, text text NOT NULL)"
 )
 
-# Failing events wait this long instead of minutes.
+# Pauses between the attempts at a failing event; the defaults are up to half a minute.
 SHORT_DELAYS_SECONDS: Final = (0.02, 0.02, 0.02, 0.02)
 
 T = TypeVar("T")
@@ -39,7 +42,7 @@ Condition = Callable[[], Awaitable[object]]
 
 
 class NoteWritten(Event):
-    """Alpha's note changed."""
+    """A note of alpha's changed."""
 
     producer: ClassVar[str] = "alpha"
 
@@ -49,7 +52,7 @@ class NoteWritten(Event):
 
 
 class NoteCopied(Event):
-    """Beta took alpha's note over."""
+    """Beta copied a note."""
 
     producer: ClassVar[str] = "beta"
 
@@ -57,12 +60,12 @@ class NoteCopied(Event):
 
 
 async def note_effect(tx: Transaction, event: NoteWritten) -> None:
-    """The simplest effect: one row each time it runs, so that a second effect would show."""
+    """Insert one row each time it runs, so that a second effect of an event would show."""
     await tx.execute("INSERT INTO effect (note, text) VALUES ($1, $2)", event.id, event.text)
 
 
 async def replicate(tx: Transaction, event: NoteWritten) -> None:
-    """A version-guarded replica that takes only the next version."""
+    """Keep a version-guarded replica that accepts only the next version."""
     have = await tx.fetchval("SELECT version FROM note WHERE id = $1 FOR UPDATE", event.id)
     if have is not None and event.version <= have:
         return
@@ -75,6 +78,16 @@ async def replicate(tx: Transaction, event: NoteWritten) -> None:
         event.text,
     )
     await note_effect(tx, event)
+
+
+class HandlerBroken(Exception):
+    pass
+
+
+async def fails_on_poison(tx: Transaction, event: NoteWritten) -> None:
+    await note_effect(tx, event)
+    if event.text == "poison":
+        raise HandlerBroken("a bug")
 
 
 class World:
@@ -98,20 +111,20 @@ class World:
         return database
 
     async def bus(self, service: str) -> Bus:
-        """A further connection of a service to the bus."""
+        """Open another connection of a service to the bus."""
         bus = Bus(service, replicas=self._replicas)
         bus.start(self.nats.url(service))
         self._stack.push_async_callback(bus.close)
         return bus
 
     async def relay(self, database: Database | None = None, compare_every_seconds: float = 0.1) -> Relay:
-        """Alpha's relay, with a bus connection of its own; give a database of its own for a second process."""
+        """Run a relay of alpha's; a database of its own makes it another process's relay."""
         relay = Relay(database or self.alpha, await self.bus("alpha"), compare_every_seconds=compare_every_seconds)
         self.run(relay.run())
         return relay
 
-    async def inbox(self, handler: Handler = note_effect, **options: Any) -> Inbox:
-        """Beta's inbox for alpha's notes."""
+    async def inbox(self, handler: AnyHandler = note_effect, **options: Any) -> Inbox:
+        """Run beta's inbox for alpha's notes."""
         inbox = Inbox("beta", self.beta, await self.bus("beta"), {NoteWritten: handler}, **options)
         self.run(inbox.run("alpha"))
         return inbox
@@ -122,38 +135,41 @@ class World:
         self._stack.push_async_callback(ended, task)
         return task
 
-    async def tell(self, *notes: NoteWritten) -> None:
-        """Let alpha tell these notes, in one transaction."""
+    async def publish(self, *notes: NoteWritten) -> None:
+        """Publish notes as alpha, in one transaction."""
         async with self.alpha.transaction() as tx:
-            for note in notes:
-                tx.publish(note)
+            for each in notes:
+                tx.publish(each)
 
     async def effects(self) -> list[str]:
-        """The texts of the notes that beta took in, in that order."""
+        """Return the texts of the notes that had an effect in beta, in order."""
         return [row["text"] for row in await self.beta.fetch("SELECT text FROM effect ORDER BY position")]
 
     async def published(self) -> list[tuple[int, str]]:
-        """What alpha's outbox says was acknowledged: stream sequence and text, in outbox order."""
+        """Return stream sequence and text of the acknowledged notes in alpha's outbox, in the outbox's order."""
         rows = await self.alpha.fetch(
             "SELECT stream_sequence, data FROM outbox WHERE stream_sequence IS NOT NULL ORDER BY position"
         )
         return [(row["stream_sequence"], json.loads(row["data"])["text"]) for row in rows]
 
     async def stream(self) -> list[tuple[int, str]]:
-        """What alpha's stream holds: sequence and text, read message by message."""
-        admin = await self.admin()
-        info = await admin.request("$JS.API.STREAM.INFO.alpha", {})
-        if "error" in info:
-            return []
+        """Return sequence and text of every note in alpha's stream, read message by message."""
+        jetstream = await self.jetstream()
         found = []
-        for sequence in range(info["state"]["first_seq"], info["state"]["last_seq"] + 1):
-            got = await admin.request("$JS.API.STREAM.MSG.GET.alpha", {"seq": sequence})
-            if "message" in got:
-                envelope = json.loads(base64.b64decode(got["message"]["data"]))
-                found.append((sequence, envelope["data"]["text"]))
+        try:
+            state = (await jetstream.stream_info("alpha")).state
+        except NotFoundError:
+            return []
+        for sequence in range(state.first_seq, state.last_seq + 1):
+            try:
+                message = await jetstream.get_msg("alpha", sequence)
+            except NotFoundError:
+                continue
+            assert message.data is not None
+            found.append((sequence, json.loads(message.data)["data"]["text"]))
         return found
 
-    def took_in(self, count: int) -> Condition:
+    def consumed(self, count: int) -> Condition:
         async def holds() -> bool:
             return len(await self.effects()) >= count
 
@@ -172,7 +188,7 @@ class World:
         return holds
 
     def all_are_on_the_stream(self, count: int) -> Condition:
-        """Every row of the outbox is on the stream, at the number that the outbox remembers."""
+        """Hold when the outbox has `count` rows and each is on the stream, at the sequence the outbox records."""
 
         async def holds() -> bool:
             published = await self.published()
@@ -181,7 +197,7 @@ class World:
         return holds
 
     async def leading_session(self) -> int | None:
-        """The server process in which alpha's leading relay holds its lock."""
+        """Return the PostgreSQL process in which alpha's leading relay holds its lock."""
         connection = await asyncpg.connect(self.alpha_fresh.superuser_url)
         try:
             pid: int | None = await connection.fetchval(
@@ -199,29 +215,26 @@ class World:
         finally:
             await connection.close()
 
-    async def admin(self) -> Bus:
+    async def jetstream(self) -> JetStreamManager:
+        """Return JetStream's management API, with the rights of the bus's administrator."""
         if self._admin is None:
             self._admin = await self.bus("admin")
         await self._admin.ready()
-        return self._admin
-
-    async def ask(self, subject: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask the bus something as its administrator."""
-        return await (await self.admin()).request(subject, request)
+        return self._admin.jetstream
 
 
 @asynccontextmanager
 async def world(databases: Databases, nats: Nats, *, replicas: int = 1) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         alpha, beta = await databases.fresh("alpha"), await databases.fresh("beta")
-        await own_tables(beta)
+        await create_tables(beta)
         made = World(nats, alpha, beta, stack, replicas)
         await made.open()
         yield made
 
 
-async def own_tables(fresh: Fresh) -> None:
-    """Make the tables of the handlers above."""
+async def create_tables(fresh: Fresh) -> None:
+    """Create the tables of the handlers above."""
     connection = await asyncpg.connect(fresh.migrator_url)
     try:
         await connection.execute(_NOTE)
@@ -239,6 +252,18 @@ def note(text: str = "", *, note_id: UUID | None = None, version: int = 0) -> No
     return NoteWritten(id=note_id or new_id(), version=version, text=text)
 
 
+def enveloped(event: NoteWritten, event_id: UUID | None = None, trace: str | None = None) -> bytes:
+    return wrap(event_id or new_id(), "alpha", "NoteWritten", event.id, now(), event.encode(), trace)
+
+
+async def publish_message(bus: Bus, message: bytes) -> None:
+    await (await bus.publish("events.alpha.NoteWritten", message, str(new_id())))
+
+
+async def dead_letters_of(world: World) -> list[dead_letters.DeadLetter]:
+    return await dead_letters.find_all(world.beta)
+
+
 def numbered(count: int, first: int = 0) -> list[NoteWritten]:
     return [note(f"note {number}") for number in range(first, first + count)]
 
@@ -248,7 +273,7 @@ def texts(count: int, first: int = 0) -> list[str]:
 
 
 def kill(server: Server) -> None:
-    """End a server as a power cut would."""
+    """Kill a server as a power failure would."""
     os.kill(server.pid, signal.SIGKILL)
     assert server._child is not None
     server._child.wait(10)

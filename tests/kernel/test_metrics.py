@@ -1,20 +1,25 @@
-"""What an operator sees: requests by route, waits, queues, and the marketplace's own numbers."""
+"""Metrics: requests by route, waits for connections, queues, and the services' own gauges."""
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import httpx
+import prometheus_client
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message, Receive, Scope, Send
 
 from admitone.auth.service import SERVICE as AUTH
-from admitone.kernel.metrics import BOUNDS, FAMILIES, Timings
+from admitone.kernel import clock
+from admitone.kernel.metrics import BOUNDS, FAMILIES, RequestMetrics
 from admitone.kernel.runner import App, serve
+from admitone.kernel.service import Service
 from admitone.local.server import LOOPBACK, free_port
 from admitone.orders.service import SERVICE as ORDERS
-from admitone.registry import SERVICES
+from admitone.registry import AUTHORITY, SERVICES
 from admitone.tickets.service import SERVICE as TICKETS
 from tests.engines import Databases
 from tests.support import StartNats, eventually, running_app, settings_for, signed_in
@@ -39,7 +44,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 @asynccontextmanager
-async def measured_app(databases: Databases, start_nats: StartNats, *services: Any) -> Any:
+async def measured_app(databases: Databases, start_nats: StartNats, *services: Service) -> AsyncIterator[App]:
     async with running_app(databases, start_nats, *services, metrics_port=free_port()) as app:
         yield app
 
@@ -57,12 +62,16 @@ async def test_requests_are_counted_by_route_and_status(databases: Databases, st
     assert value(samples, name, method="GET", route="/api/tickets/{id}", status="200") == 3
     assert value(samples, name, method="GET", route="/api/tickets/{id}", status="404") == 1
     assert value(samples, name, method="POST", route="/api/tickets", status="201") == 1
-    assert value(samples, name, method="GET", route="none", status="404") == 1, "an unknown path is no label"
+    assert value(samples, name, method="GET", route="none", status="404") == 1, (
+        "an unknown path does not become a label"
+    )
     bucket = "admitone_request_seconds_bucket"
     assert value(samples, bucket, method="GET", route="/api/tickets/{id}", status="200", le="+Inf") == 3
 
 
-async def test_the_marketplace_s_own_numbers_are_shown(databases: Databases, start_nats: StartNats) -> None:
+async def test_queues_connections_and_the_services_gauges_are_exposed(
+    databases: Databases, start_nats: StartNats
+) -> None:
     async with measured_app(databases, start_nats, AUTH, TICKETS, ORDERS) as app:
         alice, bob = signed_in(app, "alice"), signed_in(app, "bob")
         ticket = (await alice.post("/api/tickets", json={"title": "Row 1", "price": 20})).json()["id"]
@@ -70,15 +79,15 @@ async def test_the_marketplace_s_own_numbers_are_shown(databases: Databases, sta
         async def bought() -> bool:
             return (await bob.post("/api/orders", json={"ticketId": ticket})).status_code == 201
 
-        await eventually(bought, "orders knows the ticket")
+        await eventually(bought, "the ticket has reached orders")
 
-        async def is_quiet() -> Samples | None:
+        async def all_is_consumed() -> Samples | None:
             samples = await samples_of(app)
             waiting = [value(samples, "admitone_outbox_unpublished", service=each) for each in ("tickets", "orders")]
             key = ("admitone_consumer_unacknowledged", frozenset({("service", "tickets"), ("producer", "orders")}))
             return samples if not any(waiting) and samples.get(key) == 0 else None
 
-        samples = await eventually(is_quiet, "every event is published and taken")
+        samples = await eventually(all_is_consumed, "every event is published and consumed")
     assert value(samples, "admitone_orders", service="orders", status="created") == 1
     assert value(samples, "admitone_lock_overdue_seconds", service="orders") == 0
     for service in ("auth", "tickets", "orders"):
@@ -95,7 +104,7 @@ async def test_the_marketplace_s_own_numbers_are_shown(databases: Databases, sta
     assert any(name == "process_resident_memory_bytes" for name, _ in samples)
 
 
-async def test_a_database_that_is_away_leaves_its_numbers_out(databases: Databases, start_nats: StartNats) -> None:
+async def test_what_cannot_be_read_from_the_database_is_left_out(databases: Databases, start_nats: StartNats) -> None:
     async with measured_app(databases, start_nats, AUTH) as app:
         await app.running["auth"].database._pool.expire_connections()
         held = [await app.running["auth"].database._pool.acquire() for _ in range(5)]
@@ -109,7 +118,7 @@ async def test_a_database_that_is_away_leaves_its_numbers_out(databases: Databas
         assert value(samples, "admitone_database_up", service="auth") == 1
 
 
-async def test_metrics_have_a_port_of_their_own(databases: Databases, start_nats: StartNats) -> None:
+async def test_metrics_are_served_on_another_port(databases: Databases, start_nats: StartNats) -> None:
     public, metrics = free_port(), free_port()
     settings = await settings_for(databases, start_nats, AUTH, port=public, metrics_port=metrics)
     stop, ready = asyncio.Event(), asyncio.Event()
@@ -117,35 +126,57 @@ async def test_metrics_have_a_port_of_their_own(databases: Databases, start_nats
     async def on_ready() -> None:
         ready.set()
 
-    serving = asyncio.create_task(serve([AUTH], settings, stop=stop, on_ready=on_ready))
+    serving = asyncio.create_task(serve([AUTH], settings, AUTHORITY, stop=stop, on_ready=on_ready))
     try:
         async with asyncio.timeout(20):
             await ready.wait()
         async with httpx.AsyncClient() as client:
-            answer = await client.get(f"http://{LOOPBACK}:{metrics}/metrics")
-            assert answer.headers["content-type"].startswith("text/plain")
-            assert "admitone_database_up" in answer.text
+            response = await client.get(f"http://{LOOPBACK}:{metrics}/metrics")
+            assert response.headers["content-type"].startswith("text/plain")
+            assert "admitone_database_up" in response.text
             assert (await client.get(f"http://{LOOPBACK}:{public}/metrics")).status_code == 404
     finally:
         stop.set()
         await serving
 
 
-def test_buckets_hold_everything_up_to_their_bound() -> None:
-    timings = Timings()
-    for seconds in (0.0005, 0.001, 0.002, 0.3, 99):
-        timings.observe(seconds)
-    buckets = dict(timings.buckets())
-    assert buckets["0.001"] == 2
-    assert buckets["0.0025"] == 3
-    assert buckets["0.5"] == 4
-    assert buckets["5.0"] == 4
+async def test_a_bucket_counts_every_request_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = CollectorRegistry()
+    seconds = iter([0.0005, 0.001, 0.002, 0.3, 99])
+    now = 0.0
+    monkeypatch.setattr(clock, "_monotonic_source", lambda: now)
+
+    async def takes_time(_scope: Scope, _receive: Receive, send: Send) -> None:
+        nonlocal now
+        now = next(seconds)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        now = 0.0
+
+    async def receive() -> Message:
+        raise AssertionError("the application reads no body")
+
+    async def send(_message: Message) -> None:
+        """The response is not looked at."""
+
+    measured = RequestMetrics(takes_time, [], registry)
+    for _ in range(5):
+        await measured({"type": "http", "method": "GET"}, receive, send)
+
+    samples = parsed(prometheus_client.generate_latest(registry).decode())
+    labels = {"method": "GET", "route": "none", "status": "200"}
+    buckets = {
+        bound: value(samples, "admitone_request_seconds_bucket", **labels, le=str(bound)) for bound in (*BOUNDS, "+Inf")
+    }
+    assert buckets[0.001] == 2
+    assert buckets[0.0025] == 3
+    assert buckets[0.5] == 4
+    assert buckets[5.0] == 4
     assert buckets["+Inf"] == 5
-    assert timings.total_seconds == pytest.approx(99.3035)
-    assert len(buckets) == len(BOUNDS) + 1
+    assert value(samples, "admitone_request_seconds_sum", **labels) == pytest.approx(99.3035)
+    assert sum(name == "admitone_request_seconds_bucket" for name, _ in samples) == len(BOUNDS) + 1
 
 
-def test_names_follow_prometheus_habits() -> None:
+def test_names_follow_the_conventions_of_prometheus() -> None:
     names = [*FAMILIES, *(gauge.name for service in SERVICES for gauge in service.gauges)]
     assert len(names) == len(set(names))
     assert all(re.fullmatch(r"admitone_[a-z_]+", name) for name in names)

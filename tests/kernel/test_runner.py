@@ -1,47 +1,33 @@
-"""How a program that is being started is told to stop, and how its jobs are kept going."""
+"""Starting and stopping services, and keeping their jobs running."""
 
 import asyncio
-import os
-import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
+import asyncpg
+import msgspec
 import pytest
 
 from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel import runner
 from admitone.kernel.errors import Unavailable
-from admitone.kernel.http.server import cancel_on_signals
+from admitone.kernel.runner import MigrationsMissing
 from admitone.kernel.running import RunningService
 from admitone.kernel.service import Service
 from tests.engines import Databases
-from tests.support import StartNats, running_app
+from tests.support import StartNats, app_of, running_app, settings_for
+
+ALPHA = Service("alpha")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_is_not_forgotten_by_a_library_that_swallows_the_cancellation(number: signal.Signals) -> None:
-    stop = asyncio.Event()
-
-    async def starts() -> None:
-        cancel_on_signals(stop)
-        os.kill(os.getpid(), number)
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            await stop.wait()
-
-    try:
-        await asyncio.wait_for(asyncio.create_task(starts()), timeout=30)
-    finally:
-        asyncio.get_running_loop().remove_signal_handler(number)
-
-
-async def test_a_job_that_finds_no_database_waits_for_it_and_one_that_fails_is_an_error(
+async def test_a_job_waits_while_the_database_is_unreachable_and_a_bug_in_it_is_logged_as_an_error(
     databases: Databases, start_nats: StartNats, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(runner, "_RESTART_JOB_SECONDS", 0.01)
     errors = iter([Unavailable(), ConnectionError("gone"), ValueError("a bug")])
     works = asyncio.Event()
 
-    async def job(_running: RunningService[Any]) -> None:
+    async def job(_service: RunningService) -> None:
         if (error := next(errors, None)) is not None:
             raise error
         works.set()
@@ -50,5 +36,49 @@ async def test_a_job_that_finds_no_database_waits_for_it_and_one_that_fails_is_a
     async with running_app(databases, start_nats, Service("alpha", jobs=(job,)), AUTH):
         async with asyncio.timeout(30):
             await works.wait()
-    told = [record.levelname for record in caplog.records if record.message.startswith("background job")]
-    assert told == ["WARNING", "WARNING", "ERROR"]
+    levels = [record.levelname for record in caplog.records if "a job" in record.message]
+    assert levels == ["WARNING", "WARNING", "ERROR"]
+
+
+async def test_resources_are_opened_before_the_jobs_run_and_closed_last(
+    databases: Databases, start_nats: StartNats
+) -> None:
+    order: list[str] = []
+    works = asyncio.Event()
+
+    @asynccontextmanager
+    async def open_resources(_service: RunningService[None]) -> AsyncIterator[str]:
+        order.append("open")
+        yield "resource"
+        order.append("close")
+
+    async def job(service: RunningService[str]) -> None:
+        order.append(f"job with {service.resources}")
+        works.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            order.append("job ends")
+
+    async with running_app(databases, start_nats, Service("alpha", jobs=(job,), lifespan=open_resources), AUTH):
+        async with asyncio.timeout(30):
+            await works.wait()
+    assert order == ["open", "job with resource", "job ends", "close"]
+
+
+async def test_one_outdated_database_ends_the_start_of_all_services_at_once(
+    databases: Databases, start_nats: StartNats
+) -> None:
+    """The other service's database is unreachable: alone, the start would wait for it."""
+    settings = await settings_for(databases, start_nats, ALPHA, AUTH)
+    urls = {**settings.database_urls, "auth": "postgresql://auth:x@127.0.0.1:9/auth"}
+    outdated = await databases.fresh("alpha")
+    owner = await asyncpg.connect(outdated.migrator_url)
+    await owner.execute("DELETE FROM applied_migration WHERE name = 'kernel/0002_outbox.sql'")
+    await owner.close()
+    app = app_of([ALPHA, AUTH], msgspec.structs.replace(settings, database_urls={**urls, "alpha": outdated.url}))
+    before = asyncio.all_tasks()
+    with pytest.raises(MigrationsMissing, match="alpha: the database lacks kernel/0002_outbox"):
+        async with app:
+            pass
+    assert asyncio.all_tasks() == before

@@ -1,4 +1,4 @@
-"""Parents of servers, as processes that a test may kill."""
+"""Parent processes of servers, for tests to kill."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ class Parent:
     server_port: int
 
     def kill(self) -> None:
-        """Kill the parent alone; what becomes of its server is the test's question."""
+        """Kill only the parent, not its server."""
         self.program.kill()
         self.program.wait()
 
@@ -40,10 +40,10 @@ class Parent:
 
 @pytest.fixture
 def start_parent(folder: Path) -> Iterator[Callable[..., Parent]]:
-    """Start `parent.py` on the test's folder, under a wrapping command if one is given."""
+    """Start `parent.py` on the test's folder, with a wrapping command if one is given."""
     with ExitStack() as running:
 
-        def start(kind: str, *, wrapper: tuple[str, ...] = (), environ: dict[str, str] | None = None) -> Parent:
+        def start(kind: str, *, wrapper: tuple[str, ...] = (), environment: dict[str, str] | None = None) -> Parent:
             program = running.enter_context(
                 subprocess.Popen(
                     [*wrapper, sys.executable, "-m", "tests.local.parent", str(folder / "installation"), kind],
@@ -51,15 +51,15 @@ def start_parent(folder: Path) -> Iterator[Callable[..., Parent]]:
                     stderr=subprocess.PIPE,
                     text=True,
                     cwd=ROOT,
-                    env=os.environ | (environ or {}),
+                    env=os.environ | (environment or {}),
                 )
             )
             running.callback(program.kill)
             assert program.stdout is not None
             line = program.stdout.readline()
             if not line:
-                _, said = program.communicate()
-                raise AssertionError(said)
+                _, output = program.communicate()
+                raise AssertionError(output)
             pid, port = line.split()
             parent = Parent(program, int(pid), int(port))
             running.callback(parent.end)
@@ -69,8 +69,8 @@ def start_parent(folder: Path) -> Iterator[Callable[..., Parent]]:
 
 
 @pytest.fixture
-def path_with(folder: Path) -> Callable[..., dict[str, str]]:
-    """An environment in which no other programs are found than the named ones."""
+def path_of_only(folder: Path) -> Callable[..., dict[str, str]]:
+    """An environment in which only the named programs are found."""
 
     def make(*names: str) -> dict[str, str]:
         (folder / "bin").mkdir()

@@ -1,4 +1,4 @@
-"""A program of its own that keeps one server on a data folder, for tests to kill: `parent.py FOLDER postgres|nats`."""
+"""A program that runs one server on a data folder, for tests to kill: `parent.py FOLDER postgres|nats`."""
 
 import sys
 import time
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from admitone.local.errors import LocalError
-from admitone.local.folder import Folder, opened
+from admitone.local.folder import DataFolder, open_data_folder
 from admitone.local.nats import Nats
 from admitone.local.postgres import Postgres
 from admitone.local.server import Server
 from tests.engines import ADMIN
 
-SERVERS: dict[str, Callable[[Folder], Server]] = {
+SERVERS: dict[str, Callable[[DataFolder], Server]] = {
     "postgres": lambda folder: Postgres(folder.path / "postgres", folder.secret("postgres")),
     "nats": lambda folder: Nats(folder.path / "nats", [ADMIN]),
 }
 
 
-def main(folder: Folder, kind: str) -> None:
+def main(folder: DataFolder, kind: str) -> None:
     server = SERVERS[kind](folder)
     server.start()
     print(server.pid, server.port, flush=True)
@@ -28,7 +28,7 @@ def main(folder: Folder, kind: str) -> None:
 
 if __name__ == "__main__":
     try:
-        with opened(Path(sys.argv[1])) as data:
+        with open_data_folder(Path(sys.argv[1])) as data:
             main(data, sys.argv[2])
     except LocalError as error:
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""NATS as our child: durable, on loopback, and closed to everything a service does not need."""
+"""NATS as a child process: durable, on loopback, and closed to everything that a service does not need."""
 
 import asyncio
 import itertools
@@ -17,15 +17,15 @@ from nats.aio.client import Client
 
 from admitone.local import nats as local_nats
 from admitone.local.errors import ServerMissing
-from admitone.local.nats import MAX_STORE_BYTES, Nats, User, allow_list, program, render
+from admitone.local.nats import MAX_STORE_BYTES, Nats, NatsUser, allow_list, program, render
 from admitone.local.server import LOOPBACK
 from tests.engines import ADMIN
 
-TICKETS = User("tickets", "t-password", publications=True, subscriptions=("orders",))
-ORDERS = User("orders", "o-password", publications=True, subscriptions=("tickets",))
-AUDIT = User("audit", "a-password", subscriptions=("orders",))
-WEB = User("web", "w-password", watches=True)
-EVERYBODY = (TICKETS, ORDERS, AUDIT, WEB)
+TICKETS = NatsUser("tickets", "t-password", publishes=True, subscribes_to=("orders",))
+ORDERS = NatsUser("orders", "o-password", publishes=True, subscribes_to=("tickets",))
+AUDIT = NatsUser("audit", "a-password", subscribes_to=("orders",))
+WEB = NatsUser("web", "w-password", watches=True)
+ALL_USERS = (TICKETS, ORDERS, AUDIT, WEB)
 
 MAY_PUBLISH = {
     "tickets": {
@@ -58,14 +58,14 @@ MAY_PUBLISH = {
     "web": set[str](),
 }
 MAY_SUBSCRIBE = {
-    "tickets": {"republish.tickets", "_INBOX_tickets.answer"},
-    "audit": {"_INBOX_audit.answer"},
+    "tickets": {"republish.tickets", "_INBOX_tickets.reply"},
+    "audit": {"_INBOX_audit.reply"},
     "web": {"events.>", "events.orders.OrderCreated", "events.tickets.TicketCreated"},
 }
 
 
 def every_publication() -> set[str]:
-    """Whatever one could send to a bus of two streams and three consumers."""
+    """Return every subject for a bus of two streams and four consumers."""
     streams, consumers = ("tickets", "orders"), ("tickets", "orders", "audit", "web")
     verbs = (
         "CREATE",
@@ -88,13 +88,23 @@ def every_publication() -> set[str]:
         "$SYS.REQ.SERVER.PING",
     }
     found |= {"events.tickets.TicketCreated", "events.orders.OrderCreated", "republish.tickets", "republish.orders"}
-    found |= {"_INBOX_orders.answer", "_INBOX_tickets.answer", "$JS.EVENT.ADVISORY.API", "anything"}
+    found |= {"_INBOX_orders.reply", "_INBOX_tickets.reply", "$JS.EVENT.ADVISORY.API", "anything"}
     for stream in streams:
         found |= {f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.CONSUMER.NAMES.{stream}", f"$JS.API.CONSUMER.LIST.{stream}"}
         found |= {f"$JS.API.CONSUMER.CREATE.{stream}"}
     for stream, consumer in itertools.product(streams, consumers):
-        does = ("CREATE", "DURABLE.CREATE", "INFO", "DELETE", "PAUSE", "RESET", "UNPIN", "MSG.NEXT", "LEADER.STEPDOWN")
-        found |= {f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}" for verb in does}
+        consumer_verbs = (
+            "CREATE",
+            "DURABLE.CREATE",
+            "INFO",
+            "DELETE",
+            "PAUSE",
+            "RESET",
+            "UNPIN",
+            "MSG.NEXT",
+            "LEADER.STEPDOWN",
+        )
+        found |= {f"$JS.API.CONSUMER.{verb}.{stream}.{consumer}" for verb in consumer_verbs}
         found |= {f"$JS.API.CONSUMER.CREATE.{stream}.{consumer}.events.{stream}.{name}" for name in ("OrderCreated",)}
         found |= {f"$JS.ACK.{stream}.{consumer}.1.1.1.1.0", f"$JS.ACK._.account.{stream}.{consumer}.1.1.1.1.0.random"}
     return found
@@ -102,13 +112,13 @@ def every_publication() -> set[str]:
 
 EVERY_SUBSCRIPTION = {
     *("events.>", "events.orders.OrderCreated", "events.tickets.TicketCreated", ">", "$JS.>", "$JS.EVENT.ADVISORY.>"),
-    *("republish.tickets", "republish.orders", "republish.*", "$SYS.>", "_INBOX.>", "_INBOX_orders.answer"),
-    *("_INBOX_tickets.answer", "_INBOX_audit.answer", "_INBOX_*.>", "$JS.ACK.>", "$JS.API.>"),
+    *("republish.tickets", "republish.orders", "republish.*", "$SYS.>", "_INBOX.>", "_INBOX_orders.reply"),
+    *("_INBOX_tickets.reply", "_INBOX_audit.reply", "_INBOX_*.>", "$JS.ACK.>", "$JS.API.>"),
 }
 
 
 class Wire:
-    """A signed-in user speaking NATS's own protocol, whose answers come in order: a denial before the next PONG."""
+    """A connection in NATS's own protocol. Its responses come in order: an error precedes the next PONG."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -136,8 +146,8 @@ class Wire:
     async def may_subscribe(self, subject: str) -> bool:
         return await self.accepted(f"SUB {subject} 1\r\nUNSUB 1")
 
-    async def accepted(self, words: str) -> bool:
-        self._writer.write(f"{words}\r\nPING\r\n".encode())
+    async def accepted(self, command: str) -> bool:
+        self._writer.write(f"{command}\r\nPING\r\n".encode())
         accepted = True
         while (line := await self._reader.readline()) != b"PONG\r\n":
             if not line:
@@ -148,7 +158,7 @@ class Wire:
 
 @asynccontextmanager
 async def signed_in(server: Nats, user: str) -> AsyncIterator[Client]:
-    """A client of the usual library, whom the server denied nothing."""
+    """Yield a client of the usual library; fail if the server denied it anything."""
     denied: list[Exception] = []
 
     async def note(error: Exception) -> None:
@@ -162,7 +172,7 @@ async def signed_in(server: Nats, user: str) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def server(start_nats: Callable[..., Nats]) -> Nats:
-    return start_nats(*EVERYBODY)
+    return start_nats(*ALL_USERS)
 
 
 @pytest.mark.parametrize("name", MAY_PUBLISH)
@@ -179,7 +189,7 @@ async def test_a_service_may_subscribe_to_what_it_needs_and_nothing_else(server:
         assert {subject for subject in EVERY_SUBSCRIPTION if await wire.may_subscribe(subject)} == MAY_SUBSCRIBE[name]
 
 
-async def test_the_admin_may_do_everything(server: Nats) -> None:
+async def test_the_admin_has_all_rights(server: Nats) -> None:
     async with Wire.of(server, "admin") as wire:
         assert await wire.may_publish("$JS.API.STREAM.DELETE.tickets")
         assert await wire.may_subscribe(">")
@@ -188,101 +198,99 @@ async def test_the_admin_may_do_everything(server: Nats) -> None:
 @pytest.mark.parametrize(
     "login", [{}, {"user": "tickets"}, {"user": "tickets", "pass": "guessed"}, {"user": "nobody", "pass": "t-password"}]
 )
-async def test_nobody_gets_in_without_a_password(server: Nats, login: dict[str, str]) -> None:
+async def test_a_connection_needs_the_password(server: Nats, login: dict[str, str]) -> None:
     async with Wire.to(server) as wire:
         assert not await wire.accepted(f"CONNECT {json.dumps(login)}")
 
 
-async def test_one_service_tells_and_another_hears_within_their_rights(server: Nats) -> None:
+async def test_publishing_and_subscribing_work_within_the_rights(server: Nats) -> None:
     async with (
-        signed_in(server, "orders") as teller,
-        signed_in(server, "tickets") as hearer,
+        signed_in(server, "orders") as producer,
+        signed_in(server, "tickets") as consumer,
         signed_in(server, "web") as watcher,
     ):
         seen = await watcher.subscribe("events.>")
         await watcher.flush()
-        await teller.jetstream().add_stream(name="orders", subjects=["events.orders.>"])
-        subscription = await hearer.jetstream().pull_subscribe(
+        await producer.jetstream().add_stream(name="orders", subjects=["events.orders.>"])
+        subscription = await consumer.jetstream().pull_subscribe(
             "events.orders.OrderCreated", durable="tickets", stream="orders"
         )
-        await teller.jetstream().publish("events.orders.OrderCreated", b"held")
+        await producer.jetstream().publish("events.orders.OrderCreated", b"order")
         (message,) = await subscription.fetch(1, timeout=5)
-        assert message.data == b"held"
+        assert message.data == b"order"
         await message.ack_sync()
-        assert (await seen.next_msg(5)).data == b"held"
+        assert (await seen.next_msg(5)).data == b"order"
 
 
-def test_what_is_acknowledged_is_on_the_disk() -> None:
+def test_events_are_on_disk_when_they_are_acknowledged() -> None:
     assert "sync_interval: always" in render([ADMIN], store=Path("/store"), port=1, monitor_port=2)
 
 
-async def test_a_consumer_that_is_ahead_of_a_restored_stream_is_set_back_by_the_server(folder: Path) -> None:
-    """A copy made of a running server may hold older events than what consumers had heard: none may be skipped."""
-    server = Nats(folder / "nats", [*EVERYBODY, ADMIN])
+async def test_the_server_resets_a_consumer_that_is_ahead_of_a_restored_stream(folder: Path) -> None:
+    """A copy of a running server may end before what consumers had consumed: no later event may be skipped."""
+    server = Nats(folder / "nats", [*ALL_USERS, ADMIN])
     events = server.folder / "store" / "jetstream" / "$G" / "streams" / "orders" / "msgs"
 
-    async def told_and_heard(words: Sequence[str]) -> list[str]:
-        """Tell these, hear them, and return what was heard."""
-        async with signed_in(server, "orders") as teller, signed_in(server, "tickets") as hearer:
-            stream = teller.jetstream()
+    async def publish_and_consume(messages: Sequence[str]) -> list[str]:
+        """Publish messages, consume as many, and return them."""
+        async with signed_in(server, "orders") as producer, signed_in(server, "tickets") as consumer:
+            stream = producer.jetstream()
             await stream.add_stream(name="orders", subjects=["events.orders.>"])
-            for word in words:
-                await stream.publish("events.orders.OrderCreated", word.encode())
-            subscription = await hearer.jetstream().pull_subscribe(
+            for each in messages:
+                await stream.publish("events.orders.OrderCreated", each.encode())
+            subscription = await consumer.jetstream().pull_subscribe(
                 "events.orders.OrderCreated", durable="tickets", stream="orders"
             )
-            heard: list[str] = []
-            while len(heard) < len(words):
-                for message in await subscription.fetch(len(words) - len(heard), timeout=5):
-                    heard.append(message.data.decode())
+            consumed: list[str] = []
+            while len(consumed) < len(messages):
+                for message in await subscription.fetch(len(messages) - len(consumed), timeout=5):
+                    consumed.append(message.data.decode())
                     await message.ack_sync()
-            return heard
+            return consumed
 
     server.start()
     try:
-        assert await told_and_heard(["first"]) == ["first"]
+        assert await publish_and_consume(["first"]) == ["first"]
         server.stop()
         shutil.copytree(events, folder / "older")
         server.start()
-        assert await told_and_heard(["second", "third"]) == ["second", "third"]
+        assert await publish_and_consume(["second", "third"]) == ["second", "third"]
         server.stop()
         shutil.rmtree(events)
         shutil.copytree(folder / "older", events)
         server.start()
-        assert await told_and_heard(["other second", "other third"]) == ["other second", "other third"]
+        assert await publish_and_consume(["other second", "other third"]) == ["other second", "other third"]
     finally:
         server.stop()
 
 
-def test_how_much_is_stored_does_not_depend_on_how_full_the_disk_was_at_the_start(server: Nats) -> None:
-    answer = httpx.get(f"http://127.0.0.1:{server.monitor_port}/jsz").raise_for_status().json()
-    assert answer["config"]["max_storage"] == MAX_STORE_BYTES
+def test_the_storage_limit_does_not_depend_on_the_free_space_at_the_start(server: Nats) -> None:
+    response = httpx.get(f"http://127.0.0.1:{server.monitor_port}/jsz").raise_for_status().json()
+    assert response["config"]["max_storage"] == MAX_STORE_BYTES
 
 
-def test_the_configuration_is_one_that_the_server_accepts(folder: Path) -> None:
+def test_the_server_accepts_the_configuration(folder: Path) -> None:
     file = folder / "nats.conf"
-    awkward = User("orders", 'quote " backslash \\ brace } hash # dollar $HOME', publications=True)
-    file.write_text(render([awkward, *EVERYBODY[2:]], store=folder / 'a "store"', port=4222, monitor_port=8222))
+    awkward = NatsUser("orders", 'quote " backslash \\ brace } hash # dollar $HOME', publishes=True)
+    file.write_text(render([awkward, *ALL_USERS[2:]], store=folder / 'a "store"', port=4222, monitor_port=8222))
     checked = subprocess.run([program(), "-t", "-c", str(file)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_passwords_in_the_configuration_are_for_its_owner_only(server: Nats) -> None:
+def test_passwords_in_the_configuration_are_readable_only_by_its_owner(server: Nats) -> None:
     assert (server.folder / "nats.conf").stat().st_mode & 0o077 == 0
     assert server.folder.stat().st_mode & 0o077 == 0
 
 
-def test_a_user_without_a_part_to_play_may_do_nothing() -> None:
-    stranger = allow_list(User("stranger", "password"))
+def test_a_user_that_declares_nothing_has_no_rights() -> None:
+    stranger = allow_list(NatsUser("stranger", "password"))
     assert stranger.publish == stranger.subscribe == ()
 
 
 @pytest.mark.parametrize(
     ("version", "accepted"), [("v2.9.10", False), ("v2.13.7", False), ("v2.14.0", True), ("v3.0.1", True)]
 )
-def test_a_server_too_old_is_refused(
-    version: str, accepted: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_server_is_refused(version: str, accepted: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = folder / "nats-server"
     old.write_text(f"#!/bin/sh\necho 'nats-server: {version}'\n")
     old.chmod(0o755)

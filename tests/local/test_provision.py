@@ -1,4 +1,4 @@
-"""A service reaches its own database, reads and writes rows there, and nothing else anywhere."""
+"""A service can connect to its own database, read and write rows there, and do nothing else."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,11 +8,11 @@ import pytest
 import pytest_asyncio
 
 from admitone.local.postgres import Postgres
-from admitone.local.provision import Database, provision
+from admitone.local.provision import DatabaseAccount, provision
 
 # Names that no other test uses: roles belong to the whole server.
-BUYING = Database("buying", "b-password", "bm-password")
-SELLING = Database("selling", "s-password", "sm-password", name="selling_here")
+BUYING = DatabaseAccount("buying", "b-password", "bm-password")
+SELLING = DatabaseAccount("selling", "s-password", "sm-password", name="selling_here")
 BOTH = [BUYING, SELLING]
 
 
@@ -28,7 +28,7 @@ async def server(postgres: Postgres) -> AsyncIterator[str]:
 
 
 async def run(url: str, *statements: str) -> object:
-    """The last statement's single value."""
+    """Run statements and return the single value of the last one."""
     connection = await asyncpg.connect(url)
     try:
         for statement in statements[:-1]:
@@ -38,7 +38,7 @@ async def run(url: str, *statements: str) -> object:
         await connection.close()
 
 
-async def test_the_migrator_makes_tables_and_the_service_uses_them(server: str) -> None:
+async def test_the_migrator_creates_tables_and_the_service_uses_them(server: str) -> None:
     await run(
         BUYING.migrator_url(server),
         "CREATE TABLE holding (id bigint GENERATED ALWAYS AS IDENTITY, number serial, who text)",
@@ -74,20 +74,22 @@ async def test_the_migrator_makes_tables_and_the_service_uses_them(server: str) 
         "COPY holding FROM PROGRAM 'id'",
     ],
 )
-async def test_a_service_changes_no_tables_and_leaves_its_database_in_no_way(server: str, statement: str) -> None:
+async def test_a_service_cannot_change_tables_or_leave_its_database(server: str, statement: str) -> None:
     await run(BUYING.migrator_url(server), "CREATE TABLE holding (id bigint, who text)", "SELECT 1")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await run(BUYING.url(server), statement, "SELECT 1")
 
 
 @pytest.mark.parametrize(("visitor", "host"), [(BUYING, SELLING), (SELLING, BUYING)])
-async def test_nobody_enters_anothers_database(server: str, visitor: Database, host: Database) -> None:
+async def test_no_role_can_connect_to_the_database_of_another_service(
+    server: str, visitor: DatabaseAccount, host: DatabaseAccount
+) -> None:
     for url in (visitor.url(server), visitor.migrator_url(server)):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await run(f"{url.rpartition('/')[0]}/{host.database}", "SELECT 1")
 
 
-async def test_a_right_that_a_migration_takes_away_stays_away(server: str) -> None:
+async def test_a_right_revoked_by_a_migration_stays_revoked(server: str) -> None:
     await run(
         BUYING.migrator_url(server),
         "CREATE TABLE ledger (cents bigint)",
@@ -99,24 +101,24 @@ async def test_a_right_that_a_migration_takes_away_stays_away(server: str) -> No
         await run(BUYING.url(server), "UPDATE ledger SET cents = 0", "SELECT 1")
 
 
-async def test_provisioning_again_changes_passwords_and_loses_nothing(server: str) -> None:
+async def test_provisioning_again_changes_passwords_and_keeps_data(server: str) -> None:
     await run(BUYING.migrator_url(server), "CREATE TABLE holding AS SELECT 'alice' AS who", "SELECT 1")
-    rotated = Database("buying", "new ' \\ password", "new m password")
+    rotated = DatabaseAccount("buying", "new ' \\ password", "new m password")
     await provision(server, [rotated])
     assert await run(rotated.url(server), "SELECT who FROM holding") == "alice"
     with pytest.raises(asyncpg.InvalidPasswordError):
         await run(BUYING.url(server), "SELECT 1")
 
 
-async def test_two_may_provision_at_once(server: str) -> None:
+async def test_provisioning_concurrently_is_safe(server: str) -> None:
     await asyncio.gather(*(provision(server, BOTH) for _ in range(4)))
     assert await run(BUYING.url(server), "SELECT current_user") == "buying"
 
 
 async def test_a_role_that_may_create_roles_and_databases_is_enough(server: str) -> None:
-    """As on a hosted PostgreSQL, where nobody is given the superuser."""
-    keeper = Database("keeper", "k-password", "unused")
-    letting = Database("letting", "l-password", "lm-password")
+    """As on a hosted PostgreSQL, which gives out no superuser."""
+    keeper = DatabaseAccount("keeper", "k-password", "unused")
+    letting = DatabaseAccount("letting", "l-password", "lm-password")
     await run(server, "CREATE ROLE keeper LOGIN CREATEROLE CREATEDB PASSWORD 'k-password'", "SELECT 1")
     try:
         server_url = keeper.url(server).rpartition("/")[0] + "/postgres"
@@ -133,7 +135,7 @@ async def test_a_role_that_may_create_roles_and_databases_is_enough(server: str)
         )
 
 
-async def test_a_service_is_bound_by_budgets_of_time(server: str) -> None:
+async def test_statements_of_a_service_have_timeouts(server: str) -> None:
     assert await run(BUYING.url(server), "SHOW statement_timeout") == "3s"
     assert await run(BUYING.url(server), "SHOW lock_timeout") == "1s"
     assert await run(BUYING.url(server), "SHOW idle_in_transaction_session_timeout") == "5s"

@@ -1,4 +1,4 @@
-"""`admitone up`: one command that starts, survives, stops, and says plainly what is wrong."""
+"""`admitone up` starts, survives killed servers, stops, and reports what is wrong in one line."""
 
 import os
 import signal
@@ -14,14 +14,14 @@ import pytest
 
 from admitone.local.server import LOOPBACK, command_line, free_port, is_free
 from tests.engines import wait_until
-from tests.whole import SERVERS, Up, begun, missing, run, running_up
+from tests.whole import SERVERS, Up, missing, run, running_up, start_up
 
 LISTING = {"title": "Fado night, row 3", "price": 19.99}
 
 
 @contextmanager
 def seller_who_never_stops(up: Up) -> Iterator[list[str]]:
-    """Alice lists tickets one after the other, through every interruption; yields those that were acknowledged."""
+    """Alice lists tickets one after the other, through every interruption; yield the acknowledged ones."""
     listed: list[str] = []
     stop = threading.Event()
 
@@ -46,7 +46,7 @@ def seller_who_never_stops(up: Up) -> Iterator[list[str]]:
         thread.join()
 
 
-def until_more_are_listed(listed: list[str], seconds: float = 20) -> None:
+def wait_until_more_are_listed(listed: list[str], seconds: float = 20) -> None:
     enough = len(listed) + 20
     wait_until(lambda: len(listed) >= enough, "alice sells again", seconds)
 
@@ -69,30 +69,30 @@ def test_a_first_start_takes_under_30_seconds_and_later_ones_under_5(folder: Pat
         with first.person("alice") as alice:
             ticket = alice.post("/api/tickets", json=LISTING).json()["id"]
         assert first.stop() == 0
-    assert not any(map(command_line, pids)), "nothing is left behind"
+    assert not any(map(command_line, pids)), "every child has ended"
     assert is_free(first.port)
     with running_up(folder / "data") as again:
         assert missing(again, "/api/tickets", [ticket]) == []
         warm = again.seconds
-    # Where other programs want the processors too, everything takes that much longer.
-    crowding = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    print(f"cold {cold:.2f} s, warm {warm:.2f} s, on a machine {crowding:.1f} times as busy as it can be")
-    assert cold < 30 * crowding
-    assert warm < 5 * crowding
+    # On a busy machine everything takes longer.
+    load = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    print(f"cold {cold:.2f} s, warm {warm:.2f} s, at {load:.1f} times the load of idle processors")
+    assert cold < 30 * load
+    assert warm < 5 * load
 
 
-def test_each_step_is_said_with_its_time_and_then_one_address(folder: Path) -> None:
+def test_each_step_is_printed_with_its_duration_and_then_one_address(folder: Path) -> None:
     with running_up(folder / "data") as up:
         for step in ("PostgreSQL", "NATS", "databases", "migrations", "payment sandbox"):
-            line = next(line for line in up.said.splitlines() if step in line)
+            line = next(line for line in up.output.splitlines() if step in line)
             assert line.endswith(" s")
-        assert up.said.count("http://") == 1
-        assert f"http://127.0.0.1:{up.port}" in up.said
-        assert not any(line.startswith("{") for line in up.said.splitlines()), "logs go to their file"
+        assert up.output.count("http://") == 1
+        assert f"http://127.0.0.1:{up.port}" in up.output
+        assert not any(line.startswith("{") for line in up.output.splitlines()), "logs go to a file"
         assert (up.folder / "admitone.log").exists()
 
 
-def test_what_is_secret_is_its_owners_alone(folder: Path) -> None:
+def test_secrets_are_readable_only_by_their_owner(folder: Path) -> None:
     with running_up(folder / "data") as up:
         secret = [up.folder / "running.json", *(up.folder / "secrets").iterdir()]
         assert {stat.S_IMODE(file.stat().st_mode) for file in secret} == {0o600}
@@ -101,39 +101,39 @@ def test_what_is_secret_is_its_owners_alone(folder: Path) -> None:
     assert not (up.folder / "running.json").exists()
 
 
-def test_ctrl_c_in_the_middle_of_the_start_leaves_nothing_behind(folder: Path) -> None:
-    with begun(folder / "data") as program:
-        wait_until((folder / "data" / "nats.pid").exists, "NATS is being started", 30)
+def test_ctrl_c_during_the_start_stops_every_server(folder: Path) -> None:
+    with start_up(folder / "data") as program:
+        wait_until((folder / "data" / "nats.pid").exists, "NATS is started", 30)
         program.send_signal(signal.SIGINT)
-        said, _ = program.communicate(timeout=30)
-    assert program.returncode == 0, said
-    assert "Traceback" not in said
+        output, _ = program.communicate(timeout=30)
+    assert program.returncode == 0, output
+    assert "Traceback" not in output
     wait_until(lambda: not any(folder.glob("data/*.pid")), "every server is stopped")
 
 
-def test_requests_under_way_are_answered_before_everything_stops(folder: Path) -> None:
+def test_requests_in_progress_are_answered_before_everything_stops(folder: Path) -> None:
     with running_up(folder / "data") as up, seller_who_never_stops(up) as listed:
         assert up.stop(signal.SIGTERM) == 0
     with running_up(folder / "data") as again:
         assert missing(again, "/api/tickets", listed) == []
 
 
-def test_s02_nothing_acknowledged_is_gone_after_the_parent_was_killed(folder: Path) -> None:
+def test_s02_nothing_acknowledged_is_lost_when_the_parent_is_killed(folder: Path) -> None:
     with running_up(folder / "data") as up, seller_who_never_stops(up) as listed:
         up.kill()
     with running_up(folder / "data") as again:
         assert missing(again, "/api/tickets", listed) == []
         with again.person("bob") as bob:
-            # The replica at orders knows the last ticket too: its event was not lost with the process.
+            # The event of the last ticket was not lost with the process.
             wait_until(lambda: can_be_bought(bob, listed[-1]), "the last ticket reaches orders")
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_a_killed_server_comes_back_and_nothing_acknowledged_is_gone(server: str, folder: Path) -> None:
+def test_a_killed_server_is_restarted_and_nothing_acknowledged_is_lost(server: str, folder: Path) -> None:
     with running_up(folder / "data") as up:
         with seller_who_never_stops(up) as listed:
             up.kill_server(server)
-            until_more_are_listed(listed)
+            wait_until_more_are_listed(listed)
         wait_until(lambda: is_ready(up), "ready again")
         assert missing(up, "/api/tickets", listed) == []
         with up.person("bob") as bob:
@@ -141,7 +141,7 @@ def test_a_killed_server_comes_back_and_nothing_acknowledged_is_gone(server: str
             wait_until(lambda: can_be_bought(bob, listed[-1]), "the last ticket reaches orders")
 
 
-def test_everything_killed_at_once_starts_again_with_all_that_was_acknowledged(folder: Path) -> None:
+def test_nothing_acknowledged_is_lost_when_everything_is_killed_at_once(folder: Path) -> None:
     with running_up(folder / "data") as up, seller_who_never_stops(up) as listed:
         pids = [up.program.pid, *up.pids()]
         for pid in pids:
@@ -152,34 +152,34 @@ def test_everything_killed_at_once_starts_again_with_all_that_was_acknowledged(f
         assert missing(again, "/api/tickets", listed) == []
 
 
-def one_line(said: str) -> bool:
-    return said.startswith("Error: ") and len(said.strip().splitlines()) == 1
+def is_one_line(output: str) -> bool:
+    return output.startswith("Error: ") and len(output.strip().splitlines()) == 1
 
 
 def test_a_second_one_on_the_same_folder_is_refused_in_one_line(folder: Path) -> None:
     with running_up(folder / "data") as up:
         refused = run("up", ADMITONE_DATA=str(up.folder), ADMITONE_PORT=str(up.port))
         assert refused.returncode == 2
-        assert one_line(refused.stderr)
+        assert is_one_line(refused.stderr)
         assert f"in use by process {up.program.pid}" in refused.stderr
         assert is_ready(up)
 
 
-def test_a_port_that_is_taken_is_said_in_one_line_before_anything_starts(folder: Path) -> None:
+def test_a_taken_port_is_reported_in_one_line_before_anything_starts(folder: Path) -> None:
     with socket.create_server((LOOPBACK, free_port())) as other:
         port = other.getsockname()[1]
         refused = run("up", "--port", str(port), ADMITONE_DATA=str(folder / "data"))
     assert refused.returncode == 2
-    assert one_line(refused.stderr)
+    assert is_one_line(refused.stderr)
     assert f"Port {port} is taken" in refused.stderr
     assert not (folder / "data" / "postgres").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_said_in_one_line(folder: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line(folder: Path) -> None:
     (folder / "file").touch()
     refused = run("up", ADMITONE_DATA=str(folder / "file" / "data"))
     assert refused.returncode == 2
-    assert one_line(refused.stderr)
+    assert is_one_line(refused.stderr)
     assert "cannot be used: Not a directory" in refused.stderr
 
 
@@ -194,8 +194,8 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(folder: Path) -> No
         ("ADMITONE_HOST", "no.such.host.invalid", "Nothing can listen at no.such.host.invalid"),
     ],
 )
-def test_a_bad_setting_is_named_in_one_line(name: str, value: str, reason: str, folder: Path) -> None:
+def test_a_bad_setting_is_reported_in_one_line(name: str, value: str, reason: str, folder: Path) -> None:
     refused = run("up", **{"ADMITONE_DATA": str(folder / "data"), name: value})
     assert refused.returncode == 2
-    assert one_line(refused.stderr)
+    assert is_one_line(refused.stderr)
     assert reason in refused.stderr

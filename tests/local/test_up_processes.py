@@ -1,4 +1,4 @@
-"""`admitone up --processes`: every service on its own, behind one address."""
+"""`admitone up --processes` runs every service as a process of its own, behind one address."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from admitone import registry
 from admitone.kernel.settings import Settings
-from admitone.local.proxy import Proxy, service_for
+from admitone.local.proxy import Proxy
 from admitone.local.server import LOOPBACK, command_line, free_port
 from tests.engines import short_folder, wait_until
 from tests.whole import Up, running_up
 
-SERVICES = ("auth", "tickets", "orders", "expiration", "payments", "web")
+SERVICES = [each.name for each in registry.SERVICES]
 
 
 @pytest.fixture(scope="module")
@@ -26,36 +27,18 @@ def up() -> Iterator[Up]:
         yield up
 
 
-@pytest.mark.parametrize(
-    ("path", "service"),
-    [
-        ("/api/users/signup", "auth"),
-        ("/api/tickets", "tickets"),
-        ("/api/tickets/019aa5f0", "tickets"),
-        ("/api/orders", "orders"),
-        ("/api/payments/webhook", "payments"),
-        ("/api/ticketsellers", "web"),
-        ("/", "web"),
-        ("/orders/1", "web"),
-        ("/live", "web"),
-    ],
-)
-def test_each_path_goes_to_its_service(path: str, service: str) -> None:
-    assert service_for(path) == service
-
-
-def test_each_service_is_a_process_that_knows_only_its_own_secrets(up: Up) -> None:
+def test_each_service_is_a_process_with_only_its_own_secrets(up: Up) -> None:
     for service in SERVICES:
         pid = up.pid(f"processes/{service}")
         assert f"serve {service}" in command_line(pid)
-        told = Path(f"/proc/{pid}/environ").read_text()
+        environment = Path(f"/proc/{pid}/environ").read_text()
         others = [each for each in SERVICES if each != service]
-        assert not any(f"ADMITONE_{each.upper()}_DATABASE_URL" in told for each in others)
-        assert ("PRIVATE KEY" in told) == (service == "auth")
-        assert ("STRIPE_SECRET_KEY" in told) == (service == "payments")
+        assert not any(f"ADMITONE_{each.upper()}_DATABASE_URL" in environment for each in others)
+        assert ("PRIVATE KEY" in environment) == (service == "auth")
+        assert ("STRIPE_SECRET_KEY" in environment) == (service == "payments")
 
 
-def test_a_purchase_goes_through_all_of_them(up: Up) -> None:
+def test_a_purchase_works_across_all_services(up: Up) -> None:
     with up.person("alice") as alice, up.person("bob") as bob:
         ticket = alice.post("/api/tickets", json={"title": "Fado night", "price": 19.99}).json()["id"]
         wait_until(lambda: bob.post("/api/orders", json={"ticketId": ticket}).status_code == 201, "bob orders")
@@ -66,7 +49,7 @@ def test_a_purchase_goes_through_all_of_them(up: Up) -> None:
         wait_until(lambda: bob.get(f"/api/tickets/{ticket}").json()["status"] == "sold", "the ticket is sold")
 
 
-def test_live_changes_pass_through_as_they_happen(up: Up) -> None:
+def test_live_changes_are_forwarded_as_they_happen(up: Up) -> None:
     with up.person("alice") as alice, httpx.stream("GET", f"{up.url}/live", timeout=10) as live:
         lines = live.iter_lines()
         next(lines)
@@ -74,18 +57,18 @@ def test_live_changes_pass_through_as_they_happen(up: Up) -> None:
         assert any(ticket in line for line in lines)
 
 
-def test_a_service_that_died_is_said_to_be_away_and_comes_back(up: Up) -> None:
+def test_a_dead_service_is_unavailable_until_it_is_restarted(up: Up) -> None:
     killed = up.pid("processes/tickets")
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: httpx.get(f"{up.url}/api/tickets").status_code == 503, "the proxy notices")
-    away = httpx.get(f"{up.url}/api/users/currentuser")
-    assert away.status_code == 200, "the others go on"
-    wait_until(lambda: httpx.get(f"{up.url}/api/tickets").status_code == 200, "tickets is back", 30)
+    other = httpx.get(f"{up.url}/api/users/currentuser")
+    assert other.status_code == 200, "the others go on"
+    wait_until(lambda: httpx.get(f"{up.url}/api/tickets").status_code == 200, "tickets is restarted", 30)
     assert up.pid("processes/tickets") != killed
     wait_until(lambda: httpx.get(f"{up.url}/health/ready").status_code == 200, "all are ready")
 
 
-def test_while_a_service_is_away_the_whole_is_not_ready_and_says_so_in_the_one_error_body(up: Up) -> None:
+def test_the_marketplace_is_not_ready_while_a_service_does_not_respond(up: Up) -> None:
     os.kill(up.pid("processes/orders"), signal.SIGSTOP)
     try:
         answer = httpx.get(f"{up.url}/health/ready", timeout=10)
@@ -97,8 +80,8 @@ def test_while_a_service_is_away_the_whole_is_not_ready_and_says_so_in_the_one_e
     wait_until(lambda: httpx.get(f"{up.url}/health/ready").status_code == 200, "ready again")
 
 
-async def test_a_crowd_takes_turns_at_a_service() -> None:
-    """A thousand buyers of one ticket would otherwise be a thousand connections, and some were told 503."""
+async def test_concurrent_requests_to_a_service_are_limited() -> None:
+    """Otherwise a thousand buyers would open a thousand connections, and some would get 503."""
     at_once, most, go = 0, 0, asyncio.Event()
     serving: set[asyncio.Task[None] | None] = set()
 
@@ -117,28 +100,28 @@ async def test_a_crowd_takes_turns_at_a_service() -> None:
 
     port = free_port()
     async with await asyncio.start_server(serve, LOOPBACK, port):
-        urls = {"orders": f"http://{LOOPBACK}:{port}"}
+        urls = {"orders": httpx.URL(f"http://{LOOPBACK}:{port}")}
         async with (
-            Proxy(urls, [], Settings()) as proxy,
+            Proxy(registry.named(["orders"]), urls, Settings()) as proxy,
             httpx.AsyncClient(transport=httpx.ASGITransport(app=proxy), base_url="http://127.0.0.1:8000") as crowd,
         ):
-            asking = [asyncio.create_task(crowd.get("/api/orders")) for _ in range(200)]
+            requests = [asyncio.create_task(crowd.get("/api/orders")) for _ in range(200)]
             async with asyncio.timeout(20):
                 while at_once < 64:
-                    await asyncio.wait(asking, timeout=0.01)
+                    await asyncio.wait(requests, timeout=0.01)
             go.set()
-            answers = await asyncio.gather(*asking)
+            responses = await asyncio.gather(*requests)
         await asyncio.gather(*(each for each in serving if each is not None))
-    assert {answer.status_code for answer in answers} == {200}
+    assert {each.status_code for each in responses} == {200}
     assert most == 64
 
 
-def test_the_description_of_the_api_is_whole(up: Up) -> None:
+def test_the_api_document_covers_every_service(up: Up) -> None:
     paths = httpx.get(f"{up.url}/api/openapi.json").json()["paths"]
     assert {"/api/users/signup", "/api/tickets", "/api/orders", "/api/payments"} <= paths.keys()
 
 
-def test_requests_pass_as_they_came(up: Up) -> None:
+def test_requests_are_forwarded_unchanged(up: Up) -> None:
     with up.person("alice") as alice:
         listed = alice.post(
             "/api/tickets", json={"title": "Night Bus Comedy", "price": 15}, headers={"Idempotency-Key": "once"}
@@ -160,18 +143,18 @@ def test_requests_pass_as_they_came(up: Up) -> None:
         assert chunked.status_code == 201
 
 
-def test_an_unknown_path_under_the_api_is_answered_with_the_error_body(up: Up) -> None:
+def test_an_unknown_path_of_the_api_gets_the_error_body(up: Up) -> None:
     answer = httpx.get(f"{up.url}/api/nothing")
     assert answer.status_code == 404
     assert answer.json() == {"errors": [{"message": "Not Found"}]}
 
 
-def test_ctrl_c_stops_every_process_although_somebody_reads_live_changes(folder: Path) -> None:
+def test_ctrl_c_stops_every_process_although_a_client_reads_live_changes(folder: Path) -> None:
     with running_up(folder / "data", "--processes") as up, httpx.stream("GET", f"{up.url}/live", timeout=30) as live:
         pids = up.pids()
         assert len(pids) >= len(SERVICES) + 3
         lines = live.iter_lines()
         next(lines)
         assert up.stop() == 0
-        list(lines)  # nobody waited for its reader until it was cut off: the stream ends, it does not break
+        list(lines)  # the stream ends properly; the connection is not cut off
     assert not any(map(command_line, pids))

@@ -1,41 +1,40 @@
-"""What the tests of orders share: a database of their own, tickets to reserve, and events to hear."""
+"""What the tests of orders share: a database, tickets to reserve, and events."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from uuid import UUID
 
 from admitone.events import TicketCreated, TicketUpdated
-from admitone.kernel.clock import now
 from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
-from admitone.kernel.messaging.bus import Bus
-from admitone.kernel.messaging.event import Event, unwrap, wrap
-from admitone.kernel.messaging.inbox import Inbox, MissingEvents
+from admitone.kernel.messaging.event import Event
+from admitone.kernel.messaging.inbox import MissingEvents
 from admitone.orders.service import SERVICE
-from admitone.orders.store import Reservation, Reserved, reserve_tickets
-from tests import engines
+from admitone.orders.store import Reservation, ReservationResult, reserve_tickets
+from tests import engines, inbox
 
-WINDOW_SECONDS = 900
-
-
-@asynccontextmanager
-async def orders_database(databases: engines.Databases) -> AsyncIterator[Database]:
-    fresh = await databases.fresh("orders")
-    database = await Database.connect(fresh.url, application="orders")
-    try:
-        yield database
-    finally:
-        await database.close()
+HOLD_SECONDS = 900
 
 
-def listed(*, seller: UUID | None = None, price_cents: int = 1999) -> TicketCreated:
+def orders_database(databases: engines.Databases) -> AbstractAsyncContextManager[Database]:
+    """A database of orders with nothing running on it."""
+    return inbox.service_database(databases, SERVICE)
+
+
+def listed(
+    *,
+    seller: UUID | None = None,
+    title: str = "Nina Simone, row 4",
+    price_cents: int = 1999,
+    face_value_cents: int | None = None,
+) -> TicketCreated:
     return TicketCreated(
         id=new_id(),
         version=0,
-        title="Nina Simone, row 4",
+        title=title,
         price_cents=price_cents,
         currency="usd",
         user_id=seller or new_id(),
+        face_value_cents=face_value_cents,
     )
 
 
@@ -45,29 +44,16 @@ def changed(ticket: TicketCreated | TicketUpdated, **changes: object) -> TicketU
     return TicketUpdated(**{**fields, "version": ticket.version + 1, **changes})
 
 
-async def hear(database: Database, *events: Event) -> list[MissingEvents]:
-    """Take events in, in order, as if they came from the bus together."""
-    inbox = Inbox("orders", database, Bus("orders"), SERVICE.subscriptions)
-    async with database.transaction() as tx:
-        missing = await inbox.consume(tx, [unwrap(on_the_bus(event)) for event in events])
-    return list(missing.values())
+async def consume(database: Database, *events: Event) -> list[MissingEvents]:
+    return await inbox.consume(SERVICE, database, *events)
 
 
-def on_the_bus(event: Event) -> bytes:
-    return wrap(new_id(), event.producer, type(event).__name__, event.aggregate, now(), event.encode(), None)
-
-
-async def told(database: Database) -> list[Event]:
-    """What the service has told so far, in order."""
-    rows = await database.fetch("SELECT * FROM outbox ORDER BY position")
-    return [
-        unwrap(wrap(row["id"], "orders", row["type"], row["aggregate"], row["recorded_at"], row["data"], None))[1]
-        for row in rows
-    ]
+async def published(database: Database) -> list[Event]:
+    return await inbox.published(SERVICE, database)
 
 
 async def reserve(
-    database: Database, ticket_id: UUID, buyer: UUID, *, window_seconds: int = WINDOW_SECONDS
-) -> Reserved:
-    [reserved] = await reserve_tickets(database, [Reservation(ticket_id, buyer, None)], window_seconds, 201)
-    return reserved
+    database: Database, ticket_id: UUID, buyer: UUID, *, hold_seconds: int = HOLD_SECONDS
+) -> ReservationResult:
+    [result] = await reserve_tickets(database, [Reservation(ticket_id, buyer, None)], hold_seconds, 201)
+    return result

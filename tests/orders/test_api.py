@@ -15,7 +15,7 @@ from admitone.kernel.runner import App
 from admitone.orders.service import SERVICE as ORDERS
 from admitone.policy import MarketplacePolicy
 from tests import engines
-from tests.orders.support import hear, listed
+from tests.orders.support import consume, listed
 from tests.support import StartNats, id_of, messages_of, running_app, signed_in, told_by
 
 
@@ -25,16 +25,18 @@ async def app(databases: engines.Databases, start_nats: StartNats) -> AsyncItera
         yield running
 
 
-async def a_ticket(app: App, *, seller: UUID | None = None, price_cents: int = 1999) -> UUID:
-    ticket = listed(seller=seller, price_cents=price_cents)
-    await hear(app.running["orders"].database, ticket)
+async def a_ticket(
+    app: App, *, seller: UUID | None = None, price_cents: int = 1999, face_value_cents: int | None = None
+) -> UUID:
+    ticket = listed(seller=seller, price_cents=price_cents, face_value_cents=face_value_cents)
+    await consume(app.running["orders"].database, ticket)
     return ticket.id
 
 
 async def an_order(app: App, buyer: httpx.AsyncClient) -> dict[str, Any]:
-    answer = await buyer.post("/api/orders", json={"ticketId": str(await a_ticket(app))})
-    assert answer.status_code == 201, answer.text
-    order: dict[str, Any] = answer.json()
+    response = await buyer.post("/api/orders", json={"ticketId": str(await a_ticket(app))})
+    assert response.status_code == 201, response.text
+    order: dict[str, Any] = response.json()
     return order
 
 
@@ -51,21 +53,21 @@ async def complete(app: App, order_id: str) -> None:
 
 async def test_o01_an_unknown_ticket_is_not_found(app: App) -> None:
     async with signed_in(app, "bob") as bob:
-        answer = await bob.post("/api/orders", json={"ticketId": str(new_id())})
-        assert answer.status_code == 404
-        assert messages_of(answer) == [("Not Found", None)]
+        response = await bob.post("/api/orders", json={"ticketId": str(new_id())})
+        assert response.status_code == 404
+        assert messages_of(response) == [("Not Found", None)]
 
 
-async def test_a_ticket_that_orders_has_not_heard_of_yet_is_waited_for(app: App) -> None:
+async def test_a_ticket_whose_event_has_not_arrived_is_waited_for(app: App) -> None:
     async with signed_in(app, "bob") as bob:
         ticket = listed()
-        asked = asyncio.create_task(bob.post("/api/orders", json={"ticketId": str(ticket.id)}))
-        await bob.get("/api/orders")  # the request above is under way by now
-        await hear(app.running["orders"].database, ticket)
-        assert (await asked).status_code == 201
+        reserving = asyncio.create_task(bob.post("/api/orders", json={"ticketId": str(ticket.id)}))
+        await bob.get("/api/orders")  # by now the request above has started
+        await consume(app.running["orders"].database, ticket)
+        assert (await reserving).status_code == 201
 
 
-async def test_a_ticket_id_of_long_ago_is_not_waited_for(app: App) -> None:
+async def test_an_old_ticket_id_is_not_waited_for(app: App) -> None:
     async with signed_in(app, "bob") as bob:
         long_ago = "01890000-0000-7000-8000-000000000000"
         assert (await bob.post("/api/orders", json={"ticketId": long_ago})).status_code == 404
@@ -75,17 +77,17 @@ async def test_o02_a_ticket_with_an_active_order_is_refused(app: App) -> None:
     async with signed_in(app, "bob") as bob, signed_in(app, "carol") as carol:
         ticket = {"ticketId": str(await a_ticket(app))}
         assert (await bob.post("/api/orders", json=ticket)).status_code == 201
-        answer = await carol.post("/api/orders", json=ticket)
-        assert answer.status_code == 400
-        assert messages_of(answer) == [("Ticket is already reserved", None)]
+        response = await carol.post("/api/orders", json=ticket)
+        assert response.status_code == 400
+        assert messages_of(response) == [("Ticket is already reserved", None)]
 
 
-async def test_o03_g18_a_free_ticket_is_reserved_for_the_window(app: App) -> None:
+async def test_o03_g18_a_free_ticket_is_reserved_for_the_hold(app: App) -> None:
     async with signed_in(app, "bob") as bob:
         ticket_id = await a_ticket(app, price_cents=1050)
-        answer = await bob.post("/api/orders", json={"ticketId": str(ticket_id)})
-        assert answer.status_code == 201
-        order = answer.json()
+        response = await bob.post("/api/orders", json={"ticketId": str(ticket_id)})
+        assert response.status_code == 201
+        order = response.json()
         assert order["status"] == "created"
         assert order["userId"] == str(await id_of(bob))
         assert order["version"] == 0
@@ -99,7 +101,17 @@ async def test_o03_g18_a_free_ticket_is_reserved_for_the_window(app: App) -> Non
         assert seconds == app.running["orders"].settings.read(MarketplacePolicy).hold_seconds == 900
 
 
-async def test_o04_g08_creation_publishes(app: App) -> None:
+async def test_an_order_shows_the_face_value_of_its_ticket(app: App) -> None:
+    async with signed_in(app, "bob") as bob:
+        ticket_id = await a_ticket(app, face_value_cents=5800)
+        reserved = await bob.post("/api/orders", json={"ticketId": str(ticket_id)})
+        assert '"faceValue":58.00' in reserved.text
+        shown = await bob.get(f"/api/orders/{reserved.json()['id']}")
+        assert '"faceValue":58.00' in shown.text
+        assert "faceValue" not in (await an_order(app, bob))["ticket"]
+
+
+async def test_o04_g08_a_new_order_is_published(app: App) -> None:
     async with signed_in(app, "bob") as bob:
         order = await an_order(app, bob)
         [event] = await told_by(app, "orders")
@@ -116,17 +128,17 @@ async def test_o04_g08_creation_publishes(app: App) -> None:
 
 async def test_o05_the_list_is_the_callers_newest_first_with_tickets(app: App) -> None:
     async with signed_in(app, "bob") as bob, signed_in(app, "carol") as carol:
-        mine = [(await an_order(app, bob))["id"] for _ in range(3)]
+        own = [(await an_order(app, bob))["id"] for _ in range(3)]
         await an_order(app, carol)
         listed_orders = (await bob.get("/api/orders")).json()
-        assert [each["id"] for each in listed_orders["orders"]] == mine[::-1]
+        assert [each["id"] for each in listed_orders["orders"]] == own[::-1]
         assert all(each["ticket"]["title"] for each in listed_orders["orders"])
         assert listed_orders["cursor"] is None
 
 
 async def test_the_list_comes_in_pages(app: App) -> None:
     async with signed_in(app, "bob") as bob:
-        mine = [(await an_order(app, bob))["id"] for _ in range(5)]
+        own = [(await an_order(app, bob))["id"] for _ in range(5)]
         seen: list[str] = []
         query: dict[str, Any] = {"limit": 2}
         while True:
@@ -135,7 +147,7 @@ async def test_the_list_comes_in_pages(app: App) -> None:
             if page["cursor"] is None:
                 break
             query["cursor"] = page["cursor"]
-        assert seen == mine[::-1]
+        assert seen == own[::-1]
 
 
 async def test_o06_show_own(app: App) -> None:
@@ -149,16 +161,16 @@ async def test_o06_show_own(app: App) -> None:
 async def test_o07_show_anothers_is_refused(app: App) -> None:
     async with signed_in(app, "bob") as bob, signed_in(app, "carol") as carol:
         order = await an_order(app, bob)
-        answer = await carol.get(f"/api/orders/{order['id']}")
-        assert answer.status_code == 403
-        assert messages_of(answer) == [("This order belongs to somebody else", None)]
+        response = await carol.get(f"/api/orders/{order['id']}")
+        assert response.status_code == 403
+        assert messages_of(response) == [("This order belongs to somebody else", None)]
 
 
 async def test_o08_o09_delete_cancels_and_publishes(app: App) -> None:
     async with signed_in(app, "bob") as bob:
         order = await an_order(app, bob)
-        answer = await bob.delete(f"/api/orders/{order['id']}")
-        assert (answer.status_code, answer.content) == (204, b"")
+        response = await bob.delete(f"/api/orders/{order['id']}")
+        assert (response.status_code, response.content) == (204, b"")
         assert (await bob.get(f"/api/orders/{order['id']}")).json()["status"] == "cancelled"
         [event] = await told_by(app, "orders", "OrderCancelled")
         assert event == {
@@ -179,9 +191,9 @@ async def test_s07_deleting_a_complete_order_is_refused(app: App) -> None:
     async with signed_in(app, "bob") as bob:
         order = await an_order(app, bob)
         await complete(app, order["id"])
-        answer = await bob.delete(f"/api/orders/{order['id']}")
-        assert answer.status_code == 400
-        assert messages_of(answer) == [("A completed order cannot be cancelled", None)]
+        response = await bob.delete(f"/api/orders/{order['id']}")
+        assert response.status_code == 400
+        assert messages_of(response) == [("A completed order cannot be cancelled", None)]
         assert (await bob.get(f"/api/orders/{order['id']}")).json()["status"] == "complete"
 
 
@@ -198,19 +210,19 @@ async def test_g07_unknown_orders_and_strangers(app: App) -> None:
     ("method", "path"),
     [("POST", "/api/orders"), ("GET", "/api/orders"), ("GET", "/api/orders/x"), ("DELETE", "/api/orders/x")],
 )
-async def test_g05_every_route_demands_a_session(app: App, method: str, path: str) -> None:
+async def test_g05_every_route_needs_a_session(app: App, method: str, path: str) -> None:
     async with app.client() as nobody:
-        answer = await nobody.request(method, path)
-        assert answer.status_code == 401
-        assert messages_of(answer) == [("Not authorized", None)]
+        response = await nobody.request(method, path)
+        assert response.status_code == 401
+        assert messages_of(response) == [("Not authorized", None)]
 
 
 async def test_a_buyer_cannot_reserve_their_own_ticket(app: App) -> None:
     async with signed_in(app, "alice") as alice:
         ticket_id = await a_ticket(app, seller=await id_of(alice))
-        answer = await alice.post("/api/orders", json={"ticketId": str(ticket_id)})
-        assert answer.status_code == 400
-        assert messages_of(answer) == [("You cannot buy your own ticket", None)]
+        response = await alice.post("/api/orders", json={"ticketId": str(ticket_id)})
+        assert response.status_code == 400
+        assert messages_of(response) == [("You cannot buy your own ticket", None)]
 
 
 @pytest.mark.parametrize(
@@ -220,9 +232,9 @@ async def test_a_buyer_cannot_reserve_their_own_ticket(app: App) -> None:
 )  # fmt: skip
 async def test_g06_a_missing_or_malformed_ticket_id(app: App, body: dict[str, Any]) -> None:
     async with signed_in(app, "bob") as bob:
-        answer = await bob.post("/api/orders", json=body)
-        assert answer.status_code == 400
-        assert messages_of(answer) == [("TicketId must be provided", "ticketId")]
+        response = await bob.post("/api/orders", json=body)
+        assert response.status_code == 400
+        assert messages_of(response) == [("TicketId must be provided", "ticketId")]
 
 
 HOSTILE_BODIES = {
@@ -245,16 +257,16 @@ HOSTILE_BODIES = {
 async def test_g16_hostile_bodies_are_refused_without_echo(app: App, name: str) -> None:
     body, status = HOSTILE_BODIES[name]
     async with signed_in(app, "bob") as bob:
-        answer = await bob.post("/api/orders", content=body, headers={"content-type": "application/json"})
-        assert answer.status_code == status
-        assert messages_of(answer)
-        assert "isAdmin" not in answer.text
+        response = await bob.post("/api/orders", content=body, headers={"content-type": "application/json"})
+        assert response.status_code == status
+        assert messages_of(response)
+        assert "isAdmin" not in response.text
 
 
 async def test_a_body_that_is_not_json_is_refused(app: App) -> None:
     async with signed_in(app, "bob") as bob:
-        answer = await bob.post("/api/orders", data={"ticketId": str(new_id())})
-        assert answer.status_code == 415
+        response = await bob.post("/api/orders", data={"ticketId": str(new_id())})
+        assert response.status_code == 415
 
 
 @pytest.mark.parametrize(
@@ -270,16 +282,16 @@ async def test_g16_malformed_ids_are_not_found(app: App, path: str) -> None:
 )
 async def test_g16_bad_query_parameters_are_refused(app: App, query: str) -> None:
     async with signed_in(app, "bob") as bob:
-        answer = await bob.get(f"/api/orders?{query}")
-        assert answer.status_code == 400
-        assert messages_of(answer)
+        response = await bob.get(f"/api/orders?{query}")
+        assert response.status_code == 400
+        assert messages_of(response)
 
 
 async def test_s05_only_one_of_200_buyers_gets_the_ticket(app: App) -> None:
     ticket = {"ticketId": str(await a_ticket(app))}
     buyers = [signed_in(app, f"buyer-{number}") for number in range(200)]
-    answers = await asyncio.gather(*(each.post("/api/orders", json=ticket) for each in buyers))
-    assert sorted(each.status_code for each in answers) == [201] + [400] * 199
+    responses = await asyncio.gather(*(each.post("/api/orders", json=ticket) for each in buyers))
+    assert sorted(each.status_code for each in responses) == [201] + [400] * 199
     assert len(await told_by(app, "orders", "OrderCreated")) == 1
 
 
@@ -287,15 +299,15 @@ async def test_the_same_idempotency_key_reserves_once(app: App) -> None:
     async with signed_in(app, "bob") as bob:
         ticket = {"ticketId": str(await a_ticket(app))}
         headers = {"Idempotency-Key": "first-try"}
-        answers = await asyncio.gather(*(bob.post("/api/orders", json=ticket, headers=headers) for _ in range(10)))
-        assert {each.status_code for each in answers} == {201}
-        assert len({each.content for each in answers}) == 1
+        responses = await asyncio.gather(*(bob.post("/api/orders", json=ticket, headers=headers) for _ in range(10)))
+        assert {each.status_code for each in responses} == {201}
+        assert len({each.content for each in responses}) == 1
         assert len(await told_by(app, "orders", "OrderCreated")) == 1
         other = await bob.post("/api/orders", json={"ticketId": str(await a_ticket(app))}, headers=headers)
         assert other.status_code == 422
 
 
-async def test_a_cancelled_order_and_its_key_still_give_the_first_answer(app: App) -> None:
+async def test_the_key_of_a_cancelled_order_still_gives_the_first_response(app: App) -> None:
     async with signed_in(app, "bob") as bob:
         ticket = {"ticketId": str(await a_ticket(app))}
         first = await bob.post("/api/orders", json=ticket, headers={"Idempotency-Key": "k"})

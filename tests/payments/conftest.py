@@ -1,4 +1,4 @@
-"""Worlds in which something can be paid."""
+"""Fixtures of the payments tests."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -17,7 +17,9 @@ async def world(postgres: Postgres, databases: Databases, start_nats: Callable[.
 
 
 @pytest_asyncio.fixture
-async def deaf_world(postgres: Postgres, databases: Databases, start_nats: Callable[..., Nats]) -> AsyncIterator[World]:
-    """A world in which the provider's webhooks never come."""
+async def world_without_webhooks(
+    postgres: Postgres, databases: Databases, start_nats: Callable[..., Nats]
+) -> AsyncIterator[World]:
+    """A world in which the provider sends no webhooks."""
     async with running_world(postgres, databases, start_nats, webhooks=False) as world:
         yield world

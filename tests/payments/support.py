@@ -1,4 +1,4 @@
-"""What the tests of payments share: the service over real HTTP, with a sandbox on the other side, and orders to pay."""
+"""The payments service over real HTTP, with a sandbox as its provider, and orders to pay."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,8 +13,8 @@ import uvicorn
 from admitone.auth.service import SERVICE as AUTH
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, OrderedTicket, PaymentRejected
 from admitone.kernel import clock, ids
-from admitone.kernel.messaging.event import Event, unwrap, wrap
-from admitone.kernel.messaging.inbox import Inbox, MissingEvents
+from admitone.kernel.messaging.event import Event
+from admitone.kernel.messaging.inbox import MissingEvents
 from admitone.kernel.runner import App
 from admitone.kernel.running import RunningService
 from admitone.local.nats import Nats
@@ -23,6 +23,7 @@ from admitone.local.server import LOOPBACK, free_port
 from admitone.payments import store
 from admitone.payments.model import Payment
 from admitone.payments.service import SERVICE
+from tests import inbox
 from tests.engines import Databases
 from tests.sandbox.running import (
     API_KEY,
@@ -32,14 +33,14 @@ from tests.sandbox.running import (
     running_sandbox,
     served,
 )
-from tests.support import app_of, eventually, settings_for, signed_in, told_by
+from tests.support import app_of, eventually, settings_for, signed_in
 
 VISA = "tok_visa"
 
 
 @dataclass
 class World:
-    """Payments and its provider, both serving; tests play the other services."""
+    """Payments and its provider, both serving; the tests stand for the other services."""
 
     app: App
     sandbox: RunningSandbox
@@ -61,17 +62,14 @@ class World:
         """The buyer."""
         return self.sign_in("bob", self.bob_id)
 
-    async def hear(self, *events: Event) -> list[MissingEvents]:
-        """Take events in as if they came from the bus together."""
-        inbox = Inbox("payments", self.service.database, self.service.bus, SERVICE.subscriptions)
-        async with self.service.database.transaction() as tx:
-            missing = await inbox.consume(tx, [unwrap(on_the_bus(event)) for event in events])
-        return list(missing.values())
+    async def consume(self, *events: Event | bytes) -> list[MissingEvents]:
+        """Consume events in one batch; return what must wait for missing events."""
+        return await inbox.consume(SERVICE, self.service.database, *events)
 
     async def order(self, price_cents: int = 1999, seconds: float = 900, **changes: Any) -> OrderCreated:
-        """An order of bob's that may be paid."""
+        """Return an order of bob that may be paid."""
         order = ordered(self.bob_id, price_cents, seconds, **changes)
-        await self.hear(order)
+        await self.consume(order)
         return order
 
     async def pay(
@@ -85,12 +83,12 @@ class World:
         return await store.payments_of(self.service.database, [order.id])
 
     async def payment(self, order: OrderCreated) -> Payment:
-        """The only payment of an order."""
+        """Return the only payment of an order."""
         [payment] = await self.payments(order)
         return payment
 
     async def state(self, order: OrderCreated, *wanted: str) -> Payment:
-        """The latest payment of an order, once it is in one of these states with nothing left to do."""
+        """Return the latest payment of an order once it is in one of these states and nothing is wanted."""
 
         async def settled() -> Payment | None:
             payments = await self.payments(order)
@@ -101,7 +99,7 @@ class World:
         return found
 
     async def intents(self, order: OrderCreated | None = None) -> list[Any]:
-        """What the provider holds, newest first."""
+        """Return the intents at the provider, newest first."""
         found = (await self.sandbox.client.v1.payment_intents.list_async({"limit": 100})).data
         return [each for each in found if order is None or each.to_dict()["metadata"].get("order_id") == str(order.id)]
 
@@ -109,10 +107,10 @@ class World:
         [intent] = await self.intents(order)
         return intent
 
-    async def told(self, order: OrderCreated | None = None) -> list[str]:
-        """The types of what was told about an order, oldest first."""
-        told = await told_by(self.app, "payments")
-        return [each["type"] for each in told if order is None or each["orderId"] == str(order.id)]
+    async def published(self, order: OrderCreated | None = None) -> list[str]:
+        """Return the types of the events published about an order, oldest first."""
+        events: list[Any] = await inbox.published(SERVICE, self.service.database)
+        return [type(event).__name__ for event in events if order is None or event.order_id == order.id]
 
     async def close(self) -> None:
         for client in self._clients:
@@ -145,10 +143,6 @@ def rejected(order: OrderCreated, payment_id: UUID) -> PaymentRejected:
     return PaymentRejected(order_id=order.id, payment_id=payment_id)
 
 
-def on_the_bus(event: Event) -> bytes:
-    return wrap(ids.new_id(), event.producer, type(event).__name__, event.aggregate, clock.now(), event.encode(), None)
-
-
 @asynccontextmanager
 async def running_world(
     postgres: Postgres,
@@ -159,7 +153,7 @@ async def running_world(
     sandbox_port: int | None = None,
     **settings: Any,
 ) -> AsyncIterator[World]:
-    """Payments and auth on a real port, a sandbox on another; without `webhooks` the provider tells nothing."""
+    """Run payments and auth on a real port and a sandbox on another; without `webhooks` the provider sends none."""
     async with AsyncExitStack() as stack:
         port = free_port()
         url = f"http://{LOOPBACK}:{port}"

@@ -1,4 +1,4 @@
-"""The rules of a payment, for every sequence in which answers, webhooks and events can come."""
+"""The rules of a payment, for every order in which results and events can arrive."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -10,25 +10,25 @@ from hypothesis import strategies as st
 
 from admitone.kernel import ids
 from admitone.payments.model import (
-    Absent,
     Authorized,
+    Canceled,
+    Captured,
     Declined,
-    Finding,
-    GivenBack,
-    NeedsAction,
-    Order,
+    IntentNotFound,
+    OrderReplica,
     Payment,
-    Released,
-    Taken,
+    ProviderResult,
+    Refunded,
+    RequiresAction,
     Unknown,
 )
 
 NOW: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
-ORDER: Final = Order(
+ORDER: Final = OrderReplica(
     id=ids.new_id(),
     version=0,
     status="created",
-    user_id=ids.new_id(),
+    buyer_id=ids.new_id(),
     price_cents=1999,
     currency="usd",
     expires_at=NOW + timedelta(minutes=15),
@@ -37,11 +37,11 @@ BEGUN: Final = Payment(
     id=ids.new_id(),
     order_id=ORDER.id,
     attempt=1,
-    user_id=ORDER.user_id,
+    buyer_id=ORDER.buyer_id,
     amount_cents=1999,
     currency="usd",
     token="tok_visa",
-    request_key=None,
+    idempotency_key=None,
     created_at=NOW,
     due_at=NOW + timedelta(seconds=30),
 )
@@ -57,61 +57,64 @@ LEADS_TO: Final = {
     "refunded": set[str](),
 }
 
-FINDINGS: Final[list[Finding]] = [
+RESULTS: Final[list[ProviderResult]] = [
     Authorized("pi_1"),
-    NeedsAction("pi_1", "pi_1_secret", "https://bank.example/"),
-    Taken("pi_1"),
-    GivenBack("pi_1"),
+    RequiresAction("pi_1", "pi_1_secret", "https://bank.example/"),
+    Captured("pi_1"),
+    Refunded("pi_1"),
     Declined("card_declined", "Your card was declined.", "pi_1"),
     Declined("token_invalid", "The payment provider refused the request"),
-    Released("pi_1"),
-    Absent(),
+    Canceled("pi_1"),
+    IntentNotFound(),
     Unknown("TimeoutError"),
 ]
-STEPS: Final = st.sampled_from([*FINDINGS, "capture", "give up", "cancel order", "lend"])
+STEPS: Final = st.sampled_from([*RESULTS, "capture", "cancel", "cancel order", "lease"])
 
 
-def step(payment: Payment, order: Order, what: Finding | str, now: datetime) -> tuple[Payment, Order, list[str]]:
+def step(
+    payment: Payment, order: OrderReplica, what: ProviderResult | str, now: datetime
+) -> tuple[Payment, OrderReplica, list[str]]:
     match what:
         case "capture":
-            awaited = msgspec.structs.replace(order, status="awaiting:payment")
-            # What `store.await_payment` does in one statement.
-            is_held = payment.state == "authorized" and payment.wanted is None
-            return payment.wanting("capture", now) if is_held else payment, awaited, []
-        case "give up":
-            return payment.to_give_up(now), order, []
+            return payment.capture(now), msgspec.structs.replace(order, status="awaiting:payment"), []
+        case "cancel":
+            return payment.cancel(now), order, []
         case "cancel order":
-            return payment.to_give_up(now), msgspec.structs.replace(order, status="cancelled"), []
-        case "lend":
+            return payment.cancel(now), msgspec.structs.replace(order, status="cancelled"), []
+        case "lease":
             due_at = now + timedelta(seconds=30)
             return msgspec.structs.replace(payment, due_at=due_at, tries=payment.tries + 1), order, []
         case _:
             assert not isinstance(what, str)
-            after, told = payment.learn(what, order, now, is_last=True)
-            return after, order, [type(event).__name__ for event in told]
+            after, events = payment.apply(what, order, now, is_last_attempt=True)
+            return after, order, [type(event).__name__ for event in events]
 
 
 @given(st.lists(STEPS, max_size=14))
-def test_a_payment_only_moves_on_and_tells_each_fact_once(steps: list[Finding | str]) -> None:
-    payment, order, told, now = BEGUN, ORDER, [], NOW
+def test_a_payment_only_moves_forward_and_publishes_each_fact_once(steps: list[ProviderResult | str]) -> None:
+    payment, order, published, now = BEGUN, ORDER, [], NOW
     for what in steps:
         now += timedelta(seconds=1)
         before = payment
         payment, order, events = step(payment, order, what, now)
-        told += events
+        published += events
         assert order.status != "cancelled" or "PaymentAuthorized" not in events
         assert payment.state == before.state or payment.state in LEADS_TO[before.state]
         assert before.stripe_id in {None, payment.stripe_id}
-        # What the database's own checks say.
+        # The constraints of the database.
         assert (payment.reason is not None) == (payment.state == "failed")
         assert payment.stripe_id is not None or payment.state in {"created", "voided", "failed"}
         assert payment.wanted != "capture" or payment.state == "authorized"
-        # Whatever is still to be done has its time, and whatever is wanted at Stripe has an id there or is looked up.
+        # What must still be done is due at some time.
         assert payment.due_at is not None or payment.wanted is None
         assert payment.is_open <= (payment.due_at is not None)
-        if isinstance(what, Taken | GivenBack) and payment.state in {"captured", "refunded"} and payment.wanted is None:
+        if (
+            isinstance(what, Captured | Refunded)
+            and payment.state in {"captured", "refunded"}
+            and payment.wanted is None
+        ):
             assert payment.due_at is None
-    counted = Counter(told)
+    counted = Counter(published)
     assert max(counted.values(), default=0) <= 1
     assert not ({"PaymentCreated", "PaymentVoided"} <= counted.keys())
     assert not ({"PaymentFailed", "PaymentVoided"} <= counted.keys())
@@ -124,8 +127,8 @@ def test_a_payment_only_moves_on_and_tells_each_fact_once(steps: list[Finding | 
 
 
 @given(st.lists(STEPS, max_size=10), st.sampled_from(["held", "taken", "nothing"]))
-def test_once_given_up_nothing_is_left_at_stripe(steps: list[Finding | str], at_stripe: str) -> None:
-    """From wherever it is, a payment whose order ended leads to nothing held and nothing taken."""
+def test_a_cancelled_payment_leaves_nothing_at_stripe(steps: list[ProviderResult | str], at_stripe: str) -> None:
+    """From any state, a payment whose order ended leads to nothing held and nothing taken."""
     payment, order, now = BEGUN, ORDER, NOW
     for what in steps:
         now += timedelta(seconds=1)
@@ -135,20 +138,20 @@ def test_once_given_up_nothing_is_left_at_stripe(steps: list[Finding | str], at_
         return
     if payment.state == "captured":
         at_stripe = "taken"
-    # Stripe from here on: it does what is asked and says what it did.
+    # From here on Stripe does what is requested and reports what it did.
     for _ in range(6):
         now += timedelta(seconds=1)
         if payment.wanted == "void" and at_stripe == "held":
             at_stripe = "nothing"
         if payment.wanted == "refund" and at_stripe == "taken":
-            at_stripe = "given back"
-        findings: dict[str, Finding] = {
+            at_stripe = "returned"
+        results: dict[str, ProviderResult] = {
             "held": Authorized("pi_1"),
-            "taken": Taken("pi_1"),
-            "given back": GivenBack("pi_1"),
-            "nothing": Released("pi_1"),
+            "taken": Captured("pi_1"),
+            "returned": Refunded("pi_1"),
+            "nothing": Canceled("pi_1"),
         }
-        payment, order, _ = step(payment, order, findings[at_stripe], now)
+        payment, order, _ = step(payment, order, results[at_stripe], now)
     assert (payment.wanted, payment.due_at) == (None, None)
     assert payment.state in {"voided", "failed", "refunded"}
-    assert at_stripe in {"nothing", "given back"}
+    assert at_stripe in {"nothing", "returned"}

@@ -1,4 +1,4 @@
-"""What the provider tells us by itself: only when it is signed, and never believed without looking."""
+"""Webhooks: they are accepted only if they are signed, and never trusted without reading the payment at Stripe."""
 
 import json
 import time
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload ra
 
 
 def event(intent: Any, type_: str = "payment_intent.succeeded", **changes: Any) -> dict[str, Any]:
-    """An event about an intent, as Stripe would tell it."""
+    """Return an event about an intent, as Stripe would send it."""
     return {
         "id": f"evt_{ids.new_id().hex}",
         "object": "event",
@@ -33,25 +33,25 @@ def event(intent: Any, type_: str = "payment_intent.succeeded", **changes: Any) 
 
 
 async def send(
-    world: World, told: Any, *, secret: str = WEBHOOK_SECRET, at: int | None = None, signed: str | None = None
+    world: World, sent: Any, *, secret: str = WEBHOOK_SECRET, at: int | None = None, signed: str | None = None
 ) -> httpx.Response:
-    body = told if isinstance(told, str) else json.dumps(told)
+    body = sent if isinstance(sent, str) else json.dumps(sent)
     signature = stripe.WebhookSignature.generate_signature_header(signed or body, secret, at)
     async with httpx.AsyncClient(base_url=world.url) as provider:
         headers = {"stripe-signature": signature, "content-type": "application/json"}
         return await provider.post("/api/payments/webhook", content=body, headers=headers)
 
 
-async def finding(world: World, event_id: str) -> str:
-    """What came of a stored webhook, once it is worked off."""
+async def outcome(world: World, event_id: str) -> str:
+    """Return the outcome of a stored webhook once it is processed."""
 
     async def found() -> str | None:
-        worked: str | None = await world.service.database.fetchval(
-            "SELECT finding FROM webhook WHERE event_id = $1", event_id
+        recorded: str | None = await world.service.database.fetchval(
+            "SELECT outcome FROM webhook WHERE event_id = $1", event_id
         )
-        return worked
+        return recorded
 
-    return str(await eventually(found, "the webhook is worked off"))
+    return str(await eventually(found, "the webhook is processed"))
 
 
 async def stored(world: World) -> int:
@@ -67,30 +67,30 @@ async def authorised(world: World) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "signature", [None, b"", b"t=1,v1=\xff", b"\xff", b"t=1", b"t=\xb2,v1=0", b"v1=0", b"t=9" + b"9" * 5000]
 )
-async def test_a_signature_that_is_none_is_refused(deaf_world: World, signature: bytes | None) -> None:
-    async with httpx.AsyncClient(base_url=deaf_world.url) as provider:
+async def test_a_malformed_signature_is_refused(world_without_webhooks: World, signature: bytes | None) -> None:
+    async with httpx.AsyncClient(base_url=world_without_webhooks.url) as provider:
         headers = [(b"stripe-signature", signature)] if signature is not None else []
-        answer = await provider.post("/api/payments/webhook", content=b"{}", headers=headers)
-    assert answer.status_code == 400
-    assert answer.json() == {"errors": [{"message": "The signature is not valid"}]}
-    assert await stored(deaf_world) == 0
+        response = await provider.post("/api/payments/webhook", content=b"{}", headers=headers)
+    assert response.status_code == 400
+    assert response.json() == {"errors": [{"message": "The signature is not valid"}]}
+    assert await stored(world_without_webhooks) == 0
 
 
-async def test_a_webhook_with_the_wrong_signature_is_refused_and_forgotten(deaf_world: World) -> None:
-    world = deaf_world
+async def test_a_webhook_with_a_wrong_signature_is_refused_and_not_stored(world_without_webhooks: World) -> None:
+    world = world_without_webhooks
     _, intent = await authorised(world)
-    told = event(intent)
-    for answer in (
-        await send(world, told, secret="whsec_of_somebody_else"),
-        await send(world, told, signed=json.dumps(event(intent, "payment_intent.canceled"))),
-        await send(world, told, at=int(time.time()) - 301),
+    sent = event(intent)
+    for response in (
+        await send(world, sent, secret="whsec_of_somebody_else"),
+        await send(world, sent, signed=json.dumps(event(intent, "payment_intent.canceled"))),
+        await send(world, sent, at=int(time.time()) - 301),
         await send(world, "not json"),
         await send(world, "{}"),
     ):
-        assert answer.status_code == 400
-        assert answer.json()["errors"]
+        assert response.status_code == 400
+        assert response.json()["errors"]
     async with httpx.AsyncClient(base_url=world.url) as provider:
-        assert (await provider.post("/api/payments/webhook", json=told)).status_code == 400
+        assert (await provider.post("/api/payments/webhook", json=sent)).status_code == 400
         big = await provider.post("/api/payments/webhook", content=b"x" * 70_000)
         assert big.status_code == 413
     assert await stored(world) == 0
@@ -106,31 +106,35 @@ async def test_a_webhook_with_the_wrong_signature_is_refused_and_forgotten(deaf_
         '{"id": "evt_1\\u0000", "type": "x", "livemode": false, "data": {"object": {}}}',
         '{"id": "", "type": "x", "livemode": false, "data": {"object": {}}}',
     ],
-    ids=["nested without end", "an id that cannot be kept", "no id"],
+    ids=["nested too deeply", "an id that cannot be stored", "no id"],
 )
-async def test_what_stripe_never_says_is_refused_though_it_is_signed(deaf_world: World, strange: str) -> None:
-    assert (await send(deaf_world, strange)).status_code == 400
-    assert await stored(deaf_world) == 0
+async def test_a_malformed_webhook_is_refused_although_it_is_signed(
+    world_without_webhooks: World, strange: str
+) -> None:
+    assert (await send(world_without_webhooks, strange)).status_code == 400
+    assert await stored(world_without_webhooks) == 0
 
 
-async def test_a_webhook_about_an_id_that_cannot_be_kept_holds_up_no_other(deaf_world: World) -> None:
-    _, intent = await authorised(deaf_world)
+async def test_a_webhook_with_an_unstorable_id_does_not_block_others(world_without_webhooks: World) -> None:
+    _, intent = await authorised(world_without_webhooks)
     strange = event(intent, data={"object": {"id": "pi_\0", "object": "payment_intent"}})
     charge = event(intent, data={"object": {"id": "ch_1", "object": "charge", "payment_intent": "pi_\0"}})
     plain = event(intent, "payment_intent.amount_capturable_updated")
-    for told in (strange, charge, plain):
-        assert (await send(deaf_world, told)).status_code == 200
-    assert await finding(deaf_world, plain["id"]) == "known"
-    assert await finding(deaf_world, strange["id"]) == "unknown object"
-    assert await finding(deaf_world, charge["id"]) == "unknown object"
+    for sent in (strange, charge, plain):
+        assert (await send(world_without_webhooks, sent)).status_code == 200
+    assert await outcome(world_without_webhooks, plain["id"]) == "known"
+    assert await outcome(world_without_webhooks, strange["id"]) == "unknown object"
+    assert await outcome(world_without_webhooks, charge["id"]) == "unknown object"
 
 
-async def test_a_webhook_four_minutes_old_is_taken(deaf_world: World) -> None:
-    _, intent = await authorised(deaf_world)
-    assert (await send(deaf_world, event(intent), at=int(time.time()) - 240)).status_code == 200
+async def test_a_webhook_that_is_four_minutes_old_is_accepted(world_without_webhooks: World) -> None:
+    _, intent = await authorised(world_without_webhooks)
+    assert (await send(world_without_webhooks, event(intent), at=int(time.time()) - 240)).status_code == 200
 
 
-async def test_while_one_secret_replaces_another_both_are_valid(postgres: Any, databases: Any, start_nats: Any) -> None:
+async def test_both_secrets_are_valid_while_one_replaces_the_other(
+    postgres: Any, databases: Any, start_nats: Any
+) -> None:
     secrets = f"whsec_the_new_one,{WEBHOOK_SECRET}"
     async with running_world(postgres, databases, start_nats, webhooks=False, stripe_webhook_secret=secrets) as world:
         _, intent = await authorised(world)
@@ -138,82 +142,80 @@ async def test_while_one_secret_replaces_another_both_are_valid(postgres: Any, d
             assert (await send(world, event(intent), secret=secret)).status_code == 200
 
 
-async def test_a_webhook_that_comes_again_is_stored_once(deaf_world: World) -> None:
-    _, intent = await authorised(deaf_world)
-    told = event(intent, "payment_intent.amount_capturable_updated")
+async def test_a_repeated_webhook_is_stored_once(world_without_webhooks: World) -> None:
+    _, intent = await authorised(world_without_webhooks)
+    sent = event(intent, "payment_intent.amount_capturable_updated")
     for _ in range(3):
-        assert (await send(deaf_world, told)).status_code == 200
-    assert await stored(deaf_world) == 1
-    assert await finding(deaf_world, told["id"]) == "known"
+        assert (await send(world_without_webhooks, sent)).status_code == 200
+    assert await stored(world_without_webhooks) == 1
+    assert await outcome(world_without_webhooks, sent["id"]) == "known"
 
 
-async def test_a_webhook_about_something_unknown_is_stored_and_answered(deaf_world: World) -> None:
-    _, intent = await authorised(deaf_world)
+async def test_a_webhook_about_an_unknown_object_is_accepted_and_stored(world_without_webhooks: World) -> None:
+    _, intent = await authorised(world_without_webhooks)
     foreign = event(intent)
     foreign["data"]["object"] |= {"id": "pi_of_somebody", "metadata": {}}
     customer = event(intent, "customer.created", data={"object": {"id": "cus_1", "object": "customer"}})
-    for told in (foreign, customer):
-        assert (await send(deaf_world, told)).status_code == 200
-        assert await finding(deaf_world, told["id"]) == "unknown object"
+    for sent in (foreign, customer):
+        assert (await send(world_without_webhooks, sent)).status_code == 200
+        assert await outcome(world_without_webhooks, sent["id"]) == "unknown object"
 
 
 @pytest.mark.parametrize(
     ("change", "mismatch"),
     [
-        ({"amount": 1}, "another amount"),
-        ({"currency": "eur"}, "another currency"),
-        ({"metadata": {"order_id": "1"}}, "another order"),
-        ({"livemode": True}, "another mode"),
+        ({"amount": 1}, "amount differs"),
+        ({"currency": "eur"}, "currency differs"),
+        ({"metadata": {"order_id": "1"}}, "order differs"),
+        ({"livemode": True}, "mode differs"),
     ],
 )
-async def test_a_webhook_that_does_not_fit_its_payment_is_not_believed(
-    deaf_world: World, change: dict[str, Any], mismatch: str
+async def test_a_webhook_that_differs_from_its_payment_is_not_trusted(
+    world_without_webhooks: World, change: dict[str, Any], mismatch: str
 ) -> None:
-    order, intent = await authorised(deaf_world)
-    told = event(intent)
-    told["data"]["object"] |= change
-    assert (await send(deaf_world, told)).status_code == 200
-    assert await finding(deaf_world, told["id"]) == mismatch
-    assert (await deaf_world.payment(order)).state == "authorized"
+    order, intent = await authorised(world_without_webhooks)
+    sent = event(intent)
+    sent["data"]["object"] |= change
+    assert (await send(world_without_webhooks, sent)).status_code == 200
+    assert await outcome(world_without_webhooks, sent["id"]) == mismatch
+    assert (await world_without_webhooks.payment(order)).state == "authorized"
 
 
-async def test_a_webhook_that_lies_changes_nothing(deaf_world: World) -> None:
-    """Signed with our secret, and yet not what the provider's books say."""
-    world = deaf_world
+async def test_a_false_webhook_changes_nothing(world_without_webhooks: World) -> None:
+    """It is signed with our secret and reports what did not happen."""
+    world = world_without_webhooks
     order, intent = await authorised(world)
     for type_, status in (("payment_intent.succeeded", "succeeded"), ("payment_intent.canceled", "canceled")):
-        told = event(intent, type_)
-        told["data"]["object"]["status"] = status
-        await send(world, told)
-        assert await finding(world, told["id"]) == "news"
-        await eventually(lambda: _looked_at(world, order), "the payment was looked at")
+        sent = event(intent, type_)
+        sent["data"]["object"]["status"] = status
+        await send(world, sent)
+        assert await outcome(world, sent["id"]) == "checked"
+        await eventually(lambda: _is_checked(world, order), "the payment was checked")
         assert (await world.payment(order)).state == "authorized"
-    assert await world.told() == ["PaymentAuthorized"]
+    assert await world.published() == ["PaymentAuthorized"]
 
 
-async def test_a_webhook_before_the_answer_tells_the_same_once(world: World) -> None:
+async def test_a_webhook_that_arrives_before_the_response_publishes_nothing_more(world: World) -> None:
     order = await world.order()
     await world.sandbox.wants(requests=[{"operations": ["create_intent"], "when": "after", "delay_ms": 500}])
-    answer = await world.pay(order)
-    assert (answer.status_code, answer.json()["status"]) == (201, "authorized")
-    await eventually(lambda: _all_worked_off(world, 1), "the webhook is worked off")
-    assert await world.told() == ["PaymentAuthorized"]
+    response = await world.pay(order)
+    assert (response.status_code, response.json()["status"]) == (201, "authorized")
+    await eventually(lambda: _all_processed(world, 1), "the webhook is processed")
+    assert await world.published() == ["PaymentAuthorized"]
 
 
-async def test_a_webhook_instead_of_the_answer_settles_the_payment(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("admitone.payments.jobs._OVERTAKES_SECONDS", 0.1)
-    monkeypatch.setattr("admitone.payments.gateway._AUTHORISE_SECONDS", 0.5)
+async def test_a_webhook_settles_a_payment_without_a_response(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("admitone.payments.jobs._RESPONSE_SECONDS", 0.1)
+    monkeypatch.setattr("admitone.payments.gateway._AUTHORIZE_SECONDS", 0.5)
     monkeypatch.setattr("admitone.payments.model._RETRY_SECONDS", 3600.0)
     order = await world.order()
     await world.sandbox.wants(requests=[{"operations": ["create_intent"], "when": "after", "answer": "internal_error"}])
     assert (await world.pay(order)).status_code == 202
     await world.state(order, "authorized")
-    assert await world.told() == ["PaymentAuthorized"]
+    assert await world.published() == ["PaymentAuthorized"]
 
 
-async def test_webhooks_lost_doubled_and_overtaking_lead_to_the_same(world: World) -> None:
+async def test_lost_repeated_and_reordered_webhooks_have_the_same_effect(world: World) -> None:
     await world.sandbox.wants(
         webhooks=[
             {"kind": "lose", "count": 0, "share": 0.3},
@@ -225,31 +227,32 @@ async def test_webhooks_lost_doubled_and_overtaking_lead_to_the_same(world: Worl
     for number, order in enumerate(orders):
         await world.pay(order)
         payment = await world.payment(order)
-        await world.hear(awaiting(order, payment.id) if number % 2 else cancelled(order))
+        await world.consume(awaiting(order, payment.id) if number % 2 else cancelled(order))
     for number, order in enumerate(orders):
         await world.state(order, "captured" if number % 2 else "voided")
-    told = sorted(await world.told())
-    assert told == ["PaymentAuthorized"] * 12 + ["PaymentCreated"] * 6 + ["PaymentVoided"] * 6
+    assert (
+        sorted(await world.published()) == ["PaymentAuthorized"] * 12 + ["PaymentCreated"] * 6 + ["PaymentVoided"] * 6
+    )
 
 
-async def test_money_given_back_by_hand_is_noticed(world: World) -> None:
+async def test_a_manual_refund_is_noticed(world: World) -> None:
     order, intent = await authorised(world)
-    await world.hear(awaiting(order, (await world.payment(order)).id))
+    await world.consume(awaiting(order, (await world.payment(order)).id))
     await world.state(order, "captured")
     await world.sandbox.client.v1.refunds.create_async({"payment_intent": intent.id, "amount": 999})
-    await eventually(lambda: _all_worked_off(world, 3), "the webhooks are worked off")
+    await eventually(lambda: _all_processed(world, 3), "the webhooks are processed")
     assert (await world.payment(order)).state == "captured"
     await world.sandbox.client.v1.refunds.create_async({"payment_intent": intent.id})
     await world.state(order, "refunded")
-    assert await world.told() == ["PaymentAuthorized", "PaymentCreated", "PaymentRefunded"]
+    assert await world.published() == ["PaymentAuthorized", "PaymentCreated", "PaymentRefunded"]
 
 
-async def _all_worked_off(world: World, count: int) -> bool:
+async def _all_processed(world: World, count: int) -> bool:
     row = await world.service.database.fetchrow("SELECT count(*), count(processed_at) AS done FROM webhook")
     assert row is not None
     return bool(row["count"] == row["done"] >= count)
 
 
-async def _looked_at(world: World, order: Any) -> bool:
+async def _is_checked(world: World, order: Any) -> bool:
     payment = await world.payment(order)
     return payment.tries == 0 and payment.due_at is not None and payment.due_at.timestamp() > time.time() + 31

@@ -26,7 +26,7 @@ EVERYWHERE: Final[Mapping[str, str]] = {
     "revoked_session": LISTED,
 }
 OWN: Final[Mapping[str, Mapping[str, str]]] = {
-    "auth": {"account": "SELECT INSERT", "session": ALL, "tries": ALL},
+    "auth": {"account": "SELECT INSERT", "session": ALL, "attempts": ALL},
     "tickets": {"ticket": KEPT},
     "orders": {"ticket": KEPT, "orders": KEPT},
     "expiration": {"deadline": ALL},
@@ -149,12 +149,12 @@ async def test_money_that_moved_stays_on_the_books(databases: Databases) -> None
             await service.execute(f"DELETE FROM {table}")
     order, payment = new_id(), new_id()
     await owner.execute(
-        "INSERT INTO orders (id, version, status, user_id, price_cents, currency, expires_at) "
+        "INSERT INTO orders (id, version, status, buyer_id, price_cents, currency, expires_at) "
         "VALUES ($1, 0, 'created', $1, 100, 'usd', now())",
         order,
     )
     await owner.execute(
-        "INSERT INTO payment (id, order_id, attempt, user_id, amount_cents, currency, token) "
+        "INSERT INTO payment (id, order_id, attempt, buyer_id, amount_cents, currency, token) "
         "VALUES ($1, $2, 1, $2, 100, 'usd', 'tok')",
         payment,
         order,

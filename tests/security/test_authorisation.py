@@ -1,4 +1,4 @@
-"""Who may do what: every operation of the API, for everybody who may come along, in one table."""
+"""The authorisation table: every operation and page, for every kind of caller."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -16,14 +16,14 @@ from admitone.kernel.http.sessions import SignedInUser
 from admitone.local.postgres import Postgres
 from admitone.web.service import SERVICE as WEB
 from tests import engines
-from tests.auth.test_tokens import Forger, public_pem
+from tests.auth.support import Forger, public_pem
 from tests.sandbox.running import WEBHOOK_SECRET
-from tests.support import PASSWORD, StartNats, eventually, messages_of, sign_up, token_of
+from tests.support import PASSWORD, StartNats, eventually, messages_of, sign_up, signing_key_of, token_of
 from tests.system.support import WITH_MONEY, Json, Market, marketplace
 
-# Those after the seller bring a token that says to be whoever may do it, with one thing wrong: it is out of time, its
-# session was ended, it names another issuer, audience or type, it is signed with nothing, with the public key as a
-# secret, under a key that auth does not have, or with another key under auth's name. They get what nobody gets.
+# The columns after the seller are callers whose token is right except for one defect: it has expired, its session has
+# ended, it names another issuer, audience or type, it is unsigned, signed with the public key as a secret, under an
+# unknown key id, or with another key under auth's key id. They get what a caller without a token gets.
 TABLE = """
                                       nobody stranger buyer seller expired ended issuer audience type none hs256 kid key
 POST   /api/users/signup              201    201      201   201    201     201   201    201      201  201  201   201 201
@@ -47,7 +47,7 @@ GET    /api/payments                  401    403      200   403    401     401  
 POST   /api/payments/webhook          200    200      200   200    200     200   200    200      200  200  200   200 200
 """
 
-# The pages that belong to somebody; 401 stands for being sent to sign in, and 303 for being sent on after a deed.
+# The pages that need a session; 401 stands for a redirect to sign in, 303 for the redirect after a successful form.
 TABLE_OF_PAGES = """
                                       nobody stranger buyer seller expired ended issuer audience type none hs256 kid key
 GET    /account                       401    200      200   200    401     401   401    401      401  401  401   401 401
@@ -65,7 +65,7 @@ GET    /orders/{id}                   401    403      200   403    401     401  
 POST   /orders/{id}/pay               401    403      303   403    401     401   401    401      401  401  401   401 401
 POST   /orders/{id}/cancel            401    403      303   403    401     401   401    401      401  401  401   401 401
 """
-PAGES_FOR_EVERYBODY = {
+PUBLIC_PAGES = {
     *("/static/{edition}/{name}", "/live", "/", "/auth/signup", "/auth/signin", "/auth/signout", "/tickets/{id}"),
     "/{anything:path}",
 }
@@ -79,14 +79,14 @@ def read(table: str) -> Table:
     return {f"{row[0]} {row[1]}": dict(zip(heads, map(int, row[2:]), strict=True)) for row in rows}
 
 
-def by_whom(row: dict[str, int]) -> str:
-    """Whom a forger would like to be taken for."""
+def impersonated(row: dict[str, int]) -> str:
+    """Return the user a forger impersonates: one who is allowed to."""
     return next((name for name in ("buyer", "seller", "stranger") if row[name] < 400), "buyer")
 
 
 @dataclass
 class Scene:
-    """Real people, and a market in which a good token is the only thing that is missing."""
+    """Users, and requests in which everything is right except perhaps the token."""
 
     market: Market
     people: dict[str, UUID]
@@ -94,13 +94,13 @@ class Scene:
 
     @property
     def forger(self) -> Forger:
-        return Forger(self.market.signing_key_of(app))
+        return Forger(signing_key_of(self.market.app))
 
     def token(self, name: str) -> str:
-        """Another session of somebody."""
+        """Return the token of another session of a user."""
         expires_at = clock.now().timestamp() + 3600
-        person = SignedInUser(self.people[name], f"{name}@example.com", ids.new_id(), expires_at)
-        return token_of(self.market.app, person)
+        user = SignedInUser(self.people[name], f"{name}@example.com", ids.new_id(), expires_at)
+        return token_of(self.market.app, user)
 
     def token_for(self, column: str, claimed: str) -> str | None:
         if column == "nobody":
@@ -116,43 +116,43 @@ class Scene:
             "issuer": lambda: forger.sign(iss="elsewhere"),
             "audience": lambda: forger.sign(aud="elsewhere"),
             "type": lambda: forger.sign(headers={"typ": "JWT"}),
-            "none": lambda: forger.written("none", lambda _: b""),
+            "none": lambda: forger.encode("none", lambda _: b""),
             "hs256": lambda: forger.with_public_key_as_secret(public_pem(forger)),
             "kid": lambda: forger.sign(headers={"kid": "elsewhere"}),
             "key": lambda: forger.sign(pem=new_signing_key()),
         }
         return forged[column]()
 
-    async def ask(self, operation: str, token: str | None, things: dict[str, str]) -> httpx.Response:
-        """Ask for an operation with everything right except perhaps the token."""
+    async def send(self, operation: str, token: str | None, objects: dict[str, str]) -> httpx.Response:
+        """Send the request of an operation, with everything right except perhaps the token."""
         method, path = operation.split()
-        path = path.replace("{id}", things["ticket" if "/tickets/" in path else "order"])
+        path = path.replace("{id}", objects["ticket" if "/tickets/" in path else "order"])
         headers = {} if token is None else {"cookie": f"session={token}"}
-        kind, sent = SENT.get(operation, _nothing)(things)
+        kind, sent = SENT.get(operation, _nothing)(objects)
         if operation == "POST /api/payments/webhook":
             headers["stripe-signature"] = stripe.WebhookSignature.generate_signature_header(sent, WEBHOOK_SECRET)
         if operation == "GET /api/payments":
-            path += f"?orderId={things['order']}"
+            path += f"?orderId={objects['order']}"
         async with self.market.app.client() as client:
             return await client.request(method, path, headers=headers, **{kind: sent})
 
-    async def things(self, *, ordered: bool) -> dict[str, str]:
-        """A ticket of the seller's, and on demand the buyer's order for it."""
-        async with self.somebody("seller") as seller, self.somebody("buyer") as buyer:
+    async def objects(self, *, ordered: bool) -> dict[str, str]:
+        """Return a ticket's id, an order's id (the buyer's order for that ticket if `ordered`) and a new e-mail."""
+        async with self.client_of("seller") as seller, self.client_of("buyer") as buyer:
             ticket = await self.market.lists(seller)
             order = await self.market.locked(buyer, ticket) if ordered else {"id": str(ids.new_id())}
         return {"ticket": ticket["id"], "order": order["id"], "new": f"{ids.new_token(8)}@example.com"}
 
-    def somebody(self, name: str) -> httpx.AsyncClient:
+    def client_of(self, name: str) -> httpx.AsyncClient:
         client = self.market.app.client()
         client.headers["cookie"] = f"session={self.token(name)}"
         return client
 
-    async def state(self, things: dict[str, str]) -> list[Any]:
-        """Everything the operations could have changed."""
-        async with self.somebody("buyer") as buyer:
-            ticket = (await buyer.get(f"/api/tickets/{things['ticket']}")).json()
-            order = (await buyer.get(f"/api/orders/{things['order']}")).json()
+    async def state(self, objects: dict[str, str]) -> list[Any]:
+        """Return everything the operations could have changed."""
+        async with self.client_of("buyer") as buyer:
+            ticket = (await buyer.get(f"/api/tickets/{objects['ticket']}")).json()
+            order = (await buyer.get(f"/api/orders/{objects['order']}")).json()
         count = self.market.database
         counts = [
             await count("auth").fetchval("SELECT count(*) FROM account"),
@@ -164,38 +164,38 @@ class Scene:
 
 
 def _webhook() -> str:
-    told = {"id": f"evt_{ids.new_token(8)}", "type": "customer.created", "livemode": False, "data": {"object": {}}}
-    return json.dumps(told)
+    event = {"id": f"evt_{ids.new_token(8)}", "type": "customer.created", "livemode": False, "data": {"object": {}}}
+    return json.dumps(event)
 
 
 Sent = tuple[str, Any]
 
 
-def _nothing(_things: dict[str, str]) -> Sent:
+def _nothing(_objects: dict[str, str]) -> Sent:
     return "json", None
 
 
 SENT: dict[str, Callable[[dict[str, str]], Sent]] = {
-    "POST /api/users/signup": lambda things: ("json", {"email": things["new"], "password": PASSWORD}),
+    "POST /api/users/signup": lambda objects: ("json", {"email": objects["new"], "password": PASSWORD}),
     "POST /api/users/signin": lambda _: ("json", {"email": "seller@example.com", "password": PASSWORD}),
     "PUT /api/users/currentuser": lambda _: ("json", {"currentPassword": PASSWORD, "password": PASSWORD}),
     "POST /api/tickets": lambda _: ("json", {"title": "Fado night", "price": 20}),
     "PUT /api/tickets/{id}": lambda _: ("json", {"title": "Another night", "price": 30}),
-    "POST /api/orders": lambda things: ("json", {"ticketId": things["ticket"]}),
-    "POST /api/payments": lambda things: ("json", {"orderId": things["order"], "token": "tok_visa"}),
+    "POST /api/orders": lambda objects: ("json", {"ticketId": objects["ticket"]}),
+    "POST /api/payments": lambda objects: ("json", {"orderId": objects["order"], "token": "tok_visa"}),
     "POST /api/payments/webhook": lambda _: ("content", _webhook()),
-    "POST /account/email": lambda things: ("data", {"email": things["new"], "emailPassword": PASSWORD}),
+    "POST /account/email": lambda objects: ("data", {"email": objects["new"], "emailPassword": PASSWORD}),
     "POST /account/password": lambda _: ("data", {"currentPassword": PASSWORD, "password": PASSWORD}),
     "POST /tickets/new": lambda _: ("data", {"title": "Fado night", "price": "20"}),
     "POST /tickets/{id}/edit": lambda _: ("data", {"title": "Another night", "price": "30", "etag": '"0"'}),
     "POST /orders/{id}/pay": lambda _: ("data", {"token": "tok_visa"}),
 }
-# Every cell that would take the ticket or change the account needs one of its own.
+# Each cell of these operations needs a ticket or an e-mail of its own.
 ONE_EACH = {
     "POST /api/users/signup", "POST /api/orders", "POST /tickets/{id}/buy", "POST /account/email",
 }  # fmt: skip
 ON_A_FREE_TICKET = {"PUT /api/tickets/{id}", "POST /api/orders"} | {
-    f"{method} /tickets/{{id}}/{deed}" for method in ("GET", "POST") for deed in ("edit", "buy")
+    f"{method} /tickets/{{id}}/{action}" for method in ("GET", "POST") for action in ("edit", "buy")
 }
 
 
@@ -213,38 +213,38 @@ async def scene(postgres: Postgres, databases: engines.Databases, start_nats: St
                 await client.post("/api/users/signout", headers={"cookie": f"session={token}"})
 
                 async def is_ended_everywhere(token: str = token) -> bool:
-                    running = market.app.running.values()
-                    return not any([await each.sessions.user(token) for each in running])
+                    serving = [each.name for each in market.services if each.operations or each.pages]
+                    return not any([await market.app.running[name].sessions.user(token) for name in serving])
 
                 await eventually(is_ended_everywhere, "every service refuses the ended session")
         yield found
 
 
-def status(answer: httpx.Response) -> int:
-    return 401 if answer.headers.get("location", "").startswith("/auth/signin") else answer.status_code
+def status(response: httpx.Response) -> int:
+    return 401 if response.headers.get("location", "").startswith("/auth/signin") else response.status_code
 
 
-async def fill(scene: Scene, expected: Table) -> Table:
-    """Ask for everything by everybody, those who are refused first; nothing may have changed until then."""
+async def actual_table(scene: Scene, expected: Table) -> Table:
+    """Send every operation as every caller, refused ones first, and check that those change nothing."""
     found: Table = {}
     for operation, row in expected.items():
-        claimed = by_whom(row)
+        claimed = impersonated(row)
         is_ordered = operation not in ON_A_FREE_TICKET
-        things = await scene.things(ordered=is_ordered)
-        before = await scene.state(things)
+        objects = await scene.objects(ordered=is_ordered)
+        before = await scene.state(objects)
         refused = [column for column, status in row.items() if status >= 400 or column not in PEOPLE]
         is_open = row["nobody"] < 300
-        answered: dict[str, int] = {}
+        statuses: dict[str, int] = {}
         for column in [*refused, *(each for each in row if each not in refused)]:
-            if column not in refused and not is_open and len(answered) == len(refused):
-                assert await scene.state(things) == before, operation
+            if column not in refused and not is_open and len(statuses) == len(refused):
+                assert await scene.state(objects) == before, operation
             if operation in ONE_EACH and (is_open or column not in refused):
-                things = await scene.things(ordered=is_ordered)
-            answer = await scene.ask(operation, scene.token_for(column, claimed), things)
-            answered[column] = status(answer)
-            if "/api/" in operation and answer.status_code >= 400:
-                assert messages_of(answer), (operation, column)
-        found[operation] = {column: answered[column] for column in row}
+                objects = await scene.objects(ordered=is_ordered)
+            response = await scene.send(operation, scene.token_for(column, claimed), objects)
+            statuses[column] = status(response)
+            if "/api/" in operation and response.status_code >= 400:
+                assert messages_of(response), (operation, column)
+        found[operation] = {column: statuses[column] for column in row}
     return found
 
 
@@ -257,27 +257,27 @@ def differences(found: Table, expected: Table) -> list[str]:
     ]
 
 
-async def test_everybody_may_do_what_the_table_says_and_a_new_operation_needs_a_row(scene: Scene) -> None:
+async def test_the_api_follows_the_authorisation_table(scene: Scene) -> None:
     expected = read(TABLE)
-    async with scene.market.app.client() as anybody:
-        document: Json = (await anybody.get("/api/openapi.json")).json()
+    async with scene.market.app.client() as visitor:
+        document: Json = (await visitor.get("/api/openapi.json")).json()
     described = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
     assert described == set(expected)
-    assert differences(await fill(scene, expected), expected) == []
+    assert differences(await actual_table(scene, expected), expected) == []
     for column in expected["GET /api/users/currentuser"]:
-        answer = await scene.ask("GET /api/users/currentuser", scene.token_for(column, "buyer"), {"order": ""})
-        assert (answer.json()["currentUser"] is not None) == (column in PEOPLE), column
+        response = await scene.send("GET /api/users/currentuser", scene.token_for(column, "buyer"), {"order": ""})
+        assert (response.json()["currentUser"] is not None) == (column in PEOPLE), column
 
 
-async def test_every_page_is_for_everybody_or_in_the_table_and_does_what_that_says(scene: Scene) -> None:
+async def test_the_pages_follow_the_authorisation_table(scene: Scene) -> None:
     expected = read(TABLE_OF_PAGES)
     assert WEB.pages is not None
     routes: list[Any] = list(WEB.pages(scene.market.app.running["web"]))
     wanted = {
         f"{method} {route.path}"
         for route in routes
-        if route.path not in PAGES_FOR_EVERYBODY
+        if route.path not in PUBLIC_PAGES
         for method in (route.methods or set()) - {"HEAD"}
     }
     assert wanted == set(expected)
-    assert differences(await fill(scene, expected), expected) == []
+    assert differences(await actual_table(scene, expected), expected) == []

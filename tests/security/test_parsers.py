@@ -1,4 +1,4 @@
-"""Every parser of what comes from outside, on what has broken it or its like before; `make fuzz` looks for more."""
+"""Every parser of untrusted input, on inputs that once broke one and on arbitrary bytes; `make fuzz` tries more."""
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +8,7 @@ from proof.fuzz.parsers import SEEDS, TARGETS
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_parser_reads_or_refuses_what_is_kept(name: str) -> None:
+def test_parsers_accept_or_refuse_the_kept_inputs(name: str) -> None:
     for octets in SEEDS[name]:
         TARGETS[name](octets)
         for at in range(0, len(octets), 7):
@@ -19,5 +19,5 @@ def test_a_parser_reads_or_refuses_what_is_kept(name: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=60, deadline=None)
 @given(octets=st.one_of(st.binary(max_size=300), st.text(max_size=100).map(str.encode)))
-def test_a_parser_reads_or_refuses_anything(name: str, octets: bytes) -> None:
+def test_parsers_accept_or_refuse_arbitrary_bytes(name: str, octets: bytes) -> None:
     TARGETS[name](octets)

@@ -1,4 +1,4 @@
-"""One purchase is one trace, however many services and events it takes; a collector gets it by OTLP."""
+"""A purchase is one trace across all its services and events, and a collector receives it by OTLP."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from admitone.kernel.tracing import export_traces, record_with, recorded, trace_span
+from admitone.kernel.tracing import current_traceparent, export_traces, record_spans, trace_span
 from admitone.local.postgres import Postgres
 from admitone.local.server import LOOPBACK
 from tests import engines
@@ -31,7 +31,7 @@ async def test_a_purchase_is_one_trace_across_orders_tickets_and_payments(
         market.person("bob") as bob,
     ):
         ticket = await market.lists(alice)
-        with recorded("admitone", SimpleSpanProcessor(spans)):
+        with record_spans("admitone", SimpleSpanProcessor(spans)):
             reserved = await bob.post("/api/orders", json={"ticketId": ticket["id"]}, headers=BUYER)
             order = reserved.json()
             body = {"orderId": order["id"], "token": "tok_visa"}
@@ -40,24 +40,24 @@ async def test_a_purchase_is_one_trace_across_orders_tickets_and_payments(
             await market.order_becomes(bob, order, "complete")
             await market.ticket_becomes(ticket, "sold")
             await market.all_told()
-    mine = [span for span in spans.get_finished_spans() if f"{span.context.trace_id:032x}" == TRACE]
-    done = {span.name for span in mine}
-    assert done >= {
+    of_purchase = [span for span in spans.get_finished_spans() if f"{span.context.trace_id:032x}" == TRACE]
+    names = {span.name for span in of_purchase}
+    assert names >= {
         "orders POST /api/orders",
-        "tickets hears OrderCreated",
-        "payments hears OrderCreated",
-        "orders hears TicketUpdated",
+        "tickets consumes OrderCreated",
+        "payments consumes OrderCreated",
+        "orders consumes TicketUpdated",
         "payments POST /api/payments",
-        "orders hears PaymentAuthorized",
-        "payments hears OrderAwaitingPayment",
-        "orders hears PaymentCreated",
-        "tickets hears OrderCompleted",
+        "orders consumes PaymentAuthorized",
+        "payments consumes OrderAwaitingPayment",
+        "orders consumes PaymentCreated",
+        "tickets consumes OrderCompleted",
     }
-    assert_every_span_has_its_cause(mine)
+    assert_every_span_has_its_parent(of_purchase)
 
 
-def assert_every_span_has_its_cause(spans: list[ReadableSpan]) -> None:
-    """Each span hangs on one that is here too, up to the buyer's own."""
+def assert_every_span_has_its_parent(spans: list[ReadableSpan]) -> None:
+    """Assert that each span's parent was recorded as well, or is the buyer's own span."""
     known = {span.context.span_id for span in spans} | {int(BUYER["traceparent"].split("-")[2], 16)}
     assert [span.name for span in spans if span.parent is None or span.parent.span_id not in known] == []
 
@@ -68,12 +68,12 @@ async def test_spans_reach_a_collector_over_http() -> None:
             pass
 
     async with collector() as (url, received):
-        await asyncio.to_thread(work, url)  # the end waits for the collector, which lives in this loop
+        await asyncio.to_thread(work, url)  # the end waits for the collector, which runs in this loop
 
-        async def has_come() -> bool:
+        async def has_arrived() -> bool:
             return bool(received)
 
-        await eventually(has_come, "the collector has the span")
+        await eventually(has_arrived, "the collector has the span")
     (resource,) = received[0].resource_spans
     (span,) = resource.scope_spans[0].spans
     assert (span.name, span.trace_id.hex()) == ("orders POST /api/orders", TRACE)
@@ -82,10 +82,10 @@ async def test_spans_reach_a_collector_over_http() -> None:
 
 @asynccontextmanager
 async def collector() -> AsyncIterator[tuple[str, list[ExportTraceServiceRequest]]]:
-    """A collector of one route: what it was sent."""
+    """Run an OTLP collector; yield its URL and what it receives."""
     received: list[ExportTraceServiceRequest] = []
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         assert head.startswith("post /v1/traces")
         length = int(head.partition("content-length:")[2].partition("\r\n")[0])
@@ -94,14 +94,14 @@ async def collector() -> AsyncIterator[tuple[str, list[ExportTraceServiceRequest
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(answer, LOOPBACK, 0)
+    server = await asyncio.start_server(accept, LOOPBACK, 0)
     async with server:
         yield f"http://{LOOPBACK}:{server.sockets[0].getsockname()[1]}", received
 
 
-def test_what_fails_is_marked_and_what_is_not_sampled_is_not_sent() -> None:
+def test_a_failed_span_is_marked_and_an_unsampled_one_is_not_recorded() -> None:
     spans = InMemorySpanExporter()
-    with recorded("orders", SimpleSpanProcessor(spans)):
+    with record_spans("orders", SimpleSpanProcessor(spans)):
         with pytest.raises(ZeroDivisionError), trace_span(None, "fails"):
             raise ZeroDivisionError
         with trace_span(BUYER["traceparent"][:-1] + "0", "is not sampled"):
@@ -112,8 +112,7 @@ def test_what_fails_is_marked_and_what_is_not_sampled_is_not_sent() -> None:
     assert failed.parent is None
 
 
-def test_without_a_collector_nothing_is_recorded() -> None:
-    with export_traces("orders", ""):
-        record_with(None)
-        with trace_span(None, "work") as traceparent:
-            assert traceparent.startswith("00-")
+def test_without_a_collector_a_span_has_ids_and_is_not_recorded() -> None:
+    with export_traces("orders", ""), trace_span(None, "work") as span:
+        assert not span.is_recording()
+        assert str(current_traceparent()).startswith("00-")

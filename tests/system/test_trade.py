@@ -20,7 +20,7 @@ from admitone.kernel.ids import new_id
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import event_types, wrap
 from admitone.kernel.settings import Settings
-from admitone.local.installation import found_running
+from admitone.local.installation import running_settings
 from admitone.local.postgres import Postgres
 from tests import engines
 from tests.support import StartNats, eventually, messages_of, sign_up, told_by
@@ -300,7 +300,7 @@ def test_s14_timers_wiped_while_expiration_is_dead_do_no_harm(folder: Path) -> N
 
 
 async def _timers(folder: Path, sql: str) -> object:
-    settings = found_running(folder)
+    settings = running_settings(folder)
     assert settings is not None
     connection = await asyncpg.connect(settings.migrator_urls["expiration"])
     try:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of tickets: an application, and alice, bob and nobody in front of it."""
+"""Fixtures of the tests of tickets: an application, and clients of alice, bob and nobody."""
 
 from collections.abc import AsyncIterator
 

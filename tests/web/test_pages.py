@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from html import unescape
 
 import httpx
 import pytest
@@ -129,6 +130,22 @@ async def test_the_same_form_sent_twice_lists_one_ticket(app: App) -> None:
     first = await list_ticket(alice, key="the-same")
     assert await list_ticket(alice, key="the-same") == first
     assert len((await alice.get("/api/tickets/mine")).json()["tickets"]) == 1
+
+
+async def test_the_face_value_is_shown_on_the_ticket_and_removed_by_an_edit(app: App) -> None:
+    async with signed_in(app, "alice") as alice:
+        ticket = await list_ticket(alice, faceValue="58")
+        assert re.search(r"<dt>Face value</dt><dd[^>]*>\$58\.00</dd>", (await app.client().get(ticket)).text)
+        form = (await alice.get(f"{ticket}/edit")).text
+        assert re.search(r'<input id="faceValue"[^>]* value="58\.00"', form)
+        etag = re.search(r'name="etag" value="([^"]*)"', form)
+        assert etag is not None
+        edit = {"title": "Fado night", "price": "19.50", "etag": unescape(etag[1])}
+        wrong = await alice.post(f"{ticket}/edit", data={**edit, "faceValue": "a lot"})
+        assert wrong.status_code == 400
+        assert "FaceValue must be a number" in wrong.text
+        assert (await alice.post(f"{ticket}/edit", data={**edit, "faceValue": " "})).status_code == 303
+        assert "Face value" not in (await app.client().get(ticket)).text
 
 
 async def test_one_persons_session_never_serves_another(app: App) -> None:

@@ -1,1 +1,1 @@
-"""People and their sessions."""
+"""auth: accounts, sessions and session tokens."""

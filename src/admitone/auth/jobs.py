@@ -1,4 +1,4 @@
-"""What auth does in the background."""
+"""Background jobs of auth."""
 
 import asyncio
 from typing import Final
@@ -11,8 +11,8 @@ _EVERY_SECONDS: Final = 3600.0
 
 
 async def delete_expired(service: RunningService[Resources]) -> None:
-    """Delete expired sessions and old sign-in attempts, every hour until cancelled; replicas may run it concurrently."""
+    """Delete expired sessions and old attempt counters every hour, until cancelled; replicas may run it at once."""
     while True:
-        await store.forget_old_tries(service.database)
-        await store.forget_old_sessions(service.database)
+        await store.delete_old_attempts(service.database)
+        await store.delete_old_sessions(service.database)
         await asyncio.sleep(_EVERY_SECONDS)

@@ -1,10 +1,10 @@
-"""Accounts, sessions and guesses: their values, and the rules for e-mail addresses, passwords and delays."""
+"""Accounts, sessions and rate limits, and the rules for e-mail addresses, passwords and delays."""
 
 import hashlib
 import math
 import unicodedata
 from datetime import datetime, timedelta
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,13 +18,18 @@ PASSWORD_CHARACTERS_MIN: Final = 8
 PASSWORD_CHARACTERS_MAX: Final = 128
 _LOCAL_PART_OCTETS_MAX: Final = 64
 _LABEL_CHARACTERS_MAX: Final = 63
-# Source: RFC 5322, §3.2.3: what a local part cannot hold outside quotes, which nobody's address has.
+# What a local part cannot contain outside quotes; quoted local parts are not supported. Source: RFC 5322, §3.2.3.
 _NOT_IN_LOCAL_PART: Final = frozenset(' "(),:;<>@[\\]')
 
-_WAIT_SECONDS_MAX: Final = 60
+_DELAY_SECONDS_MAX: Final = 60
 _FORGOTTEN_AFTER: Final = timedelta(hours=1)
 
-Place = IPv4Network | IPv6Network
+# What one customer of a provider usually has. Source: RFC 6177, §2, for IPv6.
+_IPV4_PREFIX: Final = 24
+_IPV6_PREFIX: Final = 56
+_UNKNOWN_NETWORK: Final = ip_network("0.0.0.0/24")
+
+ClientNetwork = IPv4Network | IPv6Network
 
 
 class EmailInUse(Invalid):
@@ -54,7 +59,7 @@ class TooBusyToHash(Unavailable):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """Somebody who signed up."""
+    """The account of one user."""
 
     id: UUID
     email: str
@@ -62,57 +67,64 @@ class Account(msgspec.Struct, frozen=True):
     version: int = 0
 
     def changed(self, email: str | None, password_hash: str | None) -> "Account":
-        """Return the account with what was given replaced, one version on; the same when that changes nothing."""
+        """Return the account's next version; the account itself if nothing changes."""
         if email in {None, self.email} and password_hash is None:
             return self
         return Account(self.id, email or self.email, password_hash or self.password_hash, self.version + 1)
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A time for which somebody is signed in, on one device."""
+    """One sign-in of an account on one device, until it expires or ends."""
 
     id: UUID
     account_id: UUID
     expires_at: datetime
 
 
-class Guess(msgspec.Struct, frozen=True):
-    """What may be guessed at: something, told apart by a digest, and how often that is free."""
+class RateLimit(msgspec.Struct, frozen=True):
+    """What attempts are counted against, identified by a digest, and how many of them cause no delay."""
 
-    about: bytes
-    free: int
-
-    @classmethod
-    def at_account(cls, email: str, familiar_place: Place | None) -> "Guess":
-        """A password of an account; counted apart in a place its owner is known to be."""
-        return cls(_digest("account", email, str(familiar_place or "anywhere")), free=5)
+    key: bytes
+    free_attempts: int
 
     @classmethod
-    def from_place(cls, place: Place) -> "Guess":
-        """Anything, by anybody in a place: a school or an office has many people, so more is free."""
-        return cls(_digest("place", str(place)), free=30)
+    def of_account(cls, email: str, known_network: ClientNetwork | None) -> "RateLimit":
+        """The limit of attempts on one account, with a separate counter for each network its owner is known in."""
+        return cls(_digest("account", email, str(known_network or "anywhere")), free_attempts=5)
+
+    @classmethod
+    def of_network(cls, network: ClientNetwork) -> "RateLimit":
+        """The limit of all attempts from one network; higher, since a school or an office has many users."""
+        return cls(_digest("network", str(network)), free_attempts=30)
 
 
-class Tries(msgspec.Struct, frozen=True):
-    """How often something was guessed at lately without success."""
+class Attempts(msgspec.Struct, frozen=True):
+    """The counter of recent failed attempts against one limit."""
 
-    about: bytes
+    key: bytes
     count: int
     last_at: datetime
     wait_until: datetime
 
-    def one_more(self, now: datetime, free: int) -> "Tries":
-        """Return the count after one more try; raises TooManyTries when it comes too early.
+    def one_more(self, now: datetime, free_attempts: int) -> "Attempts":
+        """Return the counter after one more attempt; raises TooManyRequests if it comes before `wait_until`.
 
-        Each try beyond the free ones makes the next wait twice as long, up to a minute.
+        Each attempt beyond the free ones doubles the next delay, up to a minute.
         """
-        # Those who try at once may have begun in another order than they are counted in: that alone is no reason.
-        if self.count >= free and now < self.wait_until:
+        # Concurrent attempts may start in another order than they are counted in: that alone is no reason to refuse.
+        if self.count >= free_attempts and now < self.wait_until:
             raise TooManyRequests(math.ceil((self.wait_until - now).total_seconds()))
         count = 1 if now - self.last_at > _FORGOTTEN_AFTER else self.count + 1
-        # From the sixth doubling on it is a minute anyway, and a power without bound is a number without end.
-        wait_seconds = 0 if count < free else min(2 ** min(count - free, 6), _WAIT_SECONDS_MAX)
-        return Tries(self.about, count, now, now + timedelta(seconds=wait_seconds))
+        # After six doublings the maximum is reached; without this bound the power would grow with the count.
+        delay_seconds = 0 if count < free_attempts else min(2 ** min(count - free_attempts, 6), _DELAY_SECONDS_MAX)
+        return Attempts(self.key, count, now, now + timedelta(seconds=delay_seconds))
+
+
+def network_of(address: IPv4Address | IPv6Address | None) -> ClientNetwork:
+    """Return the network that clients at an address share with their neighbours."""
+    if address is None:
+        return _UNKNOWN_NETWORK
+    return ip_network((address, _IPV4_PREFIX if isinstance(address, IPv4Address) else _IPV6_PREFIX), strict=False)
 
 
 def _digest(*parts: str) -> bytes:
@@ -120,14 +132,14 @@ def _digest(*parts: str) -> bytes:
 
 
 def read_email(value: Any) -> str:
-    """Read an e-mail address, in the lower case in which accounts are told apart; raises ValueError."""
+    """Return an e-mail address in lower case, which makes accounts unique; raises ValueError."""
     if not isinstance(value, str):
         raise ValueError  # noqa: TRY004 – a broken rule, reported to the caller like any other
     try:
         typed = clean_line(value)
     except ValueError:
-        raise ValueError from None  # without its reason: the message is the rule's own
-    # Lower case may take a text out of its normal form.
+        raise ValueError from None  # without the text, since the rule's own message applies
+    # Lower-casing can denormalise text.
     email = unicodedata.normalize("NFC", typed.lower())
     local_part, _, domain = email.rpartition("@")
     if len(email.encode()) > EMAIL_OCTETS_MAX or not (_is_local_part(local_part) and _is_domain(domain)):
@@ -158,7 +170,7 @@ def _is_label(text: str) -> bool:
 
 
 def read_new_password(value: Any) -> str:
-    """Read a password somebody chooses: any characters, none trimmed; raises ValueError."""
+    """Return a password a user chooses: any characters, untrimmed; raises ValueError."""
     if not isinstance(value, str) or "\0" in value:
         raise ValueError
     if not PASSWORD_CHARACTERS_MIN <= len(value) <= PASSWORD_CHARACTERS_MAX:
@@ -167,7 +179,7 @@ def read_new_password(value: Any) -> str:
 
 
 def read_password(value: Any) -> str:
-    """Read a password that is to be compared with one chosen before; raises ValueError."""
+    """Return a password to verify; no rules of new passwords apply, since they may change. Raises ValueError."""
     if not isinstance(value, str) or not value:
         raise ValueError
     return value

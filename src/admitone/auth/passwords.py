@@ -1,6 +1,7 @@
-"""Passwords: hashed with argon2id, in a few threads of their own and with a bounded line before them.
+"""Password hashing with argon2id, in a small thread pool behind a bounded queue.
 
-A hash takes some 40 ms of processor time on purpose, so it must neither hold up the event loop nor pile up.
+A hash deliberately takes about 40 ms of processor time, so it must not block the event loop, and the queue is
+bounded.
 """
 
 import asyncio
@@ -16,8 +17,8 @@ from argon2.exceptions import VerifyMismatchError
 from admitone.auth.model import TooBusyToHash
 from admitone.kernel import ids
 
-WORKERS: Final = 2
-QUEUE: Final = 32
+THREADS: Final = 2
+QUEUED_MAX: Final = 32
 
 T = TypeVar("T")
 
@@ -26,48 +27,48 @@ _HASHER: Final = PasswordHasher(memory_cost=19456, time_cost=2, parallelism=1, h
 
 
 class Passwords:
-    """Hashes and verifies passwords for whoever has a place in the line."""
+    """Hashes and verifies passwords for requests that hold a slot."""
 
-    def __init__(self, threads: ThreadPoolExecutor, nobodys_hash: str) -> None:
+    def __init__(self, threads: ThreadPoolExecutor, decoy_hash: str) -> None:
         self._threads = threads
-        self._nobodys_hash = nobodys_hash
-        self._in_line = 0
+        self._decoy_hash = decoy_hash
+        self._slots_taken = 0
 
     @classmethod
-    async def prepare(cls, threads: ThreadPoolExecutor) -> Self:
-        """Hash what nobody knows, to have something to compare with where there is no account."""
+    async def start(cls, threads: ThreadPoolExecutor) -> Self:
+        """Hash a random password, to verify against where there is no account."""
         passwords = cls(threads, "")
-        passwords._nobodys_hash = await passwords.hash(ids.new_token(32))
+        passwords._decoy_hash = await passwords.hash(ids.new_token(32))
         return passwords
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Take a place in the line for as long as the block lasts; raises TooBusyToHash when the line is full.
+    def slot(self) -> Iterator[None]:
+        """Hold a slot for the duration of the block; raises TooBusyToHash if none is free.
 
-        Asked for before anything else is done, so that who is turned away here has not been counted as guessing.
+        Taken before the attempt is counted, so that a refusal here does not count as a failed attempt.
         """
-        if self._in_line >= WORKERS + QUEUE:
+        if self._slots_taken >= THREADS + QUEUED_MAX:
             raise TooBusyToHash
-        self._in_line += 1
+        self._slots_taken += 1
         try:
             yield
         finally:
-            self._in_line -= 1
+            self._slots_taken -= 1
 
     async def hash(self, password: str) -> str:
         return await self._run(lambda: _HASHER.hash(_octets(password)))
 
-    async def is_right(self, password: str, password_hash: str | None) -> bool:
-        """Compare; without a hash the answer is no, after the same work."""
-        against = password_hash or self._nobodys_hash
-        return await self._run(lambda: _matches(against, password)) and password_hash is not None
+    async def verify(self, password: str, password_hash: str | None) -> bool:
+        """Return whether the password matches the hash; without a hash it takes as long and returns False."""
+        expected = password_hash or self._decoy_hash
+        return await self._run(lambda: _matches(expected, password)) and password_hash is not None
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def is_outdated(password_hash: str) -> bool:
-    """Whether a hash was made with other parameters than today's."""
+    """Return whether a hash was made with other parameters than the current ones."""
     return _HASHER.check_needs_rehash(password_hash)
 
 
@@ -79,5 +80,5 @@ def _matches(password_hash: str, password: str) -> bool:
 
 
 def _octets(password: str) -> bytes:
-    # Two keyboards may spell the same character differently. Source: NIST SP 800-63B, §3.1.1.2.
+    # Keyboards differ in how they compose the same character. Source: NIST SP 800-63B, §3.1.1.2.
     return unicodedata.normalize("NFC", password).encode()

@@ -1,4 +1,4 @@
-"""What auth is configured with and opens at start: signing keys, and threads that hash passwords."""
+"""Settings of auth and what it opens at start: signing keys and the password hashing threads."""
 
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +8,14 @@ from typing import Annotated
 
 import msgspec
 
-from admitone.auth.passwords import WORKERS, Passwords
+from admitone.auth.passwords import THREADS, Passwords
 from admitone.auth.tokens import SigningKeys
 from admitone.kernel.running import RunningService
 from admitone.kernel.settings import Variable
 
 
 class AuthSettings(msgspec.Struct, frozen=True):
-    """`signing_key` is one Ed25519 private key in PEM, or several: the first signs, all verify."""
+    """`signing_key` is one or more Ed25519 private keys in PEM: the first signs, all are published."""
 
     session_seconds: Annotated[int, Variable("ADMITONE_SESSION_SECONDS", 60, 7 * 24 * 3600)] = 12 * 3600
     signing_key: Annotated[str, Variable("ADMITONE_SIGNING_KEY", is_secret=True)] = ""
@@ -30,11 +30,11 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(service: RunningService[None]) -> AsyncIterator[Resources]:
-    """Raises SettingsError without a signing key, so that the service does not start."""
+    """Open the resources; raises SettingsError without a valid signing key, so that the service does not start."""
     settings = service.settings.read(AuthSettings)
     keys = SigningKeys.from_pem(settings.signing_key)
-    threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="hash")
+    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="hash")
     try:
-        yield Resources(settings.session_seconds, keys, await Passwords.prepare(threads))
+        yield Resources(settings.session_seconds, keys, await Passwords.start(threads))
     finally:
         threads.shutdown(wait=False, cancel_futures=True)

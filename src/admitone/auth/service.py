@@ -1,4 +1,4 @@
-"""auth: users and their sessions."""
+"""auth: accounts and sessions."""
 
 from typing import Final
 
@@ -26,5 +26,5 @@ SERVICE: Final = Service(
     lifespan=open_resources,
 )
 
-# Every service verifies sessions with these keys.
+# Every service verifies session tokens with the keys published there.
 AUTHORITY: Final = SessionAuthority("auth", api.public_keys.path)

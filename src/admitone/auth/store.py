@@ -1,4 +1,4 @@
-"""auth's SQL: one function per statement, named by what it is for."""
+"""The SQL of auth, one function per statement."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from admitone.auth.model import Account, EmailInUse, Place, Session, Tries
+from admitone.auth.model import Account, Attempts, ClientNetwork, EmailInUse, Session
 from admitone.kernel.database.pool import Row, Statements, Transaction, affected_rows, columns
 
 _ADD_ACCOUNT: Final = """
@@ -17,83 +17,83 @@ ON CONFLICT DO NOTHING
 """
 _FIND_BY_EMAIL: Final = """
 SELECT id, email, password_hash, version,
-    EXISTS (SELECT 1 FROM session WHERE account_id = account.id AND place = $2) AS is_familiar
+    EXISTS (SELECT 1 FROM session WHERE account_id = account.id AND network = $2) AS is_known_network
 FROM account WHERE email = $1
 """
 _FIND_BY_ID: Final = """
 SELECT id, email, password_hash, version,
-    EXISTS (SELECT 1 FROM session WHERE account_id = account.id AND place = $2) AS is_familiar
+    EXISTS (SELECT 1 FROM session WHERE account_id = account.id AND network = $2) AS is_known_network
 FROM account WHERE id = $1
 """
 _FIND_BY_SIGN_UP_KEY: Final = "SELECT id, email, password_hash, version FROM account WHERE sign_up_key = $1"
 _CHANGE_ACCOUNT: Final = """
 UPDATE account SET email = $2, password_hash = $3, version = $4 WHERE id = $1 AND version = $4 - 1
 """
-_REHASH: Final = "UPDATE account SET password_hash = $3 WHERE id = $1 AND password_hash = $2"
-# The row lock makes whoever signs in with an old password meet whoever is changing it: one of them sees the other.
-_BEGIN_SESSION: Final = """
-INSERT INTO session (id, account_id, place, expires_at)
+_REPLACE_HASH: Final = "UPDATE account SET password_hash = $3 WHERE id = $1 AND password_hash = $2"
+# FOR SHARE serialises this with a change of the password: a sign-in with the old one either fails here, or is seen
+# and ended by the change.
+_START_SESSION: Final = """
+INSERT INTO session (id, account_id, network, expires_at)
 SELECT $1, id, $4, $5 FROM account WHERE id = $2 AND password_hash = $3 FOR SHARE
 """
-# Before several sessions of an account are ended, as two who end each other's would wait for each other for ever.
-_HOLD_ACCOUNT: Final = "SELECT FROM account WHERE id = $1 FOR NO KEY UPDATE"
+# Taken before several sessions of an account are ended: two transactions that end each other's would deadlock.
+_LOCK_ACCOUNT: Final = "SELECT FROM account WHERE id = $1 FOR NO KEY UPDATE"
 _END_SESSION: Final = "UPDATE session SET ended_at = instant() WHERE id = $1 AND ended_at IS NULL"
 _END_OTHER_SESSIONS: Final = """
 UPDATE session SET ended_at = instant()
 WHERE account_id = $1 AND id <> $2 AND ended_at IS NULL AND expires_at > instant()
 RETURNING id, account_id, expires_at
 """
-_FIND_TRIES: Final = """
-SELECT instant(), about, count, last_at, wait_until FROM tries WHERE about = ANY($1::bytea[])
+_FIND_ATTEMPTS: Final = """
+SELECT instant(), key, count, last_at, wait_until FROM attempts WHERE key = ANY($1::bytea[])
 """
-# In one order for everybody, or two who try the same would wait for each other for ever.
-_LOCK_TRIES: Final = """
-INSERT INTO tries (about) SELECT about FROM unnest($1::bytea[]) AS asked (about) ORDER BY about
-ON CONFLICT (about) DO UPDATE SET about = excluded.about
-RETURNING about, count, last_at, wait_until
+# Rows are locked in the order of their keys: otherwise two transactions that count the same attempts could deadlock.
+_LOCK_ATTEMPTS: Final = """
+INSERT INTO attempts (key) SELECT key FROM unnest($1::bytea[]) AS wanted (key) ORDER BY key
+ON CONFLICT (key) DO UPDATE SET key = excluded.key
+RETURNING key, count, last_at, wait_until
 """
-_KEEP_TRIES: Final = """
-UPDATE tries SET count = kept.count, last_at = kept.last_at, wait_until = kept.wait_until
-FROM unnest($1::bytea[], $2::integer[], $3::timestamptz[], $4::timestamptz[])
-    AS kept (about, count, last_at, wait_until)
-WHERE tries.about = kept.about
+_SAVE_ATTEMPTS: Final = """
+UPDATE attempts SET count = new.count, last_at = new.last_at, wait_until = new.wait_until
+FROM unnest($1::bytea[], $2::integer[], $3::timestamptz[], $4::timestamptz[]) AS new (key, count, last_at, wait_until)
+WHERE attempts.key = new.key
 """
-_FORGET_TRIES: Final = "DELETE FROM tries WHERE about = $1"
-_TAKE_TRY_BACK: Final = "UPDATE tries SET count = count - 1, wait_until = last_at WHERE about = $1 AND count > 0"
-_FORGET_OLD_TRIES: Final = "DELETE FROM tries WHERE last_at < instant() - interval '1 day'"
-# They outlive their tokens, because they say where their owner is known to be.
-_FORGET_OLD_SESSIONS: Final = "DELETE FROM session WHERE expires_at < instant() - interval '30 days'"
+_DELETE_ATTEMPTS: Final = "DELETE FROM attempts WHERE key = $1"
+_UNCOUNT_ATTEMPT: Final = "UPDATE attempts SET count = count - 1, wait_until = last_at WHERE key = $1 AND count > 0"
+_DELETE_OLD_ATTEMPTS: Final = "DELETE FROM attempts WHERE last_at < instant() - interval '1 day'"
+# Sessions are kept beyond their expiry because they record the networks in which their owner is known.
+_DELETE_OLD_SESSIONS: Final = "DELETE FROM session WHERE expires_at < instant() - interval '30 days'"
 
 
 async def add_account(tx: Transaction, account: Account, sign_up_key: str | None) -> bool:
-    """Keep a new account; False when the e-mail or the key has one already."""
+    """Insert an account; return False if one with the same e-mail or the same key exists."""
     tag = await tx.execute(_ADD_ACCOUNT, account.id, account.email, account.password_hash, account.version, sign_up_key)
     return affected_rows(tag) == 1
 
 
-async def find_by_email(db: Statements, email: str, place: Place) -> tuple[Account | None, bool]:
-    """Return the account, and whether its owner has signed in from that place lately."""
-    return _account_and_familiarity(await db.fetchrow(_FIND_BY_EMAIL, email, place))
+async def find_account_by_email(db: Statements, email: str, network: ClientNetwork) -> tuple[Account | None, bool]:
+    """Return the account, and whether its owner has recently signed in from that network."""
+    return _account_and_known_network(await db.fetchrow(_FIND_BY_EMAIL, email, network))
 
 
-async def find_by_id(db: Statements, account_id: UUID, place: Place) -> tuple[Account | None, bool]:
-    """Return the account, and whether its owner has signed in from that place lately."""
-    return _account_and_familiarity(await db.fetchrow(_FIND_BY_ID, account_id, place))
+async def find_account(db: Statements, account_id: UUID, network: ClientNetwork) -> tuple[Account | None, bool]:
+    """Return the account, and whether its owner has recently signed in from that network."""
+    return _account_and_known_network(await db.fetchrow(_FIND_BY_ID, account_id, network))
 
 
-async def find_by_sign_up_key(db: Statements, key: str) -> Account | None:
+async def find_account_by_sign_up_key(db: Statements, key: str) -> Account | None:
     row = await db.fetchrow(_FIND_BY_SIGN_UP_KEY, key)
     return None if row is None else msgspec.convert(dict(row), Account)
 
 
-def _account_and_familiarity(row: Row | None) -> tuple[Account | None, bool]:
+def _account_and_known_network(row: Row | None) -> tuple[Account | None, bool]:
     if row is None:
         return None, False
-    return msgspec.convert(dict(row), Account), row["is_familiar"]
+    return msgspec.convert(dict(row), Account), row["is_known_network"]
 
 
 async def change_account(tx: Transaction, account: Account) -> bool:
-    """Keep an account one version on; False when somebody else was faster. Raises EmailInUse."""
+    """Save an account's next version; return False if a concurrent change won. Raises EmailInUse."""
     try:
         tag = await tx.execute(_CHANGE_ACCOUNT, account.id, account.email, account.password_hash, account.version)
     except asyncpg.UniqueViolationError:
@@ -101,14 +101,14 @@ async def change_account(tx: Transaction, account: Account) -> bool:
     return affected_rows(tag) == 1
 
 
-async def rehash(tx: Transaction, account: Account, password_hash: str) -> bool:
-    """Replace the hash of the same password; False when the password was changed meanwhile."""
-    return affected_rows(await tx.execute(_REHASH, account.id, account.password_hash, password_hash)) == 1
+async def replace_hash(tx: Transaction, account: Account, password_hash: str) -> bool:
+    """Replace the hash of an unchanged password; return False if the password has been changed meanwhile."""
+    return affected_rows(await tx.execute(_REPLACE_HASH, account.id, account.password_hash, password_hash)) == 1
 
 
-async def begin_session(tx: Transaction, session: Session, password_hash: str, place: Place) -> bool:
-    """Keep a session; False when the password that was verified is no longer the account's."""
-    tag = await tx.execute(_BEGIN_SESSION, session.id, session.account_id, password_hash, place, session.expires_at)
+async def start_session(tx: Transaction, session: Session, password_hash: str, network: ClientNetwork) -> bool:
+    """Insert a session; return False if the password that was verified is no longer the account's."""
+    tag = await tx.execute(_START_SESSION, session.id, session.account_id, password_hash, network, session.expires_at)
     return affected_rows(tag) == 1
 
 
@@ -116,45 +116,42 @@ async def end_session(tx: Transaction, session_id: UUID) -> None:
     await tx.execute(_END_SESSION, session_id)
 
 
-async def hold_account(tx: Transaction, account_id: UUID) -> None:
-    """Let nobody else change this account or end several of its sessions until the transaction ends."""
-    await tx.execute(_HOLD_ACCOUNT, account_id)
+async def lock_account(tx: Transaction, account_id: UUID) -> None:
+    """Exclude concurrent changes of the account, and of several of its sessions, until the transaction ends."""
+    await tx.execute(_LOCK_ACCOUNT, account_id)
 
 
-async def end_other_sessions(tx: Transaction, account_id: UUID, but_session_id: UUID) -> list[Session]:
-    """End every session of an account that is held, but one; return those that were still open."""
-    rows = await tx.fetch(_END_OTHER_SESSIONS, account_id, but_session_id)
+async def end_other_sessions(tx: Transaction, account_id: UUID, except_session_id: UUID) -> list[Session]:
+    """End all sessions of a locked account except one; return those that were still open."""
+    rows = await tx.fetch(_END_OTHER_SESSIONS, account_id, except_session_id)
     return [msgspec.convert(dict(row), Session) for row in rows]
 
 
-async def find_tries(db: Statements, about: Sequence[bytes]) -> list[tuple[datetime, Tries]]:
-    """Return what was counted about each so far, with the instant at which that was true."""
-    return [(now, Tries(*tries)) for now, *tries in await db.fetch(_FIND_TRIES, about)]
+async def find_attempts(db: Statements, keys: Sequence[bytes]) -> list[tuple[datetime, Attempts]]:
+    """Return the counters of these keys that exist, each with the time of the read."""
+    return [(now, Attempts(*attempts)) for now, *attempts in await db.fetch(_FIND_ATTEMPTS, keys)]
 
 
-async def lock_tries(tx: Transaction, about: Sequence[bytes]) -> list[Tries]:
-    """Return what was counted about each so far; nobody else counts about them until the transaction ends."""
-    return [Tries(*row) for row in await tx.fetch(_LOCK_TRIES, about)]
+async def lock_attempts(tx: Transaction, keys: Sequence[bytes]) -> list[Attempts]:
+    """Return the counters of these keys, new ones at zero, and lock them until the transaction ends."""
+    return [Attempts(*row) for row in await tx.fetch(_LOCK_ATTEMPTS, keys)]
 
 
-async def keep_tries(tx: Transaction, tries: Sequence[Tries]) -> None:
-    await tx.execute(
-        _KEEP_TRIES,
-        *columns(tries, "about", "count", "last_at", "wait_until"),
-    )
+async def save_attempts(tx: Transaction, attempts: Sequence[Attempts]) -> None:
+    await tx.execute(_SAVE_ATTEMPTS, *columns(attempts, "key", "count", "last_at", "wait_until"))
 
 
-async def forget_tries(tx: Transaction, about: bytes) -> None:
-    await tx.execute(_FORGET_TRIES, about)
+async def delete_attempts(tx: Transaction, key: bytes) -> None:
+    await tx.execute(_DELETE_ATTEMPTS, key)
 
 
-async def take_try_back(tx: Transaction, about: bytes) -> None:
-    await tx.execute(_TAKE_TRY_BACK, about)
+async def uncount_attempt(tx: Transaction, key: bytes) -> None:
+    await tx.execute(_UNCOUNT_ATTEMPT, key)
 
 
-async def forget_old_tries(db: Statements) -> None:
-    await db.execute(_FORGET_OLD_TRIES)
+async def delete_old_attempts(db: Statements) -> None:
+    await db.execute(_DELETE_OLD_ATTEMPTS)
 
 
-async def forget_old_sessions(db: Statements) -> None:
-    await db.execute(_FORGET_OLD_SESSIONS)
+async def delete_old_sessions(db: Statements) -> None:
+    await db.execute(_DELETE_OLD_SESSIONS)

@@ -1,4 +1,4 @@
-"""Session tokens: auth alone signs them; everybody verifies them with the public keys it publishes."""
+"""Session tokens: auth signs them; every service verifies them with the public keys auth publishes."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ _PEM_BLOCK: Final = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----
 
 
 class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
-    """The public half of a signing key, as RFC 8037 writes it."""
+    """A public key as a JSON Web Key (RFC 8037, §2)."""
 
     kty: str = "OKP"
     crv: str = "Ed25519"
@@ -45,8 +45,8 @@ class KeySet(msgspec.Struct, frozen=True):
 class SigningKeys:
     """The keys of `ADMITONE_SIGNING_KEY`: the first one signs, all are published.
 
-    That is how a key is replaced without signing anyone out: put the new one behind the old one, wait until every
-    service has fetched it, move it to the front, and drop the old one when the last token it signed has expired.
+    To rotate a key without ending sessions: append the new one, wait until every service has fetched it, move it to the
+    front, and remove the old one when the last token it signed has expired.
     """
 
     def __init__(self, keys: Sequence[Ed25519PrivateKey]) -> None:
@@ -55,7 +55,7 @@ class SigningKeys:
 
     @classmethod
     def from_pem(cls, pem: str) -> Self:
-        """Read one or more PEM blocks; raises SettingsError with one line when there is anything but Ed25519 keys."""
+        """Read one or more PEM blocks; raises SettingsError if any of them is not an Ed25519 private key."""
         if not pem.strip():
             raise SettingsError("ADMITONE_SIGNING_KEY is not set: auth needs an Ed25519 private key to sign sessions")
         blocks = [match[0] for match in _PEM_BLOCK.finditer(pem)]
@@ -68,30 +68,30 @@ class SigningKeys:
             raise SettingsError("ADMITONE_SIGNING_KEY must be Ed25519 private keys in unencrypted PKCS #8 PEM")
         return cls(ed25519)
 
-    def sign(self, person: SignedInUser, issued_at: datetime) -> str:
-        """Return the token of a session; it expires when the session does."""
+    def sign(self, user: SignedInUser, issued_at: datetime) -> str:
+        """Return the token of a user's session; it expires with the session."""
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,
-            "sub": str(person.id),
-            "sid": str(person.session_id),
-            "email": person.email,
+            "sub": str(user.id),
+            "sid": str(user.session_id),
+            "email": user.email,
             "iat": int(issued_at.timestamp()),
-            "exp": int(person.expires_at),
+            "exp": int(user.expires_at),
         }
         headers = {"typ": TOKEN_TYPE, "kid": self.published.keys[0].kid}
         return jwt.encode(claims, self._signing, ALGORITHM, headers)
 
 
 def new_signing_key() -> str:
-    """Return a fresh Ed25519 private key in PEM, as `ADMITONE_SIGNING_KEY` wants it."""
+    """Return a new Ed25519 private key in PEM, the format of `ADMITONE_SIGNING_KEY`."""
     key = Ed25519PrivateKey.generate()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def _public(key: Ed25519PrivateKey) -> PublicKey:
     x = _base64url(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
-    # The required members in lexicographic order and nothing else. Source: RFC 7638, §3, and RFC 8037, §2.
+    # Exactly the required members, in lexicographic order. Source: RFC 7638, §3, and RFC 8037, §2.
     thumbprint = hashlib.sha256(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'.encode()).digest()
     return PublicKey(kid=_base64url(thumbprint), x=x)
 

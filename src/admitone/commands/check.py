@@ -1,4 +1,4 @@
-"""`admitone check`: the invariants, asked of a running system."""
+"""`admitone check`: check the invariants of a running marketplace."""
 
 import asyncio
 from pathlib import Path
@@ -8,8 +8,8 @@ import httpx
 import msgspec
 
 from admitone import registry
-from admitone.commands.failing import CannotRun, told_plainly
-from admitone.commands.running import database_url, settings_in_force
+from admitone.commands.connection import database_url, effective_settings
+from admitone.commands.errors import CannotRun, report_errors
 from admitone.invariants import GRACE_SECONDS, ClientRecord, Finding, Sources
 from admitone.invariants import check as checked
 
@@ -21,28 +21,28 @@ from admitone.invariants import check as checked
     type=click.FloatRange(0, 3600),
     default=GRACE_SECONDS,
     show_default=True,
-    help="How long events under way may take before a difference counts, in seconds.",
+    help="How many seconds an event may take to arrive before a difference between databases counts.",
 )
 @click.option(
     "--history",
     "history_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="What clients asked and were told, one JSON object per line.",
+    help="A client history: requests and their outcomes, one JSON object per line.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per invariant.")
-@told_plainly
+@report_errors
 def check(*, grace_seconds: float, history_file: Path | None, as_json: bool) -> None:
-    r"""Ask the databases and the payment provider whether anything is sold twice, charged for nothing, or lost.
+    r"""Check in the databases and at the payment provider that nothing is sold twice, charged for nothing, or lost.
 
-    Prints each invariant with how many things break it, of how many it was asked. It only reads, and can run beside
-    live traffic. Exit code 1 when an invariant is broken.
+    Prints each invariant with the number of violations and of checked items. It only reads, and can run beside live
+    traffic. Exit code 1 if an invariant is broken.
 
     \b
     Examples:
       admitone check
       admitone check --grace 60 --json
     """
-    settings = settings_in_force()
+    settings = effective_settings()
     for service in registry.SERVICES:
         if service.has_database:
             database_url(settings, service.name)
@@ -52,7 +52,7 @@ def check(*, grace_seconds: float, history_file: Path | None, as_json: bool) -> 
             checked(Sources.of(settings, registry.SERVICES), history=history, grace_seconds=grace_seconds)
         )
     except httpx.HTTPError as error:
-        raise CannotRun(f"The payment provider cannot be asked: {str(error) or type(error).__name__}") from error
+        raise CannotRun(f"The payment provider cannot be reached: {str(error) or type(error).__name__}") from error
     for finding in findings:
         click.echo(_as_json(finding) if as_json else _as_text(finding))
     broken = [finding.id for finding in findings if not finding.holds]

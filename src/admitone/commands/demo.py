@@ -1,49 +1,49 @@
-"""`admitone demo`: people and tickets for a running marketplace."""
+"""`admitone demo`: fill a running marketplace with people and tickets."""
 
 import asyncio
 
 import click
 import httpx
 
-from admitone import demo as whole
-from admitone.commands.failing import CannotRun, told_plainly
-from admitone.commands.running import settings_in_force
+from admitone.commands.connection import effective_settings
+from admitone.commands.errors import CannotRun, report_errors
+from admitone.demo import DemoFailed, DemoReport, email_of, fill
 
 
 @click.command
-@click.option("--url", help="Where the marketplace is, instead of the one on the data folder.")
+@click.option("--url", help="The URL of the marketplace, instead of the one on the data folder.")
 @click.option(
-    "--password", default="one-ticket-one-holder", show_default=True, help="The password of everybody in the demo."
+    "--password", default="one-ticket-one-holder", show_default=True, help="The password of every person of the demo."
 )
-@told_plainly
+@report_errors
 def demo(*, url: str | None, password: str) -> None:
     r"""Fill a running marketplace with people and tickets, some of them reserved or sold.
 
-    Everything goes through the HTTP API; tickets are bought with test cards. Running it again changes nothing that is
-    there. These people sign in with a password that everybody can read: do not run it where real money is.
+    Everything goes through the HTTP API; tickets are bought with test cards. Running it again changes nothing. The
+    people's password is public: do not run it where real money is at stake.
 
     \b
     Examples:
       admitone demo
       admitone demo --url https://tickets.example --password "correct horse battery"
     """
-    url = url or settings_in_force().public_origin
-    told = whole.Told()
+    url = url or effective_settings().public_origin
+    report = DemoReport()
     try:
-        with click.progressbar(length=told.steps, label="People and tickets") as bar:
-            told.progress = bar.update
-            asyncio.run(whole.fill(url, password, told))
-    except whole.DemoFailed as error:
+        with click.progressbar(length=report.steps, label="People and tickets") as bar:
+            report.progress = bar.update
+            asyncio.run(fill(url, password, report))
+    except DemoFailed as error:
         raise click.ClickException(str(error)) from error
     except httpx.TransportError as error:
         raise CannotRun(
-            f"Nothing answers at {url}: start `admitone up`, or name another address with --url."
+            f"No marketplace responds at {url}: start `admitone up`, or pass another address with --url."
         ) from error
     click.echo(
-        f"{told.people} people, {told.listed} tickets: {told.sold} sold, {told.reserved} reserved,"
-        f" {told.declined} cards declined on the way."
+        f"{report.people} people, {report.listed} tickets: {report.sold} sold, {report.reserved} reserved,"
+        f" {report.declined} cards declined."
     )
-    if told.skipped:
-        click.echo(f"{told.skipped} tickets were there from another week and are left as they are.")
-    click.echo(f"Sign in at {url}/auth/signin as {whole.email('alice')} (sells) or {whole.email('lena')} (buys).")
+    if report.skipped:
+        click.echo(f"{report.skipped} tickets exist from another week and are left as they are.")
+    click.echo(f"Sign in at {url}/auth/signin as {email_of('alice')} (sells) or {email_of('lena')} (buys).")
     click.echo(f"The password is {password}")

@@ -1,18 +1,18 @@
-"""`admitone events`: the catalogue of events, from the code that tells and hears them."""
+"""`admitone events`: the catalogue of events."""
 
 import click
 import msgspec
 
-from admitone.catalogue import hearing, shipped, watching
-from admitone.commands.failing import told_plainly
+from admitone.catalogue import shipped, subscribers, watchers
+from admitone.commands.errors import report_errors
 from admitone.kernel.messaging.event import Event, subject_of
 
 
 @click.command
 @click.argument("name", metavar="[EVENT]", required=False)
-@told_plainly
+@report_errors
 def events(*, name: str | None) -> None:
-    r"""Show every event: who tells it, who hears it, what it says. With a name, its schema as JSON.
+    r"""Show every event with its producer, consumers and fields; with a name, the event's JSON schema.
 
     \b
     Examples:
@@ -35,6 +35,6 @@ def _describe(event: type[Event]) -> None:
     fields = ", ".join(each.encode_name for each in msgspec.structs.fields(event))
     click.echo(click.style(event.__name__, bold=True))
     click.echo(f"  {event.__doc__.strip()}")
-    click.echo(f"  told by    {event.producer}, on {subject_of(event)}")
-    click.echo(f"  heard by   {', '.join((*hearing(event), *watching()))}")
-    click.echo(f"  says       {fields}\n")
+    click.echo(f"  published by  {event.producer}, on {subject_of(event)}")
+    click.echo(f"  consumed by   {', '.join((*subscribers(event), *watchers()))}")
+    click.echo(f"  fields        {fields}\n")

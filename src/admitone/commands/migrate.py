@@ -1,25 +1,27 @@
-"""`admitone migrate`: databases brought up to date."""
+"""`admitone migrate`: apply missing migrations."""
 
 import asyncio
 
 import click
 
 from admitone import registry
-from admitone.commands.failing import CannotRun, told_plainly
-from admitone.commands.running import settings_in_force
-from admitone.commands.serve import SERVICE
-from admitone.kernel.database.migrations import migrate as bring_up_to_date
+from admitone.commands.connection import effective_settings
+from admitone.commands.errors import CannotRun, report_errors
+from admitone.kernel.database import migrations
 from admitone.kernel.settings import Settings
 
+_SERVICES = click.Choice([each.name for each in registry.SERVICES])
+_WITH_DATABASE = ", ".join(each.name for each in registry.SERVICES if each.has_database)
 
-@click.command
-@click.argument("services", metavar="[SERVICE]...", nargs=-1, type=SERVICE)
-@told_plainly
+
+@click.command(epilog=f"Services with a database: {_WITH_DATABASE}.")
+@click.argument("services", metavar="[SERVICE]...", nargs=-1, type=_SERVICES)
+@report_errors
 def migrate(*, services: tuple[str, ...]) -> None:
-    r"""Bring the databases of some services, or of all, up to date.
+    r"""Apply missing migrations to the databases of some services, or of all.
 
-    Connects as ADMITONE_<SERVICE>_MIGRATOR_URL, else as ADMITONE_<SERVICE>_DATABASE_URL, else to the databases of the
-    `admitone up` that runs on the data folder. Running it again, or twice at once, is safe.
+    Connects with ADMITONE_<SERVICE>_MIGRATOR_URL, otherwise with ADMITONE_<SERVICE>_DATABASE_URL, otherwise to the
+    databases of the `admitone up` that runs on the data folder. Running it twice, or concurrently, is safe.
 
     \b
     Examples:
@@ -30,9 +32,9 @@ def migrate(*, services: tuple[str, ...]) -> None:
 
 
 async def _migrate(services: list[str]) -> None:
-    settings = settings_in_force()
+    settings = effective_settings()
     for service in services:
-        applied = await bring_up_to_date(_owner_url(settings, service), service)
+        applied = await migrations.migrate(_owner_url(settings, service), service)
         click.echo(f"{service}: {', '.join(applied) if applied else 'up to date'}")
 
 

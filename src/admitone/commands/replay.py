@@ -1,39 +1,39 @@
-"""`admitone replay`: every event that is still kept is published again."""
+"""`admitone replay`: publish every stored event again."""
 
 import asyncio
 
 import click
 
 from admitone import registry
-from admitone.commands.failing import told_plainly
-from admitone.commands.running import database_url, opened, settings_in_force
+from admitone.commands.connection import database_url, effective_settings, open_database
+from admitone.commands.errors import report_errors
 from admitone.kernel.messaging import outbox
 from admitone.kernel.settings import Settings
 
-TELLING = click.Choice([each.name for each in registry.SERVICES if each.publications])
+_PRODUCERS = click.Choice([each.name for each in registry.SERVICES if each.publications])
 
 
 @click.command
-@click.argument("services", metavar="[SERVICE]...", nargs=-1, type=TELLING)
-@told_plainly
+@click.argument("services", metavar="[SERVICE]...", nargs=-1, type=_PRODUCERS)
+@report_errors
 def replay(*, services: tuple[str, ...]) -> None:
-    r"""Publish again every event that some services, or all, told in the last seven days.
+    r"""Publish again every event of the last seven days, of some services or of all.
 
-    Whoever took an event in before does nothing with it a second time, so this is safe at any moment. The services
-    need not run: their relays publish as soon as they do.
+    Consumers ignore events they have consumed before, so a replay is safe at any time. The services need not be
+    running: their relays publish as soon as they start.
 
     \b
     Examples:
       admitone replay
       admitone replay orders tickets
     """
-    asyncio.run(_replay(settings_in_force(), [each.name for each in registry.named(services) if each.publications]))
+    asyncio.run(_replay(effective_settings(), [each.name for each in registry.named(services) if each.publications]))
 
 
 async def _replay(settings: Settings, services: list[str]) -> None:
     urls = {service: database_url(settings, service) for service in services}
     for service, url in urls.items():
-        async with opened(url) as database, database.transaction() as tx:
-            # As long as it takes: a week of events is more than a request may touch.
+        async with open_database(url) as database, database.transaction() as tx:
+            # A week of events takes longer than the statement timeout for requests.
             await tx.execute("SET LOCAL statement_timeout = 0")
             click.echo(f"{service}: {await outbox.replay(tx)} events are published again")

@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 import uvloop
 
-from admitone.commands.failing import CannotRun, told_plainly
+from admitone.commands.errors import CannotRun, report_errors
 from admitone.kernel import logs
-from admitone.local.program import say_ready
+from admitone.local.program import write_ready_file
 from admitone.sandbox.app import create_app, server
 
 
 @click.command(hidden=True)
 @click.option("--ready-file", type=click.Path(path_type=Path), help="A file to write the process id to once it serves.")
-@told_plainly
+@report_errors
 def sandbox(*, ready_file: Path | None) -> None:
     """Run the payment sandbox, told by ADMITONE_SANDBOX_DATABASE_URL, _KEY, _WEBHOOK_URL and _WEBHOOK_SECRET.
 
@@ -37,7 +37,7 @@ async def _serve(ready_file: Path | None) -> None:
     while not serving.started and not task.done():  # noqa: ASYNC110 – uvicorn offers no event to wait for
         await asyncio.sleep(0.01)
     if serving.started:
-        say_ready(ready_file)
+        write_ready_file(ready_file)
     await task
 
 

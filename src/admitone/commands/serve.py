@@ -1,4 +1,4 @@
-"""`admitone serve`: chosen services in this process, told everything by the environment."""
+"""`admitone serve`: run chosen services in this process."""
 
 import asyncio
 import contextlib
@@ -8,25 +8,25 @@ import click
 import uvloop
 
 from admitone import registry
-from admitone.commands.failing import told_plainly
+from admitone.commands.errors import report_errors
 from admitone.kernel import logs, runner
 from admitone.kernel.settings import Settings
-from admitone.local.program import say_ready
+from admitone.local.program import write_ready_file
 
-SERVICE = click.Choice([each.name for each in registry.SERVICES])
+_SERVICES = [each.name for each in registry.SERVICES]
 
 
-@click.command
-@click.argument("services", metavar="SERVICE...", nargs=-1, required=True, type=SERVICE)
+@click.command(epilog=f"Services: {', '.join(_SERVICES)}.")
+@click.argument("services", metavar="SERVICE...", nargs=-1, required=True, type=click.Choice(_SERVICES))
 @click.option(
     "--ready-file", type=click.Path(path_type=Path), hidden=True, help="A file to write the process id to once ready."
 )
-@told_plainly
+@report_errors
 def serve(*, services: tuple[str, ...], ready_file: Path | None) -> None:
     r"""Run some services in this process, until SIGTERM.
 
-    The environment says where the servers are: ADMITONE_ORDERS_DATABASE_URL, NATS_URL and so on. The databases must
-    be up to date; see `admitone migrate`. Logs go to standard error as JSON.
+    The environment names the servers: ADMITONE_ORDERS_DATABASE_URL, NATS_URL and so on. The databases must be up to
+    date; see `admitone migrate`. Logs go to standard error as JSON.
 
     \b
     Examples:
@@ -37,7 +37,7 @@ def serve(*, services: tuple[str, ...], ready_file: Path | None) -> None:
     logs.configure(settings.log_level)
 
     async def ready() -> None:
-        say_ready(ready_file)
+        write_ready_file(ready_file)
 
     with contextlib.suppress(asyncio.CancelledError):
         uvloop.run(runner.serve(registry.named(services), settings, registry.AUTHORITY, on_ready=ready))

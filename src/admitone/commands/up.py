@@ -1,11 +1,11 @@
-"""`admitone up`: everything on this machine, with one command."""
+"""`admitone up`: run everything on this machine."""
 
 import click
 from msgspec.structs import replace
 
 from admitone import registry
 from admitone.auth.tokens import new_signing_key
-from admitone.commands.failing import told_plainly
+from admitone.commands.errors import report_errors
 from admitone.kernel.settings import Settings
 from admitone.local import up as local
 
@@ -15,14 +15,13 @@ from admitone.local import up as local
 @click.option("--port", type=click.IntRange(1, 65535), help="The public port, instead of ADMITONE_PORT or 8000.")
 @click.option("--data", type=click.Path(), help="The data folder, instead of ADMITONE_DATA or .admitone.")
 @click.option("-v", "--verbose", is_flag=True, help="Write the log to the terminal instead of the data folder.")
-@told_plainly
+@report_errors
 def up(*, processes: bool, port: int | None, data: str | None, verbose: bool) -> None:
     r"""Run the whole marketplace on this machine.
 
-    Starts PostgreSQL, NATS and a payment sandbox in the data folder, brings the databases up to date and serves
-    everything at one address until Ctrl-C. Where the environment names a server of your own (NATS_URL,
-    ADMITONE_ORDERS_DATABASE_URL and so on), that one is used and not started. With STRIPE_SECRET_KEY, payments go to
-    Stripe.
+    Starts PostgreSQL, NATS and a payment sandbox in the data folder, applies missing migrations and serves everything
+    at one address until Ctrl-C. A server that the environment names (NATS_URL, ADMITONE_ORDERS_DATABASE_URL and so
+    on) is used instead of starting one. With STRIPE_SECRET_KEY, payments go to Stripe.
 
     \b
     Examples:

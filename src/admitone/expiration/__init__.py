@@ -1,1 +1,1 @@
-"""The alarm clock: reminds orders of deadlines that have passed."""
+"""expiration: a timer service, which signals to orders that a deadline has passed."""

@@ -1,18 +1,21 @@
-"""expiration, on one screen: what it hears, tells and does by itself. It serves nothing."""
+"""The expiration service: its subscriptions, its publication and its job. It has no routes."""
+
+from typing import Final
 
 from admitone import events
 from admitone.expiration import handlers, jobs, store
+from admitone.kernel.messaging.inbox import BatchHandler
 from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
 
-SERVICE = Service(
+SERVICE: Final = Service(
     name="expiration",
     subscriptions={
-        events.OrderCreated: handlers.order_created,
-        events.OrderAwaitingPayment: handlers.order_settled,
-        events.OrderCancelled: handlers.order_settled,
+        events.OrderCreated: BatchHandler(handlers.load, handlers.order_created, handlers.save),
+        events.OrderAwaitingPayment: BatchHandler(handlers.load, handlers.order_settled, handlers.save),
+        events.OrderCancelled: BatchHandler(handlers.load, handlers.order_settled, handlers.save),
     },
     publications=(events.OrderExpired,),
-    jobs=(jobs.ring,),
-    gauges=(Gauge("admitone_alarm_overdue_seconds", "How late the next alarm is", store.seconds_overdue),),
+    jobs=(jobs.signal_deadlines,),
+    gauges=(Gauge("admitone_alarm_overdue_seconds", "How late the next signal is", store.seconds_overdue),),
 )

@@ -38,7 +38,7 @@ async def _responses_are_true(snapshot: Snapshot) -> Checked:
 
 def _lost_successes(snapshot: Snapshot, accounts: set[UUID]) -> Iterator[Violation]:
     """What succeeded for a client and cannot be found."""
-    paid = {(row["order_id"], row["user_id"]) for row in snapshot.payments.values()}
+    paid = {(row["order_id"], row["buyer_id"]) for row in snapshot.payments.values()}
     for record in snapshot.history:
         if record.outcome != "answered":
             continue
@@ -51,7 +51,7 @@ def _lost_successes(snapshot: Snapshot, accounts: set[UUID]) -> Iterator[Violati
                 yield Violation(f"ticket {record.ticket}", "was listed and is gone")
             case "edit" if ticket is None or ticket["version"] < (record.version or 0):
                 yield Violation(f"ticket {record.ticket}", f"was edited to version {record.version}, and that is gone")
-            case "order" if order is None or (order["user_id"], order["ticket_id"]) != (record.person, record.ticket):
+            case "order" if order is None or (order["buyer_id"], order["ticket_id"]) != (record.person, record.ticket):
                 yield Violation(f"order {record.order}", "was made and is gone")
             case "cancel" if order is None or order["status"] != "cancelled":
                 yield Violation(f"order {record.order}", "was cancelled and is not")
@@ -69,9 +69,9 @@ def _refused_orders(snapshot: Snapshot) -> Iterator[Violation]:
     )
     people = {each.person for each in snapshot.history}
     unexplained = Counter(
-        (order["user_id"], order["ticket_id"])
+        (order["buyer_id"], order["ticket_id"])
         for order in snapshot.orders.values()
-        if order["user_id"] in people and order["id"] not in succeeded
+        if order["buyer_id"] in people and order["id"] not in succeeded
     )
     for (person, ticket), count in (unexplained - possible).items():
         yield Violation(f"person {person}", f"has {count} refused or unrequested orders for ticket {ticket}")
@@ -96,5 +96,5 @@ def _refused_charges(snapshot: Snapshot) -> Iterator[Violation]:
     possible = {each.order for each in snapshot.history if each.action == "pay" and each.outcome != "refused"}
     for charge in snapshot.charges:
         order = snapshot.orders.get(charge.order_id)
-        if order is not None and order["user_id"] in people and charge.order_id not in possible:
+        if order is not None and order["buyer_id"] in people and charge.order_id not in possible:
             yield Violation(charge.name, f"was taken for order {charge.order_id}, whose every payment was refused")

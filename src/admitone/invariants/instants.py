@@ -41,7 +41,7 @@ CHARGED_ONCE: Final = InstantCheck(
 )
 INSTANT_CHECKS: Final = (SOLD_ONCE, CHARGED_ONCE)
 
-ORDER_OF_CHARGE: Final = "SELECT status, price_cents, currency, user_id FROM orders WHERE id = $1"
+ORDER_OF_CHARGE: Final = "SELECT status, price_cents, currency, buyer_id FROM orders WHERE id = $1"
 
 
 def charge_problem(charge: TakenCharge, order: asyncpg.Record | None) -> str | None:
@@ -56,7 +56,7 @@ def charge_problem(charge: TakenCharge, order: asyncpg.Record | None) -> str | N
         return f"was taken for order {charge.order_id}, which is {order['status']}"
     if (charge.amount_cents, charge.currency) != (order["price_cents"], order["currency"]):
         return f"is not the price of order {charge.order_id}"
-    if charge.buyer not in {None, order["user_id"]}:
+    if charge.buyer not in {None, order["buyer_id"]}:
         return f"was not taken from the buyer of order {charge.order_id}"
     return None
 

@@ -53,7 +53,7 @@ async def _nothing_expires_early(snapshot: Snapshot) -> Checked:
 @always("I13", "nobody buys their own ticket, and no order, ticket or payment changes its owner")
 async def _owners_stay(snapshot: Snapshot) -> Checked:
     own = await snapshot.rows(
-        "orders", "SELECT orders.id FROM orders JOIN ticket ON ticket.id = ticket_id WHERE seller_id = user_id"
+        "orders", "SELECT orders.id FROM orders JOIN ticket ON ticket.id = ticket_id WHERE seller_id = buyer_id"
     )
     violations = [Violation(f"order {row['id']}", "is by the ticket's own seller") for row in own]
     for service, kind in (("tickets", "ticket"), ("orders", "order")):
@@ -67,6 +67,6 @@ async def _owners_stay(snapshot: Snapshot) -> Checked:
         violations += [Violation(f"{kind} {row['aggregate']}", "changed its owner") for row in moved]
     for payment in snapshot.payments.values():
         order = snapshot.orders.get(payment["order_id"])
-        if order is not None and order["user_id"] != payment["user_id"]:
+        if order is not None and order["buyer_id"] != payment["buyer_id"]:
             violations.append(Violation(f"payment {payment['id']}", "is not by the order's buyer"))
     return len(snapshot.orders) + len(snapshot.payments), violations

@@ -21,7 +21,7 @@ async def _replicas_equal_their_source(snapshot: Snapshot) -> Checked:
     orders = {
         row["id"]: row
         for row in await snapshot.rows(
-            "payments", "SELECT id, status, user_id, price_cents, currency, expires_at FROM orders"
+            "payments", "SELECT id, status, buyer_id, price_cents, currency, expires_at FROM orders"
         )
     }
     deadlines = {row["order_id"]: row for row in await snapshot.rows("expiration", "SELECT * FROM deadline")}

@@ -16,14 +16,14 @@ Rows = Sequence[asyncpg.Record]
 # An order in one of these statuses holds its ticket and can still end in either way.
 LIVE: Final = frozenset({"created", "awaiting:payment"})
 
-_PAYMENTS: Final = "SELECT id, order_id, user_id, amount_cents, currency, state FROM payment"
+_PAYMENTS: Final = "SELECT id, order_id, buyer_id, amount_cents, currency, state FROM payment"
 _ORDERS: Final = """
-SELECT id, version, status, user_id, ticket_id, ticket_version, title, price_cents, currency, expires_at, payment_id,
+SELECT id, version, status, buyer_id, ticket_id, ticket_version, title, price_cents, currency, expires_at, payment_id,
     cancel_reason
 FROM orders
 """
 _TICKETS: Final = """
-SELECT id, version, title, price_cents, currency, user_id AS seller_id, status, order_id FROM ticket
+SELECT id, version, title, price_cents, currency, seller_id, status, order_id FROM ticket
 """
 
 
@@ -109,7 +109,7 @@ class Snapshot:
     def charges(self) -> list[TakenCharge]:
         """Every charge that was not refunded, from our own books and from the provider's where they can be read."""
         ours = [
-            TakenCharge(f"payment {row['id']}", row["order_id"], row["amount_cents"], row["currency"], row["user_id"])
+            TakenCharge(f"payment {row['id']}", row["order_id"], row["amount_cents"], row["currency"], row["buyer_id"])
             for row in self.payments.values()
             if row["state"] == "captured"
         ]

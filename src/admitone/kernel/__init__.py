@@ -1,1 +1,1 @@
-"""What every service stands on; it knows no service."""
+"""The framework of every service: HTTP, events, the database. It depends on no service."""

@@ -1,7 +1,6 @@
-"""The process's clocks: wall time for tokens and logs, monotonic time for intervals.
+"""The clocks of this process: wall time for tokens and logs, monotonic time for intervals.
 
-Decisions about orders never use these; they use the database's `instant()` (see `database.py`), so that
-two machines with different clocks cannot disagree about a deadline.
+Decisions that must agree between machines use the database's clock instead (`instant()` in SQL, `Transaction.now`).
 """
 
 import time
@@ -18,11 +17,11 @@ def now() -> datetime:
 
 
 def monotonic_seconds() -> float:
-    """Return seconds on a clock that never jumps; only differences mean anything."""
+    """Return seconds on a clock that never jumps; only differences have a meaning."""
     return _monotonic_source()
 
 
 def use_sources(wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
-    """Replace both clocks (seconds since the epoch, seconds) for this process; only a simulation does this."""
+    """Replace both clocks (seconds since the epoch, seconds) of this process; only the simulation does this."""
     global _wall_source, _monotonic_source
     _wall_source, _monotonic_source = wall, monotonic

@@ -1,20 +1,5 @@
 """Errors that refuse a request; a class's docstring is the message people read. Anything else that is raised is a bug.
 
-    Refusal
-    ├── Invalid                   the request breaks a rule
-    ├── NotSignedIn               authentication is required
-    ├── PaymentRequired           the card was declined
-    ├── Forbidden                 it belongs to somebody else
-    ├── NotFound                  it does not exist
-    ├── MethodNotAllowed          the path supports other methods
-    ├── Conflict                  a concurrent request won
-    ├── PreconditionFailed        it changed since it was read
-    ├── BodyTooLarge              the body exceeds the limit
-    ├── UnsupportedMediaType      the body is not JSON
-    ├── IdempotencyKeyReused      the key belongs to a different request
-    ├── TooManyRequests           the caller must slow down
-    └── Unavailable               the service cannot answer now
-
 Only `http/app.py` knows the HTTP status code of each.
 """
 

@@ -1,4 +1,4 @@
-"""The one source of identifiers and of randomness, so that a simulation can replace it."""
+"""The only source of ids and of randomness, so that the simulation can replace it."""
 
 import secrets
 from collections.abc import Callable
@@ -11,7 +11,7 @@ _token_source: Callable[[int], str] = secrets.token_hex
 
 
 def new_id() -> UUID:
-    """Return a fresh UUIDv7 (RFC 9562): unique, and ordered by the millisecond it was made in."""
+    """Return a new UUIDv7 (RFC 9562), which sorts by the millisecond of its creation."""
     return _uuid_source()
 
 
@@ -21,6 +21,6 @@ def new_token(size_bytes: int) -> str:
 
 
 def use_sources(uuids: Callable[[], UUID], tokens: Callable[[int], str]) -> None:
-    """Replace both sources for this process; only a simulation does this."""
+    """Replace both sources of this process; only the simulation does this."""
     global _uuid_source, _token_source
     _uuid_source, _token_source = uuids, tokens

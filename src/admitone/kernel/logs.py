@@ -1,4 +1,4 @@
-"""Logs: one line of JSON per fact, with the ids that lead from one fact to the next."""
+"""Logs: one JSON object per line, with the ids that connect the lines of one request."""
 
 import logging
 import sys
@@ -10,11 +10,11 @@ import msgspec
 from admitone.kernel import clock
 from admitone.kernel.tracing import current_traceparent
 
-_KNOWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record as one JSON object; whatever was passed as `extra` becomes fields of its own."""
+    """Formats a record as one JSON object; what is passed as `extra` becomes fields of the object."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -25,16 +25,16 @@ class JsonLines(logging.Formatter):
         }
         if traceparent := current_traceparent():
             line["traceparent"] = traceparent
-        line.update({key: value for key, value in vars(record).items() if key not in _KNOWN})
+        line.update({key: value for key, value in vars(record).items() if key not in _STANDARD})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line, enc_hook=str).decode()
 
 
 def configure(level: str = "INFO", file: Path | None = None) -> None:
-    """Send every log line of this process to standard error, or to a file, as JSON."""
+    """Write this process's log to standard error, or to a file; libraries log only warnings and errors."""
     lines = logging.StreamHandler(sys.stderr) if file is None else logging.FileHandler(file)
     lines.setFormatter(JsonLines())
-    logging.basicConfig(level=level, handlers=[lines], force=True)
-    for noisy in ("httpx", "httpcore", "stripe", "nats"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    lines.setLevel(level)
+    logging.basicConfig(level=logging.WARNING, handlers=[lines], force=True)
+    logging.getLogger("admitone").setLevel(level)

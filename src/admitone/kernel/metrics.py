@@ -10,15 +10,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+import prometheus_client
+from prometheus_client import CollectorRegistry, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,7 +22,8 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.http.app import send_response
 from admitone.kernel.http.operations import OK, Response
 from admitone.kernel.messaging import bus as buses
-from admitone.kernel.messaging.bus import Bus
+from admitone.kernel.messaging.outbox import Relay
+from admitone.kernel.running import RunningService
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +33,7 @@ _NO_ROUTE: Final = "none"
 _READ_TIMEOUT_SECONDS: Final = 2.0
 _TEXT_FORMAT: Final = (b"content-type", b"text/plain; version=1.0.0; charset=utf-8")
 
-disable_created_metrics()  # type: ignore[no-untyped-call]
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _OUTBOX: Final = """
 SELECT count(*) AS unpublished, coalesce(extract(epoch FROM instant() - min(recorded_at)), 0)::float8 AS age
@@ -66,16 +60,14 @@ class Gauge:
     every_seconds: float = 0.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Target:
-    """What is measured of one running service."""
+    """What is measured of one running service: its database, its relay, its consumers and its own gauges."""
 
-    service: str
-    bus: Bus
-    database: Database | None
-    producers: Sequence[str] = ()
-    gauges: Sequence[Gauge] = ()
-    is_leading: Callable[[], bool] | None = None
+    service: RunningService
+    relay: Relay | None
+    producers: Sequence[str]
+    gauges: Sequence[Gauge]
     values_read: dict[str, tuple[float, float | Mapping[str, float]]] = field(default_factory=dict)
 
 
@@ -96,8 +88,6 @@ FAMILIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "admitone_failing_events": ("Events that failed and will be retried", ("service",)),
 }
 _COUNTERS: Final = frozenset({"admitone_pool_waits", "admitone_pool_wait_seconds", "admitone_pool_refusals"})
-
-_Sample = tuple[tuple[str, ...], float]
 
 
 class RequestMetrics:
@@ -123,8 +113,27 @@ class RequestMetrics:
         await self._app(scope, receive, send_and_count)
 
 
+class _Scrape:
+    """The families that one scrape reads; a collector of those that have samples."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+
+    def add(self, name: str, value: float, *labels: str) -> None:
+        self.add_to(name, *FAMILIES[name], value, *labels)
+
+    def add_to(self, name: str, description: str, label_names: Sequence[str], value: float, *labels: str) -> None:
+        if name not in self._families:
+            family = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
+            self._families[name] = family(name, description, labels=label_names)
+        self._families[name].add_metric(labels, value)
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families.values()
+
+
 class Metrics:
-    """The ASGI application of the metrics port: it answers every request with the metrics of this process."""
+    """The ASGI application of the metrics port: every response is the metrics of this process."""
 
     def __init__(self, targets: Sequence[Target], registry: CollectorRegistry) -> None:
         self._targets = targets
@@ -137,98 +146,72 @@ class Metrics:
 
     async def text(self) -> bytes:
         """Read what has to be read and return everything in the Prometheus text format."""
-        samples: dict[str, list[_Sample]] = {name: [] for name in FAMILIES}
-        gauges: dict[str, tuple[Gauge, list[_Sample]]] = {}
-        await asyncio.gather(*(self._read(each, samples, gauges) for each in self._targets))
-        families = [_family(name, *FAMILIES[name], found) for name, found in samples.items() if found]
-        for gauge, found in gauges.values():
-            labels = ("service", gauge.label) if gauge.label else ("service",)
-            families.append(_family(gauge.name, gauge.description, labels, found))
-        scrape = CollectorRegistry()
-        scrape.register(_Families(families))
-        return generate_latest(scrape) + generate_latest(self._registry)
-
-    async def _read(
-        self, target: Target, samples: dict[str, list[_Sample]], gauges: dict[str, tuple[Gauge, list[_Sample]]]
-    ) -> None:
-        def add(name: str, value: float, *more_labels: str) -> None:
-            samples[name].append(((target.service, *more_labels), value))
-
-        add("admitone_bus_connected", target.bus.is_connected)
-        if target.is_leading is not None:
-            add("admitone_relay_leading", target.is_leading())
-        if target.database is not None:
-            waits = target.database.waits
-            add("admitone_pool_waits", waits.count)
-            add("admitone_pool_wait_seconds", waits.seconds)
-            add("admitone_pool_refusals", waits.refused)
-            add("admitone_database_up", await self._read_database(target, target.database, add, gauges))
-        if target.bus.is_connected:
-            for producer in target.producers:
-                await self._read_consumer(target, producer, add)
-
-    async def _read_database(
-        self,
-        target: Target,
-        database: Database,
-        add: Callable[..., None],
-        gauges: dict[str, tuple[Gauge, list[_Sample]]],
-    ) -> bool:
-        try:
-            async with asyncio.timeout(_READ_TIMEOUT_SECONDS):
-                outbox = await database.fetchrow(_OUTBOX)
-                letters = await database.fetchrow(_DEAD_LETTERS)
-                for gauge in target.gauges:
-                    value = await self._value(target, database, gauge)
-                    _, found = gauges.setdefault(gauge.name, (gauge, []))
-                    if isinstance(value, Mapping):
-                        found += [((target.service, label), each) for label, each in value.items()]
-                    else:
-                        found.append(((target.service,), value))
-        except (Unavailable, *UNREACHABLE) as error:
-            log.info("metrics cannot be read", extra={"service": target.service, "error": repr(error)})
-            return False
-        assert outbox is not None
-        assert letters is not None
-        add("admitone_outbox_unpublished", outbox["unpublished"])
-        add("admitone_outbox_age_seconds", outbox["age"])
-        add("admitone_dead_letters", letters["given_up"])
-        add("admitone_failing_events", letters["failing"])
-        return True
-
-    async def _value(self, target: Target, database: Database, gauge: Gauge) -> float | Mapping[str, float]:
-        now = clock.monotonic_seconds()
-        read_at, value = target.values_read.get(gauge.name, (float("-inf"), 0.0))
-        if now - read_at >= gauge.every_seconds:
-            value = await gauge.read(database)
-            target.values_read[gauge.name] = (now, value)
-        return value
-
-    async def _read_consumer(self, target: Target, producer: str, add: Callable[..., None]) -> None:
-        try:
-            async with asyncio.timeout(_READ_TIMEOUT_SECONDS):
-                consumer = await target.bus.request(f"$JS.API.CONSUMER.INFO.{producer}.{target.service}", {})
-        except buses.UNREACHABLE as error:
-            log.info("metrics cannot be read", extra={"service": target.service, "error": repr(error)})
-            return
-        if "num_pending" in consumer:  # absent for a consumer that does not exist yet
-            add("admitone_consumer_pending", consumer["num_pending"], producer)
-            add("admitone_consumer_unacknowledged", consumer["num_ack_pending"], producer)
+        scrape = _Scrape()
+        await asyncio.gather(*(_read(each, scrape) for each in self._targets))
+        scraped = CollectorRegistry()
+        scraped.register(scrape)
+        return prometheus_client.generate_latest(scraped) + prometheus_client.generate_latest(self._registry)
 
 
-def _family(name: str, description: str, labels: Sequence[str], samples: Sequence[_Sample]) -> Metric:
-    kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
-    family = kind(name, description, labels=labels)
-    for values, value in samples:
-        family.add_metric(values, value)
-    return family
+async def _read(target: Target, scrape: _Scrape) -> None:
+    service = target.service
+    scrape.add("admitone_bus_connected", service.bus.is_connected, service.name)
+    if target.relay is not None:
+        scrape.add("admitone_relay_leading", target.relay.is_leading, service.name)
+    if service.maybe_database is not None:
+        waits = service.database.waits
+        scrape.add("admitone_pool_waits", waits.count, service.name)
+        scrape.add("admitone_pool_wait_seconds", waits.seconds, service.name)
+        scrape.add("admitone_pool_refusals", waits.refused, service.name)
+        is_up = await _was_read(target, _read_database(target, scrape))
+        scrape.add("admitone_database_up", is_up, service.name)
+    if service.bus.is_connected:
+        for producer in target.producers:
+            await _was_read(target, _read_consumer(target, producer, scrape))
 
 
-class _Families:
-    """A collector of families that were read already."""
+async def _was_read(target: Target, reading: Awaitable[None]) -> bool:
+    try:
+        async with asyncio.timeout(_READ_TIMEOUT_SECONDS):
+            await reading
+    except (Unavailable, *UNREACHABLE, *buses.UNREACHABLE) as error:
+        extra = {"service": target.service.name, "error": str(error) or repr(error)}
+        log.info("metrics cannot be read", extra=extra)
+        return False
+    return True
 
-    def __init__(self, families: Sequence[Metric]) -> None:
-        self._families = families
 
-    def collect(self) -> Iterable[Metric]:
-        return self._families
+async def _read_database(target: Target, scrape: _Scrape) -> None:
+    name, database = target.service.name, target.service.database
+    outbox = await database.fetchrow(_OUTBOX)
+    letters = await database.fetchrow(_DEAD_LETTERS)
+    assert outbox is not None
+    assert letters is not None
+    scrape.add("admitone_outbox_unpublished", outbox["unpublished"], name)
+    scrape.add("admitone_outbox_age_seconds", outbox["age"], name)
+    scrape.add("admitone_dead_letters", letters["given_up"], name)
+    scrape.add("admitone_failing_events", letters["failing"], name)
+    for gauge in target.gauges:
+        value = await _value(target, gauge)
+        if isinstance(value, Mapping):
+            labels = ("service", gauge.label or "")
+            for label, each in value.items():
+                scrape.add_to(gauge.name, gauge.description, labels, each, name, label)
+        else:
+            scrape.add_to(gauge.name, gauge.description, ("service",), value, name)
+
+
+async def _value(target: Target, gauge: Gauge) -> float | Mapping[str, float]:
+    now = clock.monotonic_seconds()
+    read_at, value = target.values_read.get(gauge.name, (float("-inf"), 0.0))
+    if now - read_at >= gauge.every_seconds:
+        value = await gauge.read(target.service.database)
+        target.values_read[gauge.name] = (now, value)
+    return value
+
+
+async def _read_consumer(target: Target, producer: str, scrape: _Scrape) -> None:
+    service = target.service
+    consumer = await service.bus.jetstream.consumer_info(producer, service.name)
+    scrape.add("admitone_consumer_pending", consumer.num_pending or 0, service.name, producer)
+    scrape.add("admitone_consumer_unacknowledged", consumer.num_ack_pending or 0, service.name, producer)

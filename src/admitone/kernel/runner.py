@@ -1,4 +1,4 @@
-"""Runs services: starts what each one needs, serves them on one port, and stops them without losing anything."""
+"""Runs services: opens what each one needs, serves them on one port, and stops them without losing anything."""
 
 import asyncio
 import logging
@@ -8,21 +8,21 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import httpx
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request as HttpRequest
-from starlette.routing import BaseRoute
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from admitone.kernel.database import migrations
 from admitone.kernel.database.pool import UNREACHABLE, Database, connect_with_retries
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.http import openapi
-from admitone.kernel.http.app import HttpApp, document_route, operation_routes
+from admitone.kernel.http.app import HttpApp, operation_routes
 from admitone.kernel.http.client import Transport
-from admitone.kernel.http.operations import OK, Response
 from admitone.kernel.http.server import bind_socket, cancel_on_signals, listen, serving_in_background
 from admitone.kernel.http.sessions import SessionAuthority, Sessions, TokenVerifier
 from admitone.kernel.messaging.bus import Bus
@@ -63,7 +63,7 @@ class Hosted:
     """A running service with its declaration and its relay, if it publishes."""
 
     declaration: Service
-    service: RunningService[Any]
+    service: RunningService
     relay: Relay | None
 
 
@@ -88,9 +88,7 @@ async def run_service(
         bus = Bus(name, replicas=settings.nats_replicas)
         bus.start(settings.nats_url(name))
         stack.push_async_callback(bus.close)
-        bare: RunningService[Any] = RunningService(
-            name, settings, Sessions(verifier), bus, database, client_of, resources=None
-        )
+        bare: RunningService = RunningService(name, settings, Sessions(verifier), bus, database, client_of, None)
         service = replace(bare, resources=await stack.enter_async_context(declaration.lifespan(bare)))
 
         jobs: list[Callable[[], Awaitable[None]]] = [partial(job, service) for job in declaration.jobs]
@@ -98,7 +96,7 @@ async def run_service(
         if database is not None:
             jobs += [partial(service.sessions.follow_revocations, database), partial(prune_forever, database)]
             inbox = Inbox(name, database, bus, declaration.subscriptions)
-            jobs += [partial(inbox.run, producer) for producer in inbox.producers]
+            jobs += [partial(inbox.run, producer) for producer in declaration.producers]
             if declaration.publications:
                 relay = Relay(database, bus)
                 jobs.append(relay.run)
@@ -110,7 +108,7 @@ async def run_service(
 
 
 class _InProcessTransport(httpx.AsyncBaseTransport):
-    """Calls an application in this process; the client's address is the one in X-Forwarded-For."""
+    """Sends requests to an application in this process; the client's address is the one in X-Forwarded-For."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -132,49 +130,41 @@ class App:
         self._registry = CollectorRegistry()
         self._hosted: Sequence[Hosted] = ()
         self._is_stopping = False
-        self.running: dict[str, RunningService[Any]] = {}
+        self.running: dict[str, RunningService] = {}
 
     async def __aenter__(self) -> Self:
-        await self._stack.__aenter__()
-        try:
-            for declaration in self._services:
-                for struct in declaration.settings:
-                    self._settings.read(struct)
-            self._hosted = await self._start(TokenVerifier(await self._key_source()))
+        for declaration in self._services:
+            for struct in declaration.settings:
+                self._settings.read(struct)
+        async with AsyncExitStack() as stack:
+            authority = await stack.enter_async_context(self._client_of(self._authority.service))
+
+            async def fetch_keys() -> bytes:
+                response = await authority.get(self._authority.keys_path)
+                return response.raise_for_status().content
+
+            self._hosted = await self._start(stack, TokenVerifier(fetch_keys))
             self.running = {each.service.name: each.service for each in self._hosted}
             routes = self._routes()
             self._app = HttpApp(routes, self._settings)
             if self._settings.metrics_port:
                 self._app = RequestMetrics(self._app, routes, self._registry)
-        except BaseException:
-            await self._stack.aclose()
-            raise
+            self._stack = stack.pop_all()
         return self
 
-    async def _key_source(self) -> Callable[[], Awaitable[bytes]]:
-        client = await self._stack.enter_async_context(self._client_of(self._authority.service))
-
-        async def fetch_keys() -> bytes:
-            response = await client.get(self._authority.keys_path)
-            return response.raise_for_status().content
-
-        return fetch_keys
-
-    async def _start(self, verifier: TokenVerifier) -> list[Hosted]:
+    async def _start(self, stack: AsyncExitStack, verifier: TokenVerifier) -> list[Hosted]:
         """Start all services concurrently; if one fails, cancel the others."""
-        starting = [
-            asyncio.ensure_future(
-                self._stack.enter_async_context(run_service(each, self._settings, verifier, self._client_of))
-            )
-            for each in self._services
-        ]
         try:
-            return await asyncio.gather(*starting)
-        except BaseException:
-            for each in starting:
-                each.cancel()
-            await asyncio.gather(*starting, return_exceptions=True)
-            raise
+            async with asyncio.TaskGroup() as group:
+                starting = [
+                    group.create_task(
+                        stack.enter_async_context(run_service(each, self._settings, verifier, self._client_of))
+                    )
+                    for each in self._services
+                ]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [each.result() for each in starting]
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
@@ -184,7 +174,7 @@ class App:
         await self._app(scope, receive, send)
 
     def stopping(self) -> None:
-        """Answer "not ready" from now on, and let event streams end."""
+        """Report "not ready" from now on, and let event streams end."""
         self._is_stopping = True
         for service in self.running.values():
             service.stopping.set()
@@ -208,8 +198,8 @@ class App:
     def _routes(self) -> list[BaseRoute]:
         operations = [operation for each in self._services for operation in each.operations]
         routes: list[BaseRoute] = [
-            document_route("/health/live", self._live),
-            document_route("/health/ready", self._ready),
+            Route("/health/live", self._live),
+            Route("/health/ready", self._ready),
             *openapi.routes(openapi.document(operations, self._settings)),
         ]
         for each in self._hosted:
@@ -221,31 +211,23 @@ class App:
 
     def metrics(self) -> Metrics:
         """Return the metrics of this process; requests are counted only if a metrics port is configured."""
-        return Metrics([_target(each) for each in self._hosted], self._registry)
+        targets = [
+            Target(each.service, each.relay, each.declaration.producers, each.declaration.gauges)
+            for each in self._hosted
+        ]
+        return Metrics(targets, self._registry)
 
-    async def _live(self, _request: HttpRequest) -> Response:
-        return Response(OK, {"status": "live"})
+    async def _live(self, _request: HttpRequest) -> JSONResponse:
+        return JSONResponse({"status": "live"})
 
-    async def _ready(self, _request: HttpRequest) -> Response:
-        """Ready: each service's database answers and its relay is alive. The bus and the payment provider may be down."""
+    async def _ready(self, _request: HttpRequest) -> JSONResponse:
+        """Ready means that the databases are reachable and migrated and the relays alive; the bus may be down."""
         if self._is_stopping or not all(each.relay.is_alive for each in self._hosted if each.relay is not None):
             raise Unavailable
         for service in self.running.values():
             if service.maybe_database is not None and await migrations.missing(service.name, service.database):
                 raise Unavailable
-        return Response(OK, {"status": "ready"})
-
-
-def _target(hosted: Hosted) -> Target:
-    declaration, service, relay = hosted.declaration, hosted.service, hosted.relay
-    return Target(
-        declaration.name,
-        service.bus,
-        service.maybe_database,
-        sorted({each.producer for each in declaration.subscriptions}),
-        declaration.gauges,
-        (lambda: relay.is_leading) if relay is not None else None,
-    )
+        return JSONResponse({"status": "ready"})
 
 
 async def serve(
@@ -257,7 +239,7 @@ async def serve(
     stop: asyncio.Event | None = None,
     public: socket.socket | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM (or `stop`); then answer "not ready", drain requests, finish handlers, close.
+    """Serve until SIGINT or SIGTERM (or `stop`); then report "not ready", drain requests, finish handlers, close.
 
     `public` is the bound socket to listen on; without it, the address in the settings is bound.
     """
@@ -273,7 +255,6 @@ async def serve(
                 await listen(
                     app,
                     public,
-                    trust_proxy=settings.trust_proxy,
                     stop=stop,
                     on_ready=on_ready,
                     on_stopping=app.stopping,

@@ -3,20 +3,22 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic
 
 import httpx
+from typing_extensions import TypeVar
 
 from admitone.kernel.database.pool import Database
 from admitone.kernel.http.sessions import Sessions
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.settings import Settings
 
-R = TypeVar("R")
+# What a service's lifespan opens; Any where services of all kinds are meant.
+Resources = TypeVar("Resources", default=Any)
 
 
 @dataclass
-class RunningService(Generic[R]):
+class RunningService(Generic[Resources]):
     """A running service and its connections.
 
     `resources` is what the service's own `lifespan` yielded. `client_of` returns an HTTP client for another service's
@@ -30,7 +32,7 @@ class RunningService(Generic[R]):
     bus: Bus
     maybe_database: Database | None
     client_of: Callable[[str], httpx.AsyncClient]
-    resources: R
+    resources: Resources
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic
 
 import msgspec
 from starlette.routing import BaseRoute
@@ -12,39 +12,45 @@ from admitone.kernel.http.operations import Operation
 from admitone.kernel.messaging.event import Event
 from admitone.kernel.messaging.inbox import AnyHandler
 from admitone.kernel.metrics import Gauge
-from admitone.kernel.running import RunningService
-
-Job = Callable[[RunningService[Any]], Awaitable[None]]
+from admitone.kernel.running import Resources, RunningService
 
 
 @asynccontextmanager
-async def _no_resources(_service: RunningService[None]) -> AsyncIterator[None]:
+async def _no_resources(_service: RunningService[None]) -> AsyncIterator[Any]:
     yield None
 
 
 @dataclass(frozen=True)
-class Service:
+class Service(Generic[Resources]):
     """A service.
 
     `jobs` run until the service stops and are restarted if they fail. `lifespan` opens the service's resources before
     anything else runs and closes them last; it gets the service without resources. `pages` returns routes that are
     not operations of the API. `gauges` are read from the database at each scrape. `settings` are the structs the
-    service passes to `Settings.read`; they are validated at start.
+    service passes to `Settings.read`; they are validated at start. `calls` names the services whose API the service
+    calls; deployments allow no other connections, and none to the internet unless it `reaches_internet`.
     """
 
     name: str
-    operations: Sequence[Operation] = ()
+    operations: Sequence[Operation[Resources]] = ()
     subscriptions: Mapping[type[Event], AnyHandler] = field(default_factory=dict)
     publications: Sequence[type[Event]] = ()
-    jobs: Sequence[Job] = ()
+    jobs: Sequence[Callable[[RunningService[Resources]], Awaitable[None]]] = ()
     settings: Sequence[type[msgspec.Struct]] = ()
-    lifespan: Callable[[RunningService[None]], AbstractAsyncContextManager[Any]] = _no_resources
-    pages: Callable[[RunningService[Any]], Sequence[BaseRoute]] | None = None
+    lifespan: Callable[[RunningService[None]], AbstractAsyncContextManager[Resources]] = _no_resources
+    pages: Callable[[RunningService[Resources]], Sequence[BaseRoute]] | None = None
     gauges: Sequence[Gauge] = ()
     has_database: bool = True
+    calls: Sequence[str] = ()
+    reaches_internet: bool = False
 
     def __post_init__(self) -> None:
         for published in self.publications:
             assert published.producer == self.name, (
                 f"{self.name} publishes {published.__name__}, an event of {published.producer}"
             )
+
+    @property
+    def producers(self) -> list[str]:
+        """The services this one subscribes to."""
+        return sorted({event.producer for event in self.subscriptions})

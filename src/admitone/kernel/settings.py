@@ -87,13 +87,12 @@ def environment_of(settings: msgspec.Struct) -> dict[str, str]:
     return {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in values.items()}
 
 
-_OURS: Final = ("ADMITONE_", "STRIPE_", "NATS_URL", "OTEL_")
 _LEVELS: Final = frozenset({"DEBUG", "INFO", "WARNING", "ERROR"})
 _PER_SERVICE: Final = re.compile(r"ADMITONE_([A-Z]+)_(DATABASE_URL|MIGRATOR_URL|NATS_URL|URL)(_FILE)?")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of every process; `environment` holds the variables of the services' own settings."""
+    """The settings of every process; the services' own settings are read from `environment`."""
 
     data: Annotated[str, Variable("ADMITONE_DATA")] = ".admitone"
     host: Annotated[str, Variable("ADMITONE_HOST")] = "127.0.0.1"
@@ -114,8 +113,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Read the environment; raises SettingsError."""
-        everything = os.environ if environment is None else environment
-        given = {name: value for name, value in everything.items() if name.startswith(_OURS)}
+        given = dict(os.environ if environment is None else environment)
         if level := given.get("ADMITONE_LOG_LEVEL"):
             given["ADMITONE_LOG_LEVEL"] = level.upper()
         given.setdefault("ADMITONE_OTLP_ENDPOINT", given.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
@@ -142,7 +140,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def public_origin(self) -> str:
-        """The origin browsers see, such as https://tickets.example."""
+        """The origin browsers see, such as https://www.example."""
         return self.origin or f"http://{self.host}:{self.port}"
 
     @property
@@ -156,7 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return url
 
     def nats_url(self, service: str) -> str:
-        """Return the URL of the bus for a service, which NATS_URL sets for all; raises SettingsError if it is not set."""
+        """Return the URL of the bus for a service, by default NATS_URL; raises SettingsError if neither is set."""
         if url := self.nats_urls.get(service) or value_of(self.environment, "NATS_URL"):
             return url
         raise SettingsError(f"ADMITONE_{service.upper()}_NATS_URL is not set")

@@ -1,7 +1,7 @@
-"""Single-flight: concurrent reads of the same thing share one.
+"""Single-flight: concurrent reads of the same key share one.
 
-Nobody gets a result that is older than their call: calls during a read wait for the next one, together. So a popular
-page costs the database the same whether ten or ten thousand people look at it.
+No caller gets a result older than its call: calls that arrive during a read share the next one. A popular page costs
+the database the same for ten readers as for ten thousand.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ class SingleFlight(Generic[K, R]):
 
     def __init__(self, read: Callable[[K], Awaitable[R]]) -> None:
         self._read = read
-        # The callers who wait for the next read of each key that is being read.
+        # For each key that is being read, the callers of the next read.
         self._waiting: dict[K, list[asyncio.Future[R]]] = {}
         self._reads: set[asyncio.Task[None]] = set()
 

@@ -1,4 +1,4 @@
-"""Ending tasks for good."""
+"""Ending of asyncio tasks."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ _CANCELLATIONS_MAX: Final = 50
 
 
 async def end(tasks: Sequence["asyncio.Task[None]"]) -> None:
-    """Cancel, and wait until everything is finished or has taken too long.
+    """Cancel tasks and wait until they have ended, for at most five seconds.
 
-    Once is not enough: `asyncio.wait_for` of Python 3.11 forgets a cancellation that arrives together with its result.
+    One cancellation is not enough: `asyncio.wait_for` of Python 3.11 loses one that arrives together with its result.
     """
     unfinished = set(tasks)
     for _ in range(_CANCELLATIONS_MAX):

@@ -1,9 +1,9 @@
-"""Text that people type: normalised, and free of characters that hide or reorder what is read."""
+"""Cleaning of text that people type: normalised, and without characters that are invisible or reorder other text."""
 
 import unicodedata
 from typing import Final
 
-# Zero-width characters and bidirectional overrides: they make two titles look the same, or one read backwards.
+# Zero-width characters and bidirectional overrides: two titles could look the same, or one could read backwards.
 # Source: Unicode Technical Report 36, §2.5 and §3.
 _HIDDEN: Final = frozenset(
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e"
@@ -14,7 +14,7 @@ _REFUSED: Final = "Must not hold control or invisible characters"
 
 
 def clean_line(text: str) -> str:
-    """Return one line in NFC, trimmed, runs of whitespace as one space; raises ValueError for hidden characters."""
+    """Return one line in NFC, trimmed, with single spaces; raises ValueError for control and invisible characters."""
     normal = unicodedata.normalize("NFC", text)
     if normal.isascii():
         if not normal.isprintable():

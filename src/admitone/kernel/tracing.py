@@ -10,15 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    Span,
-    SpanContext,
-    TraceFlags,
-    Tracer,
-    get_current_span,
-    use_span,
-)
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer, get_current_span, use_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from admitone import __version__

@@ -1,1 +1,1 @@
-"""The embedded default: PostgreSQL and NATS out of their wheels, as our own child processes in one data folder."""
+"""Running on one machine: PostgreSQL and NATS from their wheels, as child processes on one data folder."""

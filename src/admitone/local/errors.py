@@ -1,8 +1,8 @@
-"""What can go wrong on this machine before or beside the services, in words for the person at the terminal.
+"""Errors of the machine, with messages for the person at the terminal.
 
 LocalError
-├── FolderInUse        another `admitone` has the data folder
-├── FolderNotUsable    it cannot be made or written
+├── FolderInUse        another `admitone` process holds the data folder
+├── FolderNotUsable    the data folder cannot be created or written
 ├── ServerMissing      no usable server program is installed
 └── ServerFailed       a server did not start
 """
@@ -16,9 +16,9 @@ class LocalError(Exception):
 
 class FolderInUse(LocalError):
     def __init__(self, path: Path, pid: str) -> None:
-        who = f"by process {pid}" if pid else "by another process"
+        owner = f"by process {pid}" if pid else "by another process"
         super().__init__(
-            f"The data folder {path} is in use {who}. Stop that one first, or set ADMITONE_DATA to another folder."
+            f"The data folder {path} is in use {owner}. Stop that one first, or set ADMITONE_DATA to another folder."
         )
 
 
@@ -34,5 +34,5 @@ class ServerMissing(LocalError):
 
 class ServerFailed(LocalError):
     def __init__(self, server: str, reason: str, log: Path, last_lines: str) -> None:
-        said = f" It said:\n{last_lines}" if last_lines else ""
-        super().__init__(f"{server} did not start: {reason}. Its log is {log}.{said}")
+        output = f" Its last output:\n{last_lines}" if last_lines else ""
+        super().__init__(f"{server} did not start: {reason}. Its log is {log}.{output}")

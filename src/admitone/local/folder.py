@@ -1,4 +1,4 @@
-"""The data folder: everything one installation keeps on this machine, with one owner at a time."""
+"""The data folder: everything one installation stores on this machine. One process owns it at a time."""
 
 import fcntl
 import os
@@ -12,22 +12,22 @@ from admitone.local.errors import FolderInUse, FolderNotUsable
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A data folder that is ours for as long as `opened` lasts."""
+class DataFolder:
+    """A data folder; `open_data_folder` makes this process its owner."""
 
     path: Path
 
-    def secret(self, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(32)) -> str:
-        """The secret of that name, made on first use and the same ever after.
+    def secret(self, name: str, generate: Callable[[], str] = lambda: secrets.token_urlsafe(32)) -> str:
+        """Return the secret of that name, generated on first use.
 
-        Each is a file of its own (0600), so that a service can be given exactly the ones it needs.
+        Each secret is a file of its own (0600), so that a service can be given exactly the ones it needs.
         """
         file = self.path / "secrets" / name
         if file.exists():
             return file.read_text()
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        value = make()
-        # Written aside and renamed: a crash leaves the whole secret or none, never the first half of one.
+        value = generate()
+        # Written to a second file and renamed: a crash leaves the whole secret or none.
         draft = file.with_name(f"{file.name}.new")
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -40,13 +40,13 @@ class Folder:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Folder]:
-    """Take the data folder for ourselves, making it (0700) if it is not there.
+def open_data_folder(path: Path) -> Iterator[DataFolder]:
+    """Lock the data folder for this process, creating it (0700) if it does not exist.
 
-    The lock is what keeps two servers off one store: nats-server itself takes none, and two of them on one folder
-    lose acknowledged messages without a word. Whoever holds the lock may therefore take every server process that
-    still uses the folder for the leftover of a dead parent. The kernel drops the lock when its holder dies, however
-    it dies. Raises `FolderInUse` or `FolderNotUsable`.
+    The lock keeps two servers off one store: nats-server takes no lock of its own, and two of them on one folder
+    silently lose acknowledged messages. The lock's holder may therefore treat every server process that still uses the
+    folder as left behind by a dead parent. The operating system drops the lock when its holder dies, even if it is
+    killed. Raises FolderInUse or FolderNotUsable.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,6 +60,6 @@ def opened(path: Path) -> Iterator[Folder]:
             raise FolderInUse(path, os.read(descriptor, 20).decode().strip()) from error
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield Folder(path)
+        yield DataFolder(path)
     finally:
         os.close(descriptor)

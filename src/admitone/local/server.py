@@ -1,6 +1,7 @@
-"""A server program as a child of ours: started, watched, started again when it dies, stopped when we stop."""
+"""A server program as a child process: started, watched, restarted when it dies, and stopped with its parent."""
 
 import asyncio
+import fcntl
 import functools
 import logging
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -35,21 +37,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """As whom a program runs: ourselves, another account, or ourselves in a user namespace of its own."""
+    """The account a program runs as: the current user, another account, or a user namespace (`wrapper`)."""
 
     account: str | None = None
     group: int | None = None
     wrapper: tuple[str, ...] = ()
 
 
-OURSELVES = ProcessIdentity()
+CURRENT_USER = ProcessIdentity()
 
 
 class Server(ABC):
     """One server on one folder.
 
-    Only the holder of the data folder's lock may start it. Call `start` and `watch` from the main thread: the signal
-    that ends the child when we are killed is sent when the *thread* that spawned it ends.
+    Only the holder of the data folder's lock may start it. Call `start` and `watch` from the main thread: Linux sends
+    the signal that ends the child with its parent when the *thread* that spawned it ends.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Server(ABC):
     stop_seconds_max: ClassVar[float] = 30.0
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
-        """`folder` is the server's own; without a `port` a free one is taken and kept until `stop`."""
+        """`folder` belongs to this server alone; without a `port`, the server takes a free one and keeps it."""
         self.folder = folder.absolute()
         self.log_file = self.folder.with_suffix(".log")
         self.pid_file = self.folder.with_suffix(".pid")
@@ -82,21 +84,20 @@ class Server(ABC):
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make what the program needs before its first start; leave an existing store alone."""
+        """Create what the program needs before its first start; leave an existing store alone."""
 
     @abstractmethod
     def _command(self) -> list[str]:
-        """The command line. It names something in `folder`, by which a leftover of ours is known again."""
+        """Return the command line. It names a path in `folder`, by which a process left behind is recognised."""
 
     @abstractmethod
     def _ready(self) -> bool:
-        """Whether *our* child serves; a foreign server that answers on the same port does not count."""
+        """Return whether *our* child serves; another server that answers on the same port does not count."""
 
     def _identity(self) -> ProcessIdentity:
-        return OURSELVES
+        return CURRENT_USER
 
-    def _environ(self) -> Mapping[str, str]:
-        """What the program is told by its environment."""
+    def _environment(self) -> Mapping[str, str]:
         return {}
 
     def _take_ports(self) -> None:
@@ -106,7 +107,7 @@ class Server(ABC):
         return [self.port]
 
     def start(self) -> None:
-        """Start the server and return when it serves. Raises `ServerFailed`."""
+        """Start the server and return when it serves. Raises ServerFailed."""
         self._stop_leftover()
         self._prepare()
         for attempt in range(1, STARTS_MAX + 1):
@@ -122,26 +123,29 @@ class Server(ABC):
             if self.is_alive():
                 self.stop()
                 raise self._failure(f"it was not ready after {self.start_seconds_max:.0f} s")
-        taken = [port for port in self._ports() if not is_free(port)]
-        raise self._failure(f"port {taken[0]} is taken by another program" if taken else "it ended at once")
+        raise self._ended_at_once()
 
     def stop(self) -> None:
-        """Stop the server and wait until it is gone. Idempotent."""
+        """Stop the server and wait for its end. Idempotent."""
         if self._child is None:
             return
         child, self._child = self._child, None
-        for how, seconds in ((self.stop_signal, self.stop_seconds_max), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
+        for number, seconds in (
+            (self.stop_signal, self.stop_seconds_max),
+            (signal.SIGQUIT, 5.0),
+            (signal.SIGKILL, 5.0),
+        ):
             if child.poll() is None:
-                child.send_signal(how)
+                child.send_signal(number)
             try:
                 child.wait(seconds)
                 break
             except subprocess.TimeoutExpired:
-                log.warning("%s does not stop", self.name, extra={"pid": child.pid, "signal": how.name})
+                log.warning("%s does not stop", self.name, extra={"pid": child.pid, "signal": number.name})
         self.pid_file.unlink(missing_ok=True)
 
     async def watch(self) -> None:
-        """Start the server again, on the same port, whenever it dies or is stuck.
+        """Restart the server, on the same port, whenever it dies or is stuck.
 
         Runs until cancelled; cancel it before `stop`.
         """
@@ -155,14 +159,14 @@ class Server(ABC):
                 if time.monotonic() >= health_due:
                     health_due = time.monotonic() + HEALTH_SECONDS
                     if await self._is_stuck():
-                        log.error("%s is stuck, ending it", self.name, extra={"pid": self.pid})
+                        log.error("%s is stuck and is killed", self.name, extra={"pid": self.pid})
                         self._child.kill()
                 continue
-            log.warning("%s ended, starting it again", self.name, extra={"status": self._child.returncode})
+            log.warning("%s ended and is restarted", self.name, extra={"status": self._child.returncode})
             await asyncio.sleep(backoff_seconds)
             began = time.monotonic()
             self._spawn()
-            while self.is_alive() and not self._ready():  # noqa: ASYNC110 - another program gives us no event
+            while self.is_alive() and not self._ready():  # noqa: ASYNC110 – another program offers no event to wait for
                 await asyncio.sleep(POLL_SECONDS)
             if self.is_alive():
                 backoff_seconds = 0.0
@@ -171,7 +175,7 @@ class Server(ABC):
                 backoff_seconds = min(max(0.1, backoff_seconds * 2), BACKOFF_SECONDS_MAX)
 
     async def _is_stuck(self) -> bool:
-        """Whether the running server says of itself that only a new start will help."""
+        """Return whether the running server reports a state that only a restart ends."""
         return False
 
     def _spawn(self) -> None:
@@ -180,26 +184,26 @@ class Server(ABC):
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
         with self.log_file.open("ab") as out:
             identity = self._identity()
-            self._child = subprocess.Popen(  # noqa: S603 - a command of ours, without a shell
-                # The leash comes last: taking on another identity would take it off.
-                [*identity.wrapper, *leash(self.stop_signal), *self._command()],
+            self._child = subprocess.Popen(  # noqa: S603 – our own command, without a shell
+                # `setpriv` comes after the wrapper: a change of identity would clear the parent-death signal.
+                [*identity.wrapper, *parent_death_prefix(self.stop_signal), *self._command()],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                # Not the terminal's: Ctrl-C there must reach us alone, so that services finish before their database.
+                # Ctrl-C must reach only the parent, so that services finish before their database stops.
                 start_new_session=True,
-                **surroundings(identity, self._environ()),
+                **popen_options(identity, self._environment()),
             )
         self.pid_file.write_text(f"{self._child.pid}\n")
 
     def _stop_leftover(self) -> None:
-        """Stop what an earlier parent of ours left running on this folder when it was killed."""
+        """Stop the server that a killed parent left running on this folder."""
         pid = read_pid(self.pid_file)
         if pid is None or str(self.folder) not in command_line(pid):
             return
         log.warning("stopping a %s that an earlier run left behind", self.name, extra={"pid": pid})
-        for how, seconds in ((self.stop_signal, self.stop_seconds_max), (signal.SIGKILL, 5.0)):
-            os.kill(pid, how)
+        for number, seconds in ((self.stop_signal, self.stop_seconds_max), (signal.SIGKILL, 5.0)):
+            os.kill(pid, number)
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
                 if not command_line(pid):
@@ -207,12 +211,16 @@ class Server(ABC):
                 time.sleep(POLL_SECONDS)
         raise self._failure(f"process {pid}, left by an earlier run, does not stop")
 
+    def _ended_at_once(self) -> ServerFailed:
+        taken = [port for port in self._ports() if not is_free(port)]
+        return self._failure(f"port {taken[0]} is taken by another program" if taken else "it ended at once")
+
     def _failure(self, reason: str) -> ServerFailed:
         lines = self.log_file.read_text(errors="replace").splitlines() if self.log_file.exists() else []
         return ServerFailed(self.name, reason, self.log_file, "\n".join(lines[-8:]))
 
 
-class Surroundings(TypedDict):
+class PopenOptions(TypedDict):
     cwd: str
     env: dict[str, str]
     user: str | None
@@ -220,23 +228,47 @@ class Surroundings(TypedDict):
     extra_groups: list[int] | None
 
 
-def surroundings(identity: ProcessIdentity, environ: Mapping[str, str] | None = None) -> Surroundings:
-    """What a program of ours finds around it: nothing of the caller's folder, language or time zone."""
+def popen_options(identity: ProcessIdentity, environment: Mapping[str, str] | None = None) -> PopenOptions:
+    """Return options under which a child inherits neither the caller's folder nor its language or time zone."""
     return {
         "cwd": "/",
-        "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", **(environ or {})},
+        "env": {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC", **(environment or {})},
         "user": identity.account,
         "group": identity.group,
         "extra_groups": None if identity.account is None else [],
     }
 
 
+_reserved_ports: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on now. Somebody may take it before we do: `Server.start` then takes another."""
+    """Return a free port, reserved for this process until it ends.
+
+    No other process of this user that takes its ports here gets the same one, whether or not a server listens on it
+    yet. A program that takes its ports elsewhere still can; `Server.start` then takes another port.
+    """
     while True:
         port = secrets.choice(PORTS)
+        if port in _reserved_ports:
+            continue
+        try:
+            fcntl.lockf(_port_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except BlockingIOError:
+            continue
+        _reserved_ports.add(port)
         if is_free(port):
             return port
+
+
+@functools.cache
+def _port_locks() -> int:
+    """Return the file whose byte N is locked by the process that port N is reserved for.
+
+    It stays open until the process ends: closing it would drop every lock. Child processes do not inherit locks.
+    """
+    file = Path(tempfile.gettempdir()) / f"admitone-ports-{os.getuid()}.lock"
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
 def is_free(port: int) -> bool:
@@ -250,24 +282,24 @@ def is_free(port: int) -> bool:
 
 
 @functools.cache
-def leash(end_with: signal.Signals) -> list[str]:
-    """Command words that make Linux end the child when we die, even of kill -9; empty where that does not exist.
+def parent_death_prefix(end_with: signal.Signals) -> list[str]:
+    """Return the start of a command line under which Linux ends the child when its parent dies, even if killed.
 
-    Where it is missing (macOS, an old util-linux) the next start stops what was left behind.
+    Empty where that does not exist (macOS, an old util-linux): there the next start stops what was left behind.
     """
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         return []
-    words = [setpriv, "--pdeathsig", end_with.name.removeprefix("SIG")]
-    return words if succeeds([*words, "true"]) else []
+    prefix = [setpriv, "--pdeathsig", end_with.name.removeprefix("SIG")]
+    return prefix if succeeds([*prefix, "true"]) else []
 
 
 def succeeds(command: list[str]) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603 - our own words
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603 – our own command
 
 
 def read_pid(file: Path) -> int | None:
-    """The process id on the file's first line, if there is one."""
+    """Return the process id on the file's first line, if there is one."""
     try:
         return int(file.read_text().split("\n", 1)[0])
     except (FileNotFoundError, ValueError):
@@ -275,13 +307,13 @@ def read_pid(file: Path) -> int | None:
 
 
 def command_line(pid: int) -> str:
-    """The words a process was started with; empty when it is gone, a zombie included."""
+    """Return the command line of a process; empty if it has ended or is a zombie."""
     if Path("/proc/self/cmdline").exists():
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except (FileNotFoundError, ProcessLookupError):
             return ""
-    listed = subprocess.run(  # noqa: S603 - our own words
+    listed = subprocess.run(  # noqa: S603 – our own command
         ["/bin/ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
     return "" if "<defunct>" in listed.stdout else listed.stdout.strip()

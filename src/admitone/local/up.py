@@ -1,4 +1,4 @@
-"""A whole marketplace on this machine: servers, databases, services, one public address, and their orderly end."""
+"""Starts a whole marketplace on this machine (servers, databases, services, one public address) and stops it."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
+import httpx
 import uvloop
 
 from admitone.kernel import logs
@@ -20,9 +21,9 @@ from admitone.kernel.http.sessions import SessionAuthority
 from admitone.kernel.runner import serve
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
-from admitone.local import environ
-from admitone.local.folder import opened
-from admitone.local.installation import Installation, noted
+from admitone.local.environment import environment_for
+from admitone.local.folder import open_data_folder
+from admitone.local.installation import Installation, running_file
 from admitone.local.program import Program
 from admitone.local.provision import provision
 from admitone.local.proxy import Proxy
@@ -45,12 +46,12 @@ def up(
 ) -> None:
     """Run everything until SIGINT or SIGTERM, then stop everything, the servers last.
 
-    `say` writes to the terminal. Raises LocalError or CannotListen.
+    `say` writes to the terminal. Raises LocalError, CannotListen or SettingsError.
     """
     began = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError), ExitStack() as stack:
-        folder = stack.enter_context(opened(Path(settings.data).expanduser().absolute()))
+        folder = stack.enter_context(open_data_folder(Path(settings.data).expanduser().absolute()))
         public = stack.enter_context(bind_socket(settings.host, settings.port))
         log_file = None if verbose else _log_file(folder.path)
         logs.configure(settings.log_level, log_file)
@@ -58,7 +59,7 @@ def up(
         installation = Installation(folder, settings, services)
         postgres, nats = installation.postgres(), installation.nats()
         servers: list[Server] = [each for each in (postgres, nats) if each is not None]
-        # Before the loop runs, because starting a server blocks until it serves.
+        # Before the event loop runs, because starting a server blocks.
         for server in servers:
             stack.callback(server.stop)
             with _step(say, server.name):
@@ -71,7 +72,7 @@ def up(
 
 @dataclass
 class _Marketplace:
-    """What runs between the start of the servers and their end."""
+    """What runs while the servers run."""
 
     installation: Installation
     settings: Settings
@@ -83,7 +84,7 @@ class _Marketplace:
     say: Say
 
     async def run(self, server_url: str, *, processes: bool) -> None:
-        """Serve until a signal comes; what is started here is stopped here."""
+        """Serve until a signal arrives."""
         stop = asyncio.Event()
         cancel_on_signals(stop)
         async with AsyncExitStack() as stack:
@@ -96,16 +97,16 @@ class _Marketplace:
             if (sandbox := self.installation.sandbox(self.settings)) is not None:
                 with _step(self.say, sandbox.name):
                     await stack.enter_async_context(_running([sandbox]))
-            stack.enter_context(noted(self.settings))
+            stack.enter_context(running_file(self.settings))
             stack.push_async_callback(_cancelled, asyncio.create_task(self._say_stopping(stop)))
-            await (self._serve_apart if processes else self._serve_together)(stop)
+            await (self._serve_processes if processes else self._serve_in_process)(stop)
 
     async def _migrate(self) -> None:
         urls = self.settings.database_urls | self.settings.migrator_urls
-        wanted = [each.name for each in self.installation.services if each.has_database]
-        await asyncio.gather(*(migrate(urls[name], name) for name in wanted))
+        names = [each.name for each in self.installation.services if each.has_database]
+        await asyncio.gather(*(migrate(urls[name], name) for name in names))
 
-    async def _serve_together(self, stop: asyncio.Event) -> None:
+    async def _serve_in_process(self, stop: asyncio.Event) -> None:
         """Serve every service in this process."""
         services = self.installation.services
         with ExitStack() as starting:
@@ -117,16 +118,14 @@ class _Marketplace:
 
             await serve(services, self.settings, self.authority, on_ready=ready, stop=stop, public=self.public)
 
-    async def _serve_apart(self, stop: asyncio.Event) -> None:
-        """Serve every service in a process of its own, and nothing but the way to them in this one."""
+    async def _serve_processes(self, stop: asyncio.Event) -> None:
+        """Serve every service in a process of its own, and run the proxy to them in this process."""
         services, settings = self.installation.services, self.settings
         folder = self.installation.folder.path / "processes"
         programs = {each.name: Program(folder / each.name, each.name, ["serve", each.name]) for each in services}
-        each_service = {each.name: each for each in services}
         urls = {name: each.take_port() for name, each in programs.items()}
-        for name, each in programs.items():
-            each.told = environ.for_service(each_service[name], settings, urls)
-        operations = [each for service in services for each in service.operations]
+        for service in services:
+            programs[service.name].environment = environment_for(service, settings, urls)
 
         async def ready() -> None:
             self._say_ready()
@@ -134,11 +133,12 @@ class _Marketplace:
         async with AsyncExitStack() as stack:
             with _step(self.say, f"{len(services)} services"):
                 await stack.enter_async_context(_running(list(programs.values())))
-            proxy = await stack.enter_async_context(Proxy(urls, operations, settings))
+            proxy = await stack.enter_async_context(
+                Proxy(services, {name: httpx.URL(url) for name, url in urls.items()}, settings)
+            )
             await listen(
                 proxy,
                 self.public,
-                trust_proxy=settings.trust_proxy,
                 on_ready=ready,
                 on_stopping=proxy.stopping,
                 stop=stop,
@@ -157,9 +157,9 @@ class _Marketplace:
 
 @asynccontextmanager
 async def _running(programs: Sequence[Program]) -> AsyncIterator[None]:
-    """Start programs side by side, keep them running, and stop them side by side."""
+    """Start programs concurrently, keep them running, and stop them concurrently."""
     try:
-        await asyncio.gather(*(each.begin() for each in programs))
+        await asyncio.gather(*(each.start_async() for each in programs))
         async with _watched(programs):
             yield
     finally:
@@ -168,7 +168,7 @@ async def _running(programs: Sequence[Program]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _watched(servers: Sequence[Server]) -> AsyncIterator[None]:
-    """Start each of the servers again whenever it dies."""
+    """Restart each of the servers whenever it dies."""
     watching = [asyncio.create_task(each.watch()) for each in servers]
     try:
         yield
@@ -184,7 +184,7 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 @contextmanager
 def _step(say: Say, what: str) -> Iterator[None]:
-    """Say what is being done now, and afterwards how long it took."""
+    """Print what is being done, and afterwards how long it took."""
     began = time.monotonic()
     say(f"  {what:<18}")
     try:
@@ -196,7 +196,7 @@ def _step(say: Say, what: str) -> Iterator[None]:
 
 
 def _log_file(folder: Path) -> Path:
-    """Return where this process logs; what was there is kept once more when it has grown long."""
+    """Return the file for this process's log; a long one is renamed first, replacing the one renamed before."""
     file = folder / "admitone.log"
     if file.exists() and file.stat().st_size > _LOG_BYTES_MAX:
         file.replace(file.with_suffix(".log.1"))

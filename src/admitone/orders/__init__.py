@@ -1,1 +1,1 @@
-"""Who holds or owns a ticket: the only decider of that."""
+"""orders: who holds or owns a ticket, and the only service that decides it."""

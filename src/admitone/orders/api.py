@@ -1,4 +1,4 @@
-"""The routes of orders: reserve a ticket, look at one's orders, cancel."""
+"""The routes of orders: reserve a ticket, list and show one's orders, cancel one."""
 
 from admitone.kernel.errors import IdempotencyKeyReused
 from admitone.kernel.http import idempotency
@@ -7,26 +7,23 @@ from admitone.kernel.messaging.replicas import wait_for_replica
 from admitone.kernel.tracing import current_traceparent
 from admitone.orders import store
 from admitone.orders.model import (
-    NewOrder,
     NoSuchOrder,
     NoSuchTicket,
     NotYourOrder,
     OrderComplete,
-    OrderPage,
-    OrdersView,
-    OrderView,
     OwnTicket,
-    PaymentUnderWay,
+    PaymentInProgress,
     TicketAlreadyReserved,
 )
 from admitone.orders.resources import Resources
 from admitone.orders.store import Reservation
+from admitone.orders.views import NewOrder, OrdersQuery, OrdersView, OrderView, view
 
-_REFUSED = {
+_REFUSALS = {
     "key reused": IdempotencyKeyReused,
     "no such ticket": NoSuchTicket,
     "own ticket": OwnTicket,
-    "reserved": TicketAlreadyReserved,
+    "already reserved": TicketAlreadyReserved,
 }
 
 
@@ -49,35 +46,36 @@ async def reserve_ticket(request: Request[NewOrder, Resources]) -> Response:
     key = request.idempotency_key
     reservation = Reservation(
         ticket_id=request.input.ticket_id,
-        user_id=request.user.id,
+        buyer_id=request.user.id,
         traceparent=current_traceparent(),
         key=key,
         request_hash=idempotency.request_hash("reserve_ticket", request.input) if key else None,
     )
-    reserved = await wait_for_replica(
+    result = await wait_for_replica(
         lambda: request.resources.reserve(reservation),
         reservation.ticket_id,
         is_missing=lambda each: each.outcome == "no such ticket",
     )
-    if reserved.outcome == "reserved" and key is not None:
-        # The same request may have won while this one was deciding: then asking again recalls its response.
-        reserved = await request.resources.reserve(reservation)
-    if reserved.body is None or reserved.outcome in _REFUSED:
-        raise _REFUSED[reserved.outcome]
-    return Response(CREATED, reserved.body.encode())
+    if result.outcome == "already reserved" and key is not None:
+        # The same request may have reserved it concurrently: then a second try finds the stored response.
+        result = await request.resources.reserve(reservation)
+    if result.outcome in _REFUSALS:
+        raise _REFUSALS[result.outcome]
+    assert result.body is not None
+    return Response(CREATED, result.body.encode())
 
 
-@operation("GET", "/api/orders", query=OrderPage, returns=OrdersView, signed_in=True)
-async def list_orders(request: Request[OrderPage, Resources]) -> Response:
+@operation("GET", "/api/orders", query=OrdersQuery, returns=OrdersView, signed_in=True)
+async def list_orders(request: Request[OrdersQuery, Resources]) -> Response:
     """List the caller's orders, newest first, in every status."""
-    page = request.input
-    found = await store.orders_of(request.db, request.user.id, page.limit + 1, page.cursor)
-    shown = found[: page.limit]
+    query = request.input
+    found = await store.orders_of_buyer(request.db, request.user.id, query.limit + 1, query.cursor)
+    page = found[: query.limit]
     return Response(
         OK,
         OrdersView(
-            orders=[order.view(read_at) for order, read_at in shown],
-            cursor=shown[-1][0].id if len(found) > page.limit else None,
+            orders=[view(order, read_at) for order, read_at in page],
+            cursor=page[-1][0].id if len(found) > query.limit else None,
         ),
     )
 
@@ -89,23 +87,24 @@ async def show_order(request: Request[None, Resources]) -> Response:
     if found is None:
         raise NoSuchOrder
     order, read_at = found
-    return Response(OK, order.seen_by(request.user.id).view(read_at))
+    return Response(OK, view(order.for_buyer(request.user.id), read_at))
 
 
 @operation(
     "DELETE",
     "/api/orders/{id}",
     status=NO_CONTENT,
-    raises=(NotYourOrder, NoSuchOrder, OrderComplete, PaymentUnderWay),
+    raises=(NotYourOrder, NoSuchOrder, OrderComplete, PaymentInProgress),
     signed_in=True,
 )
 async def cancel_order(request: Request[None, Resources]) -> Response:
     """Cancel an order and free its ticket. Cancelling a cancelled order changes nothing."""
     async with request.db.transaction() as tx:
-        order = await store.order_for_change(tx, request.id())
+        order = (await store.orders_for_change(tx, [request.id()])).get(request.id())
         if order is None:
             raise NoSuchOrder
-        cancelled = order.seen_by(request.user.id).cancelled_by_buyer()
+        cancelled = order.for_buyer(request.user.id).cancelled_by_buyer()
         if cancelled is not order:
-            await store.save(tx, cancelled)
+            await store.save_orders(tx, [cancelled])
+            tx.publish(cancelled.event())
     return Response(NO_CONTENT)

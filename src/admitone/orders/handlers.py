@@ -1,6 +1,9 @@
-"""What orders does when others tell it something; every handler is right however often and late its event comes."""
+"""What orders does on events of tickets, expiration and payments, in any sequence and delivered any number of times."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
 
 from admitone.events import (
     OrderExpired,
@@ -14,81 +17,121 @@ from admitone.events import (
 )
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.replicas import is_next
 from admitone.orders import store
+from admitone.orders.model import Order, TicketReplica
 
 log = logging.getLogger(__name__)
 
-
-async def ticket_created(tx: Transaction, event: TicketCreated) -> None:
-    await store.add_ticket(tx, event)
+# Replicas of tickets
 
 
-async def ticket_updated(tx: Transaction, event: TicketUpdated) -> None:
-    """Drop an older version than the next one; a later one waits for those in between."""
-    if await store.advance_tickets(tx, [event]):
-        return
-    replica = await store.ticket(tx, event.id)
-    have = -1 if replica is None else replica.version
-    if have < event.version:
-        raise MissingEvents("tickets", event.id, have)
-    log.info("ticket version was applied before", extra={"ticket": event.id, "version": event.version, "have": have})
+@dataclass
+class ReplicaBatch:
+    """The versions of the replicas that a batch of ticket events is about, locked, and the replicas to save."""
+
+    versions: dict[UUID, int]
+    changed: list[TicketReplica] = field(default_factory=list)
 
 
-async def ticket_lock_refused(tx: Transaction, event: TicketLockRefused) -> None:
+async def load_replicas(tx: Transaction, events: Sequence[TicketCreated | TicketUpdated]) -> ReplicaBatch:
+    return ReplicaBatch(await store.ticket_versions_for_change(tx, [event.id for event in events]))
+
+
+def ticket_changed(_tx: Transaction, batch: ReplicaBatch, event: TicketCreated | TicketUpdated) -> None:
+    """Apply the next version of a ticket; raises MissingEvents for a later one."""
+    if is_next(event, batch.versions.get(event.id, -1)):
+        batch.changed.append(TicketReplica.of(event))
+
+
+async def save_replicas(tx: Transaction, batch: ReplicaBatch) -> None:
+    await store.save_tickets(tx, batch.changed)
+
+
+# Orders
+
+
+@dataclass
+class OrderBatch:
+    """The orders that a batch of events is about, locked, and for payments the replicas of their tickets."""
+
+    orders: dict[UUID, Order]
+    tickets: dict[UUID, TicketReplica] = field(default_factory=dict)
+    changed: dict[UUID, Order] = field(default_factory=dict)
+
+    def change(self, tx: Transaction, order: Order) -> None:
+        assert order.id not in self.changed, "a second change of one order in a batch"
+        self.orders[order.id] = self.changed[order.id] = order
+        tx.publish(order.event())
+
+
+OrderRelated = TicketLockRefused | OrderExpired | PaymentAuthorized | PaymentCreated | PaymentFailed
+
+
+async def load_orders(tx: Transaction, events: Sequence[OrderRelated]) -> OrderBatch:
+    return OrderBatch(await store.orders_for_change(tx, [event.order_id for event in events]))
+
+
+async def load_orders_and_tickets(tx: Transaction, events: Sequence[PaymentAuthorized]) -> OrderBatch:
+    orders = await store.orders_for_change(tx, [event.order_id for event in events])
+    return OrderBatch(orders, await store.tickets(tx, [order.ticket_id for order in orders.values()]))
+
+
+async def save_orders(tx: Transaction, batch: OrderBatch) -> None:
+    await store.save_orders(tx, list(batch.changed.values()))
+
+
+def ticket_lock_refused(tx: Transaction, batch: OrderBatch, event: TicketLockRefused) -> None:
     """The seller changed the ticket before the lock: the price held is no longer the price shown."""
-    order = await store.order_for_change(tx, event.order_id)
+    order = batch.orders.get(event.order_id)
     if order is not None and order.status == "created":
-        await store.save(tx, order.cancelled("ticket_changed"))
+        batch.change(tx, order.cancelled("ticket_changed"))
     else:
         log.info("refused lock changes nothing", extra={"order": event.order_id})
 
 
-async def order_expired(tx: Transaction, event: OrderExpired) -> None:
-    """An alarm rang. It only reminds: what has expired is decided here, by this database's clock."""
-    order = await store.order_for_change(tx, event.order_id)
+def order_expired(tx: Transaction, batch: OrderBatch, event: OrderExpired) -> None:
+    """Cancel the order if it is overdue by this database's clock; the signal itself decides nothing."""
+    order = batch.orders.get(event.order_id)
     if order is not None and order.is_overdue(tx.now):
-        await store.save(tx, order.cancelled("expired"))
+        batch.change(tx, order.cancelled("expired"))
     else:
         status = order.status if order is not None else "unknown"
-        log.info("alarm changes nothing", extra={"order": event.order_id, "status": status})
+        log.info("deadline changes nothing", extra={"order": event.order_id, "status": status})
 
 
-async def payment_authorized(tx: Transaction, event: PaymentAuthorized) -> None:
-    """Decide, under the order's lock, whether this money may be taken. The deadline no longer matters afterwards."""
-    order = await store.order_for_change(tx, event.order_id)
+def payment_authorized(tx: Transaction, batch: OrderBatch, event: PaymentAuthorized) -> None:
+    """Decide, under the order's lock, whether this money may be taken; an order that awaits it no longer expires."""
+    order = batch.orders.get(event.order_id)
     if order is not None and order.payment_id == event.id:
         log.info("payment was accepted before", extra={"order": order.id, "payment": event.id})
         return
     if order is None or not order.accepts(event.user_id, event.amount_cents, event.currency):
         tx.publish(PaymentRejected(order_id=event.order_id, payment_id=event.id))
         return
-    ticket = await store.ticket(tx, order.ticket_id)
-    assert ticket is not None
+    ticket = batch.tickets[order.ticket_id]
     if ticket.order_id != order.id:
-        # The lock was not confirmed yet; it may still be refused because the seller changed the price meanwhile.
-        raise MissingEvents("tickets", order.ticket_id, ticket.version)
-    await store.save(tx, order.awaiting_payment(event.id))
+        # Tickets has not confirmed the lock, and refuses it if the seller changed the price meanwhile.
+        raise MissingEvents(TicketUpdated.producer, ticket.id, ticket.version)
+    batch.change(tx, order.awaiting_payment(event.id))
 
 
-async def payment_created(tx: Transaction, event: PaymentCreated) -> None:
-    order = await store.order_for_change(tx, event.order_id)
-    if order is not None and order.payment_id == event.id and order.status == "awaiting:payment":
-        await store.save(tx, order.completed())
+def payment_created(tx: Transaction, batch: OrderBatch, event: PaymentCreated) -> None:
+    order = batch.orders.get(event.order_id)
+    if order is not None and order.awaits(event.id):
+        batch.change(tx, order.completed())
     elif order is not None and order.payment_id == event.id and order.status == "complete":
         log.info("order was complete before", extra={"order": order.id})
     else:
-        # Money was taken that nobody here asked for: it goes back.
+        # A charge that no order here accepted: it must be refunded.
         log.error("charge without an order that awaits it", extra={"order": event.order_id, "payment": event.id})
         tx.publish(PaymentRejected(order_id=event.order_id, payment_id=event.id))
 
 
-async def payment_failed(tx: Transaction, event: PaymentFailed) -> None:
-    """The attempts are used up, or an authorisation was lost before its capture: the ticket goes back on sale."""
-    order = await store.order_for_change(tx, event.order_id)
-    is_open = order is not None and (
-        order.status == "created" or (order.status == "awaiting:payment" and order.payment_id == event.id)
-    )
-    if order is not None and is_open:
-        await store.save(tx, order.cancelled("payment_failed"))
+def payment_failed(tx: Transaction, batch: OrderBatch, event: PaymentFailed) -> None:
+    """No attempt is left, or an authorisation was lost before its capture: the ticket goes back on sale."""
+    order = batch.orders.get(event.order_id)
+    if order is not None and order.is_cancelled_by_failure_of(event.id):
+        batch.change(tx, order.cancelled("payment_failed"))
     else:
         log.info("failed payment changes nothing", extra={"order": event.order_id, "payment": event.id})

@@ -1,37 +1,34 @@
-"""What orders does by itself: it ends overdue orders when no alarm came for them."""
+"""The job of orders: it cancels overdue orders if no signal of their deadline came."""
 
 import asyncio
 import logging
 from typing import Any, Final
 
-from admitone.kernel.database.pool import UNREACHABLE
-from admitone.kernel.errors import Unavailable
 from admitone.kernel.running import RunningService
 from admitone.orders import store
 
 log = logging.getLogger(__name__)
 
-# Long enough for the alarm clock to be first, short enough that a broken one does not keep tickets locked.
+# Long enough for expiration to be first, short enough that its outage does not keep tickets locked.
 GRACE_SECONDS: Final = 10.0
-_EVERY_SECONDS: Final = 2.0
-_ORDERS_MAX: Final = 200
+_PAUSE_SECONDS: Final = 2.0
+_BATCH_MAX: Final = 200
 
 
-async def end_overdue_orders(service: RunningService[Any]) -> None:
-    """Cancel orders that are overdue by more than the grace, for ever."""
+async def cancel_overdue_orders(service: RunningService[Any]) -> None:
+    """Cancel orders that are overdue by more than the grace period."""
     while True:
-        try:
-            while await _end_some(service) == _ORDERS_MAX:
-                pass
-        except (Unavailable, *UNREACHABLE) as error:
-            log.warning("overdue orders wait for the database", extra={"error": repr(error)})
-        await asyncio.sleep(_EVERY_SECONDS)
+        while await _cancel_overdue(service) == _BATCH_MAX:
+            pass
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _end_some(service: RunningService[Any]) -> int:
+async def _cancel_overdue(service: RunningService[Any]) -> int:
     async with service.database.transaction() as tx:
-        overdue = await store.overdue_orders(tx, GRACE_SECONDS, _ORDERS_MAX)
-        for order in overdue:
-            log.warning("no alarm came for an overdue order", extra={"order": order.id})
-            await store.save(tx, order.cancelled("expired"))
-    return len(overdue)
+        overdue = await store.overdue_orders(tx, GRACE_SECONDS, _BATCH_MAX)
+        cancelled = [order.cancelled("expired") for order in overdue]
+        await store.save_orders(tx, cancelled)
+        for order in cancelled:
+            log.warning("no signal came for an overdue order", extra={"order": order.id})
+            tx.publish(order.event())
+    return len(cancelled)

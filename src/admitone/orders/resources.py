@@ -1,4 +1,4 @@
-"""What orders is configured with and opens at start: the batcher of reservations."""
+"""The resources of orders: concurrent reservations share a statement."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -8,20 +8,20 @@ from admitone.kernel.database.batching import Batcher
 from admitone.kernel.http.operations import CREATED
 from admitone.kernel.running import RunningService
 from admitone.orders import store
-from admitone.orders.store import Reservation, Reserved
+from admitone.orders.store import Reservation, ReservationResult
 from admitone.policy import MarketplacePolicy
 
 
 @dataclass(frozen=True)
 class Resources:
-    reserve: Batcher[Reservation, Reserved]
+    reserve: Batcher[Reservation, ReservationResult]
 
 
 @asynccontextmanager
 async def open_resources(service: RunningService[None]) -> AsyncIterator[Resources]:
     hold_seconds = service.settings.read(MarketplacePolicy).hold_seconds
 
-    async def reserve(reservations: Sequence[Reservation]) -> list[Reserved]:
+    async def reserve(reservations: Sequence[Reservation]) -> list[ReservationResult]:
         return await store.reserve_tickets(service.database, reservations, hold_seconds, CREATED)
 
     yield Resources(Batcher(reserve))

@@ -1,25 +1,29 @@
-"""orders, on one screen: what it serves, hears, tells and does by itself."""
+"""The orders service: its routes, subscriptions, publications, job and gauges."""
+
+from typing import Final
 
 from admitone import events
 from admitone.kernel.http.sessions import session_revoked
+from admitone.kernel.messaging.inbox import BatchHandler
 from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
 from admitone.orders import api, handlers, jobs, store
+from admitone.orders.handlers import load_orders, load_orders_and_tickets, load_replicas, save_orders, save_replicas
 from admitone.orders.resources import open_resources
 from admitone.policy import MarketplacePolicy
 
-SERVICE = Service(
+SERVICE: Final = Service(
     name="orders",
     operations=(api.reserve_ticket, api.list_orders, api.show_order, api.cancel_order),
     subscriptions={
         events.SessionRevoked: session_revoked,
-        events.TicketCreated: handlers.ticket_created,
-        events.TicketUpdated: handlers.ticket_updated,
-        events.TicketLockRefused: handlers.ticket_lock_refused,
-        events.OrderExpired: handlers.order_expired,
-        events.PaymentAuthorized: handlers.payment_authorized,
-        events.PaymentCreated: handlers.payment_created,
-        events.PaymentFailed: handlers.payment_failed,
+        events.TicketCreated: BatchHandler(load_replicas, handlers.ticket_changed, save_replicas),
+        events.TicketUpdated: BatchHandler(load_replicas, handlers.ticket_changed, save_replicas),
+        events.TicketLockRefused: BatchHandler(load_orders, handlers.ticket_lock_refused, save_orders),
+        events.OrderExpired: BatchHandler(load_orders, handlers.order_expired, save_orders),
+        events.PaymentAuthorized: BatchHandler(load_orders_and_tickets, handlers.payment_authorized, save_orders),
+        events.PaymentCreated: BatchHandler(load_orders, handlers.payment_created, save_orders),
+        events.PaymentFailed: BatchHandler(load_orders, handlers.payment_failed, save_orders),
     },
     publications=(
         events.OrderCreated,
@@ -28,11 +32,11 @@ SERVICE = Service(
         events.OrderCancelled,
         events.PaymentRejected,
     ),
-    jobs=(jobs.end_overdue_orders,),
+    jobs=(jobs.cancel_overdue_orders,),
     settings=(MarketplacePolicy,),
     lifespan=open_resources,
     gauges=(
         Gauge("admitone_orders", "Orders by status", store.count_by_status, label="status", every_seconds=60),
-        Gauge("admitone_lock_overdue_seconds", "How late the oldest overdue lock is", store.seconds_overdue),
+        Gauge("admitone_lock_overdue_seconds", "How late the most overdue lock is", store.seconds_overdue),
     ),
 )

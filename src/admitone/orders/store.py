@@ -1,4 +1,4 @@
-"""What orders keeps: orders, and a replica of every ticket's price and state."""
+"""The statements of orders: orders, the replicas of tickets, and the one that reserves."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,260 +6,222 @@ from typing import Final, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import asdict
 
-from admitone.events import TicketCreated, TicketUpdated
+from admitone.events import Offer
 from admitone.kernel import ids
-from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns
-from admitone.orders.model import Order
+from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns, from_row
+from admitone.orders.model import Order, TicketReplica
 
-Outcome = Literal["made", "repeated", "key reused", "no such ticket", "own ticket", "reserved"]
+# Each field of an offer is a column of the same name, in the table of orders and in that of tickets.
+_OFFER: Final = ", ".join(Offer.__struct_fields__)
+
+# Reserving
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """One buyer's wish to hold one ticket; `key` and `request_hash` belong to its Idempotency-Key."""
+    """A request to hold a ticket for a buyer; `key` and `request_hash` belong to its Idempotency-Key."""
 
     ticket_id: UUID
-    user_id: UUID
+    buyer_id: UUID
     traceparent: str | None
     key: str | None = None
     request_hash: bytes | None = None
 
 
-class Reserved(msgspec.Struct, frozen=True):
-    """What became of a reservation; `body` is the order's JSON when there is one."""
+class ReservationResult(msgspec.Struct, frozen=True):
+    """The outcome of a reservation; `body` is the order's JSON if there is one."""
 
-    outcome: Outcome
+    outcome: Literal["held", "repeated", "key reused", "no such ticket", "own ticket", "already reserved"]
     body: str | None
 
 
-# The whole decision in one statement, for any number of reservations at once, each with its own outcome:
+# The whole decision in one statement, for any number of reservations, each with its own outcome. It is the one place
+# where SQL repeats rules of the model, and the tests compare what both produce.
 #
-#   asked       what came in; `recalled` is what the same key was answered before
-#   considered  joins the ticket replica: price, seller
-#   evicted     ends a hold on that ticket whose deadline has passed, so that a dead alarm clock frees nothing late
-#   made        inserts the order; the partial unique index is the last word between concurrent buyers
-#   told        writes the events of both to the outbox (json_strip_nulls also leaves out the spaces)
+#   request     the reservations; `stored` are those whose key has a stored response
+#   considered  joins the replica of the ticket
+#   expired     cancels an overdue order for the ticket, so that a late signal of its deadline keeps no ticket locked
+#   held        inserts the order; the partial unique index decides between concurrent buyers
+#   published   writes the events of both to the outbox
 #
-# `made` reads `evicted` (count(*) >= 0) only to run after it: the unique check then sees the evicted row as gone.
-# Rows go in by ticket id, so that two such statements never wait for each other in a circle.
-_RESERVE: Final = """
-WITH asked AS (
+# `held` reads `expired` (count(*) >= 0) only to run after it: the unique index then ignores the cancelled order. Rows
+# are inserted by ticket id, so that two such statements cannot deadlock.
+_RESERVE: Final = f"""
+WITH request AS (
     SELECT *
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bytea[])
     WITH ORDINALITY
-    AS asked (order_id, ticket_id, user_id, event_id, eviction_id, traceparent, key, request_hash, place)
-), recalled AS (
-    SELECT asked.place, idempotent_response.request_hash = asked.request_hash AS is_same, idempotent_response.body
-    FROM asked JOIN idempotent_response
-        ON idempotent_response.user_id = asked.user_id AND idempotent_response.key = asked.key
+    AS request (order_id, ticket_id, buyer_id, created_id, cancelled_id, traceparent, key, request_hash, ordinal)
+), stored AS (
+    SELECT request.ordinal, idempotent_response.request_hash = request.request_hash AS is_same, idempotent_response.body
+    FROM request JOIN idempotent_response
+        ON idempotent_response.user_id = request.buyer_id AND idempotent_response.key = request.key
 ), considered AS (
-    SELECT asked.*, ticket.version, ticket.title, ticket.price_cents, ticket.currency, ticket.seller_id
-    FROM asked JOIN ticket ON ticket.id = asked.ticket_id
-    WHERE asked.place NOT IN (SELECT place FROM recalled)
-), evicted AS (
+    SELECT request.*, ticket.version, ticket.seller_id, {_OFFER}
+    FROM request JOIN ticket ON ticket.id = request.ticket_id
+    WHERE request.ordinal NOT IN (SELECT ordinal FROM stored)
+), expired AS (
     UPDATE orders SET status = 'cancelled', version = orders.version + 1, cancel_reason = 'expired'
     FROM considered
     WHERE orders.ticket_id = considered.ticket_id AND orders.status = 'created' AND orders.expires_at <= instant()
-      AND considered.seller_id <> considered.user_id
-    RETURNING orders.id, orders.version, orders.user_id, orders.ticket_id,
-        considered.eviction_id, considered.traceparent
-), made AS (
-    INSERT INTO orders (id, user_id, ticket_id, ticket_version, title, price_cents, currency, created_at, expires_at)
-    SELECT order_id, user_id, ticket_id, version, title, price_cents, currency, now, now + make_interval(secs => $9)
+      AND considered.seller_id <> considered.buyer_id
+    RETURNING considered.cancelled_id, considered.traceparent, orders.id, orders.version,
+        order_cancelled_event(orders) AS event
+), held AS (
+    INSERT INTO orders (id, buyer_id, ticket_id, ticket_version, created_at, expires_at, {_OFFER})
+    SELECT order_id, buyer_id, ticket_id, version, now, now + make_interval(secs => $9), {_OFFER}
     FROM considered, date_trunc('milliseconds', instant()) AS now
-    WHERE seller_id <> user_id AND (SELECT count(*) FROM evicted) >= 0
-    ORDER BY ticket_id, place
+    WHERE seller_id <> buyer_id AND (SELECT count(*) FROM expired) >= 0
+    ORDER BY ticket_id, ordinal
     ON CONFLICT (ticket_id) WHERE status IN ('created', 'awaiting:payment', 'complete') DO NOTHING
-    RETURNING *
-), bodies AS (
-    SELECT considered.place, considered.event_id, considered.traceparent, considered.key, considered.request_hash,
-        made.*,
-        json_strip_nulls(json_build_object(
-            'id', made.id, 'userId', made.user_id, 'status', made.status,
-            'createdAt', json_time(made.created_at), 'expiresAt', json_time(made.expires_at),
-            'now', json_time(made.created_at), 'version', made.version,
-            'ticket', json_build_object(
-                'id', made.ticket_id, 'title', made.title, 'price', round(made.price_cents / 100.0, 2),
-                'currency', made.currency, 'version', made.ticket_version)
-        ))::text AS body
-    FROM made JOIN considered ON considered.order_id = made.id
-), told AS (
+    RETURNING id, version, shown_order(orders) AS body, order_created_event(orders) AS event
+), reserved AS (
+    SELECT held.*, ordinal, created_id, traceparent, buyer_id, key, request_hash
+    FROM held JOIN considered ON considered.order_id = held.id
+), published AS (
     INSERT INTO outbox (id, type, aggregate, version, data, traceparent)
-    SELECT eviction_id, 'OrderCancelled', id, version,
-        json_strip_nulls(json_build_object(
-            'id', id, 'version', version, 'userId', user_id, 'ticketId', ticket_id, 'reason', 'expired'))::text,
-        traceparent
-    FROM evicted
+    SELECT cancelled_id, 'OrderCancelled', id, version, event, traceparent FROM expired
     UNION ALL
-    SELECT event_id, 'OrderCreated', id, version,
-        json_strip_nulls(json_build_object(
-            'id', id, 'version', version, 'status', status, 'userId', user_id, 'expiresAt', json_time(expires_at),
-            'ticket', json_build_object(
-                'id', ticket_id, 'version', ticket_version, 'priceCents', price_cents, 'currency', currency)
-        ))::text,
-        traceparent
-    FROM bodies
-), remembered AS (
+    SELECT created_id, 'OrderCreated', id, version, event, traceparent FROM reserved
+), responded AS (
     INSERT INTO idempotent_response (user_id, key, request_hash, status, body)
-    SELECT user_id, key, request_hash, $10, body FROM bodies WHERE key IS NOT NULL
+    SELECT buyer_id, key, request_hash, $10, body FROM reserved WHERE key IS NOT NULL
     ON CONFLICT DO NOTHING
 )
 SELECT
     CASE
-        WHEN recalled.place IS NOT NULL THEN CASE WHEN recalled.is_same THEN 'repeated' ELSE 'key reused' END
-        WHEN considered.place IS NULL THEN 'no such ticket'
-        WHEN considered.seller_id = considered.user_id THEN 'own ticket'
-        WHEN bodies.place IS NULL THEN 'reserved'
-        ELSE 'made'
+        WHEN stored.ordinal IS NOT NULL THEN CASE WHEN stored.is_same THEN 'repeated' ELSE 'key reused' END
+        WHEN considered.ordinal IS NULL THEN 'no such ticket'
+        WHEN considered.seller_id = considered.buyer_id THEN 'own ticket'
+        WHEN reserved.ordinal IS NULL THEN 'already reserved'
+        ELSE 'held'
     END AS outcome,
-    coalesce(bodies.body, recalled.body) AS body
-FROM asked
-LEFT JOIN recalled USING (place) LEFT JOIN considered USING (place) LEFT JOIN bodies USING (place)
-ORDER BY asked.place
-"""
+    coalesce(reserved.body, stored.body) AS body
+FROM request
+LEFT JOIN stored USING (ordinal) LEFT JOIN considered USING (ordinal) LEFT JOIN reserved USING (ordinal)
+ORDER BY request.ordinal
+"""  # noqa: S608
 
 
 async def reserve_tickets(
-    db: Database, reservations: Sequence[Reservation], window_seconds: int, answer_status: int
-) -> list[Reserved]:
-    """Hold each ticket for its buyer, if it is free; one statement, one round trip, outcomes in the same order."""
+    db: Database, reservations: Sequence[Reservation], hold_seconds: int, response_status: int
+) -> list[ReservationResult]:
+    """Hold each ticket for its buyer if it is free; the results are in the order of the reservations."""
     rows = await db.fetch(
         _RESERVE,
         [ids.new_id() for _ in reservations],
-        *columns(reservations, "ticket_id", "user_id"),
+        *columns(reservations, "ticket_id", "buyer_id"),
         [ids.new_id() for _ in reservations],
         [ids.new_id() for _ in reservations],
         *columns(reservations, "traceparent", "key", "request_hash"),
-        float(window_seconds),
-        answer_status,
+        float(hold_seconds),
+        response_status,
     )
     db.published()
-    return [Reserved(row["outcome"], row["body"]) for row in rows]
+    return [ReservationResult(row["outcome"], row["body"]) for row in rows]
 
 
-_COLUMNS: Final = """id, version, status, user_id, ticket_id, ticket_version, title, price_cents, currency,
-    created_at, expires_at, payment_id, cancel_reason"""
+# Orders
 
-
-def _order(row: Row) -> Order:
-    return Order(**dict(row.items()))
-
-
-def _order_as_read(row: Row) -> tuple[Order, datetime]:
-    fields = dict(row.items())
-    read_at: datetime = fields.pop("read_at")
-    return Order(**fields), read_at
-
-
-async def order(db: Statements, order_id: UUID) -> tuple[Order, datetime] | None:
-    """Return an order and the instant it was read at."""
-    row = await db.fetchrow(f"SELECT {_COLUMNS}, instant() AS read_at FROM orders WHERE id = $1", order_id)  # noqa: S608
-    if row is None:
-        return None
-    return _order_as_read(row)
-
-
-async def order_for_change(tx: Transaction, order_id: UUID) -> Order | None:
-    """Return an order and lock its row until the transaction ends."""
-    row = await tx.fetchrow(f"SELECT {_COLUMNS} FROM orders WHERE id = $1 FOR UPDATE", order_id)  # noqa: S608
-    return None if row is None else _order(row)
-
-
-async def orders_of(db: Statements, user_id: UUID, limit: int, before: UUID | None) -> list[tuple[Order, datetime]]:
-    """Return a buyer's orders, newest first, those before the order `before`, with the instant of the reading."""
-    rows = await db.fetch(
-        f"SELECT {_COLUMNS}, instant() AS read_at FROM orders "  # noqa: S608
-        "WHERE user_id = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3",
-        user_id,
-        before,
-        limit,
-    )
-    return [_order_as_read(row) for row in rows]
-
-
-async def save(tx: Transaction, changed: Order) -> None:
-    """Write an order's new state and tell it; the row must still be at the version before."""
-    tag = await tx.execute(
-        "UPDATE orders SET version = $2, status = $3, payment_id = $4, cancel_reason = $5 "
-        "WHERE id = $1 AND version = $2 - 1",
-        changed.id,
-        changed.version,
-        changed.status,
-        changed.payment_id,
-        changed.cancel_reason,
-    )
-    assert affected_rows(tag) == 1, f"order {changed.id} was changed by somebody else while it was locked"
-    tx.publish(changed.fact())
-
-
-async def overdue_orders(tx: Transaction, grace_seconds: float, limit: int) -> list[Order]:
-    """Return unpaid orders whose deadline passed `grace_seconds` ago, locked; rows others have locked are left out."""
-    rows = await tx.fetch(
-        f"SELECT {_COLUMNS} FROM orders "  # noqa: S608
-        "WHERE status = 'created' AND expires_at <= instant() - make_interval(secs => $1) "
-        "ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED",
-        grace_seconds,
-        limit,
-    )
-    return [_order(row) for row in rows]
-
-
-async def add_ticket(tx: Transaction, told: TicketCreated) -> None:
-    """Begin a ticket's replica; one that exists stays."""
-    await tx.execute(
-        "INSERT INTO ticket (id, version, title, price_cents, currency, seller_id, status, order_id) "
-        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
-        told.id,
-        told.version,
-        told.title,
-        told.price_cents,
-        told.currency,
-        told.user_id,
-        told.status,
-        told.order_id,
-    )
-
-
-_ADVANCE_TICKETS: Final = """
-UPDATE ticket SET version = told.version, title = told.title, price_cents = told.price_cents,
-    currency = told.currency, status = told.status, order_id = told.order_id
-FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::uuid[])
-AS told (id, version, title, price_cents, currency, status, order_id)
-WHERE ticket.id = told.id AND ticket.version = told.version - 1
-RETURNING ticket.id
+_ORDER: Final = f"""
+id, version, status, buyer_id, ticket_id, ticket_version, created_at, expires_at, payment_id, cancel_reason, {_OFFER}
+"""
+_SHOW: Final = f"SELECT {_ORDER}, instant() AS read_at FROM orders WHERE id = $1"  # noqa: S608
+_OF_BUYER: Final = f"""
+SELECT {_ORDER}, instant() AS read_at FROM orders
+WHERE buyer_id = $1 AND ($2::uuid IS NULL OR id < $2) ORDER BY id DESC LIMIT $3
+"""  # noqa: S608
+# Rows are locked in one order everywhere, so that two batches cannot deadlock.
+_FOR_CHANGE: Final = f"SELECT {_ORDER} FROM orders WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"  # noqa: S608
+_OVERDUE: Final = f"""
+SELECT {_ORDER} FROM orders WHERE status = 'created' AND expires_at <= instant() - make_interval(secs => $1)
+ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+"""  # noqa: S608
+_SAVE: Final = """
+UPDATE orders SET
+    version = changed.version, status = changed.status, payment_id = changed.payment_id,
+    cancel_reason = changed.cancel_reason
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[], $5::text[])
+    AS changed (id, version, status, payment_id, cancel_reason)
+WHERE orders.id = changed.id AND orders.version = changed.version - 1
 """
 
 
-async def advance_tickets(tx: Transaction, told: Sequence[TicketUpdated]) -> list[UUID]:
-    """Apply the next version of each ticket, and only the next; return the tickets whose replica was there."""
-    rows = await tx.fetch(
-        _ADVANCE_TICKETS, *columns(told, "id", "version", "title", "price_cents", "currency", "status", "order_id")
-    )
-    return [row["id"] for row in rows]
+def _order(row: Row) -> Order:
+    return from_row(Order, row, offer=from_row(Offer, row))
 
 
-class TicketReplica(msgspec.Struct, frozen=True):
-    """How far a ticket's replica is, and for which order the ticket is locked."""
+async def order(db: Statements, order_id: UUID) -> tuple[Order, datetime] | None:
+    """Return an order and the time of the reading."""
+    row = await db.fetchrow(_SHOW, order_id)
+    return None if row is None else (_order(row), row["read_at"])
 
-    version: int
-    order_id: UUID | None
+
+async def orders_of_buyer(
+    db: Statements, buyer_id: UUID, limit: int, before: UUID | None
+) -> list[tuple[Order, datetime]]:
+    """Return a buyer's orders, newest first, those before the order `before`, with the time of the reading."""
+    return [(_order(row), row["read_at"]) for row in await db.fetch(_OF_BUYER, buyer_id, before, limit)]
 
 
-async def ticket(db: Statements, ticket_id: UUID) -> TicketReplica | None:
-    row = await db.fetchrow("SELECT version, order_id FROM ticket WHERE id = $1", ticket_id)
-    return None if row is None else TicketReplica(row["version"], row["order_id"])
+async def orders_for_change(tx: Transaction, order_ids: Sequence[UUID]) -> dict[UUID, Order]:
+    """Return orders by id and lock their rows until the transaction ends."""
+    return {row["id"]: _order(row) for row in await tx.fetch(_FOR_CHANGE, order_ids)}
+
+
+async def overdue_orders(tx: Transaction, grace_seconds: float, limit: int) -> list[Order]:
+    """Return unpaid orders that expired `grace_seconds` ago and lock them; rows locked by others are left out."""
+    return [_order(row) for row in await tx.fetch(_OVERDUE, grace_seconds, limit)]
+
+
+async def save_orders(tx: Transaction, changed: Sequence[Order]) -> None:
+    """Save the status of orders; each row must have the version before."""
+    if changed:
+        tag = await tx.execute(_SAVE, *columns(changed, "id", "version", "status", "payment_id", "cancel_reason"))
+        assert affected_rows(tag) == len(changed), "an order was changed while it was locked"
 
 
 async def count_by_status(db: Statements) -> dict[str, float]:
-    """Return how many orders have each status: `created` ones hold a ticket, `complete` ones sold it."""
+    """Return the number of orders in each status: `created` ones hold a ticket, `complete` ones have bought it."""
     rows = await db.fetch("SELECT status, count(*) AS orders FROM orders GROUP BY status")
     return {row["status"]: float(row["orders"]) for row in rows}
 
 
 async def seconds_overdue(db: Statements) -> float:
-    """Return for how long the oldest deadline has passed without its ticket being free again; 0 when none has."""
+    """Return how long ago the most overdue order expired whose ticket is still held; 0 if there is none."""
     seconds = await db.fetchval(
         "SELECT extract(epoch FROM instant() - min(expires_at)) FROM orders "
         "WHERE status = 'created' AND expires_at < instant()"
     )
     return float(seconds or 0)
+
+
+# Replicas of tickets
+
+_REPLICA: Final = f"id, version, seller_id, status, order_id, {_OFFER}"
+_SAVE_TICKETS: Final = f"""
+INSERT INTO ticket ({_REPLICA})
+SELECT {_REPLICA} FROM json_populate_recordset(NULL::ticket, $1::text::json) ORDER BY id
+ON CONFLICT (id) DO UPDATE SET ({_REPLICA}) = ROW({", ".join(f"excluded.{each}" for each in _REPLICA.split(", "))})
+WHERE ticket.version = excluded.version - 1
+"""  # noqa: S608
+
+
+async def tickets(tx: Transaction, ticket_ids: Sequence[UUID]) -> dict[UUID, TicketReplica]:
+    """Return the replicas of tickets by id."""
+    rows = await tx.fetch(f"SELECT {_REPLICA} FROM ticket WHERE id = ANY($1::uuid[])", ticket_ids)  # noqa: S608
+    return {row["id"]: from_row(TicketReplica, row, offer=from_row(Offer, row)) for row in rows}
+
+
+async def ticket_versions_for_change(tx: Transaction, ticket_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Return the versions of replicas by id and lock their rows until the transaction ends."""
+    sql = "SELECT id, version FROM ticket WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
+    return {row["id"]: row["version"] for row in await tx.fetch(sql, ticket_ids)}
+
+
+async def save_tickets(tx: Transaction, changed: Sequence[TicketReplica]) -> None:
+    """Save new and changed replicas; a row that exists is only replaced by its next version."""
+    if changed:
+        rows = [{**asdict(each), **asdict(each.offer)} for each in changed]
+        await tx.execute(_SAVE_TICKETS, msgspec.json.encode(rows).decode())

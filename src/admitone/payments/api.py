@@ -1,35 +1,38 @@
-"""The routes of payments: pay an order, see what became of it, and Stripe's way in."""
+"""The routes of payments: pay an order, list its payments, and receive Stripe's webhooks."""
 
 import asyncio
 from typing import Final
 
-from admitone.kernel import clock
-from admitone.kernel.errors import Invalid
+from admitone.kernel import clock, ids
+from admitone.kernel.errors import Invalid, Refusal
 from admitone.kernel.http.app import read_bytes
 from admitone.kernel.http.operations import ACCEPTED, CREATED, OK, Request, Response, operation
 from admitone.kernel.messaging.replicas import wait_for_replica
 from admitone.kernel.tracing import current_traceparent
 from admitone.payments import store
-from admitone.payments.gateway import Forged
+from admitone.payments.gateway import ForgedWebhook
 from admitone.payments.jobs import return_url
 from admitone.payments.model import (
     TOKEN_INVALID,
-    BeingPaid,
-    CardRefused,
+    Begun,
+    CardDeclined,
+    InvalidToken,
     NoAttemptsLeft,
     NoSuchOrder,
     NotYourOrder,
     OrderHasExpired,
     OrderIsCancelled,
     Payment,
-    TokenRefused,
+    PaymentInProgress,
+    PaymentRequest,
+    State,
+    attempts_left,
 )
-from admitone.payments.paying import Ask, Begun, Learnt, attempts_left
 from admitone.payments.resources import Resources
 from admitone.payments.views import NewPayment, PaymentsOf, PaymentsView, PaymentView, view
 
-# How long somebody who asks for a payment that is under way waits for its outcome.
-_FOLLOW_SECONDS: Final = 8.0
+# How long a request waits for the outcome of a payment that another request began.
+_WAIT_SECONDS: Final = 8.0
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _PAUSE_SECONDS_MAX: Final = 0.25
 
@@ -40,7 +43,10 @@ _PAUSE_SECONDS_MAX: Final = 0.25
     status=CREATED,
     body=NewPayment,
     returns=PaymentView,
-    raises=(NotYourOrder, NoSuchOrder, OrderIsCancelled, OrderHasExpired, NoAttemptsLeft, CardRefused, BeingPaid),
+    raises=(
+        *(NotYourOrder, NoSuchOrder, OrderIsCancelled, OrderHasExpired, NoAttemptsLeft, CardDeclined),
+        PaymentInProgress,
+    ),
     signed_in=True,
     idempotent=True,
     other_responses={ACCEPTED: "The bank's response is still out: the payment is `pending` and settles by itself."},
@@ -52,46 +58,45 @@ async def pay_order(request: Request[NewPayment, Resources]) -> Response:
     bank. Where the bank's response is still out, the response is 202 with status `pending`: the payment settles by
     itself and must not be repeated. The same request again gives the same payment and never a second charge.
     """
-    ask = Ask(
-        request.input.order_id,
-        request.user.id,
-        request.input.token,
-        request.idempotency_key,
+    new = PaymentRequest(
+        payment_id=ids.new_id(),
+        order_id=request.input.order_id,
+        buyer_id=request.user.id,
+        token=request.input.token,
+        idempotency_key=request.idempotency_key,
         traceparent=current_traceparent(),
     )
-    begun = await _begin(request, ask)
+    begun = await _begin(request, new)
     payment = begun.payment
-    assert payment is not None
     if begun.kind == "new":
-        finding = await request.resources.stripe.authorise(payment, return_url(request.service, payment.order_id))
-        payment = await request.resources.learn(Learnt(payment.id, finding))
+        result = await request.resources.gateway.authorize(payment, return_url(request.service, payment.order_id))
+        payment = await request.resources.apply((payment.id, result))
     else:
-        payment = await _followed(request, payment, until_not="created")
-    return _answer(payment)
+        payment = await _wait_while(request, payment, "created")
+    return _response(payment)
 
 
-async def _begin(request: Request[NewPayment, Resources], ask: Ask) -> Begun:
-    """Begin a payment, or find the same one; where another is being given up, wait for that first."""
-    deadline = clock.monotonic_seconds() + _FOLLOW_SECONDS
+async def _begin(request: Request[NewPayment, Resources], new: PaymentRequest) -> Begun:
+    """Begin a payment or find the one that this request began before; wait for the end of one that blocks it."""
+    deadline = clock.monotonic_seconds() + _WAIT_SECONDS
     while True:
         begun = await wait_for_replica(
-            lambda: request.resources.begin(ask), ask.order_id, is_missing=lambda each: each.refusal is NoSuchOrder
+            lambda: request.resources.begin(new), new.order_id, is_missing=lambda each: isinstance(each, NoSuchOrder)
         )
-        if begun.refusal is not None:
-            raise begun.refusal
-        if begun.kind != "other":
+        if isinstance(begun, Refusal):
+            raise begun
+        if begun.kind != "blocking":
             return begun
-        assert begun.payment is not None
-        await _followed(request, begun.payment, until_not=begun.payment.state)
+        await _wait_while(request, begun.payment, begun.payment.state)
         if clock.monotonic_seconds() >= deadline:
-            raise BeingPaid
+            raise PaymentInProgress
 
 
-async def _followed(request: Request[NewPayment, Resources], payment: Payment, *, until_not: str) -> Payment:
-    """Return a payment once it has left a state, or as it is when that takes too long."""
-    deadline = clock.monotonic_seconds() + _FOLLOW_SECONDS
+async def _wait_while(request: Request[NewPayment, Resources], payment: Payment, state: State) -> Payment:
+    """Return a payment once it is no longer in a state, or as it is if that takes too long."""
+    deadline = clock.monotonic_seconds() + _WAIT_SECONDS
     pause_seconds = _FIRST_PAUSE_SECONDS
-    while payment.state == until_not and clock.monotonic_seconds() < deadline:
+    while payment.state == state and clock.monotonic_seconds() < deadline:
         await asyncio.sleep(pause_seconds)
         pause_seconds = min(pause_seconds * 2, _PAUSE_SECONDS_MAX)
         found = await store.payment(request.db, payment.id)
@@ -100,10 +105,10 @@ async def _followed(request: Request[NewPayment, Resources], payment: Payment, *
     return payment
 
 
-def _answer(payment: Payment) -> Response:
+def _response(payment: Payment) -> Response:
     match payment.state:
         case "failed":
-            raise TokenRefused if payment.reason_code == TOKEN_INVALID else CardRefused(payment.reason)
+            raise InvalidToken if payment.reason_code == TOKEN_INVALID else CardDeclined(payment.reason)
         case "voided" | "refunded":
             raise OrderIsCancelled
         case _ if payment.wanted in {"void", "refund"}:
@@ -113,7 +118,7 @@ def _answer(payment: Payment) -> Response:
         case "requires_action":
             return Response(CREATED, view(payment))
         case "authorized" | "captured":
-            # Taking the money is not the buyer's doing: whoever repeats the request gets the same response.
+            # The capture follows by itself, so that a repeated request gets the same response before and after it.
             return Response(CREATED, view(payment, "authorized"))
 
 
@@ -127,16 +132,16 @@ def _answer(payment: Payment) -> Response:
 )
 async def list_payments(request: Request[PaymentsOf, Resources]) -> Response:
     """List every attempt to pay one of the caller's orders, newest first."""
-    asked = request.input
+    order_id = request.input.order_id
     order = await wait_for_replica(
-        lambda: store.order(request.db, asked.order_id), asked.order_id, is_missing=lambda each: each is None
+        lambda: store.order(request.db, order_id), order_id, is_missing=lambda each: each is None
     )
     if order is None:
         raise NoSuchOrder
-    if order.user_id != request.user.id:
+    if order.buyer_id != request.user.id:
         raise NotYourOrder
     payments = await store.payments_of(request.db, [order.id])
-    left = attempts_left(payments, request.resources.payment_attempts) if order.status == "created" else 0
+    left = attempts_left(payments, request.resources.attempts_max) if order.status == "created" else 0
     return Response(OK, PaymentsView([view(each) for each in reversed(payments)], left))
 
 
@@ -151,12 +156,12 @@ class NotFromStripe(Invalid):
     request_headers={"Stripe-Signature": "Stripe's signature of the body, not older than five minutes."},
     raw_body=True,
 )
-async def hear_stripe(request: Request[None, Resources]) -> Response:
-    """Take what Stripe tells; it is stored before it is answered and worked off afterwards."""
+async def receive_webhook(request: Request[None, Resources]) -> Response:
+    """Receive a webhook of Stripe; it is stored before the response and processed afterwards."""
     body = await read_bytes(request.http)
     try:
-        told = request.resources.stripe.heard(body, request.header("stripe-signature"))
-    except Forged:
+        event = request.resources.gateway.parse_webhook(body, request.header("stripe-signature"))
+    except ForgedWebhook:
         raise NotFromStripe from None
-    await request.resources.store_webhook((told.id, body.decode()))
+    await request.resources.store_webhook((event.id, body.decode()))
     return Response(OK, {})

@@ -1,6 +1,6 @@
-"""The one door to Stripe, and to the sandbox, which only has another address.
+"""Requests to Stripe, or to the sandbox, which only has another address.
 
-Every method answers with a finding and raises nothing: what went wrong on the way is `Unknown`, to be asked again.
+The methods about a payment return a ProviderResult and raise nothing: without a usable response it is `Unknown`.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
@@ -18,32 +19,33 @@ import stripe
 
 from admitone.payments.model import (
     TOKEN_INVALID,
-    Absent,
     Authorized,
+    Canceled,
+    Captured,
     Declined,
-    Finding,
-    GivenBack,
-    NeedsAction,
+    IntentNotFound,
     Payment,
-    Released,
-    Taken,
+    ProviderResult,
+    Refunded,
+    RequiresAction,
     Unknown,
 )
 
 log = logging.getLogger(__name__)
 
-# Otherwise the SDK writes an id into the home folder and reports how long requests took.
+# Otherwise the SDK writes an id into the home directory and reports the duration of requests to Stripe.
 stripe.enable_telemetry = False
 
-# A buyer waits for this, retries included; whoever calls us waits a little longer.
-_AUTHORISE_SECONDS: Final = 9.0
-_ASK_SECONDS: Final = 15.0
-_RETRIES: Final = 2
+# The limits of a whole operation, its retries included. A buyer waits for an authorization.
+_AUTHORIZE_SECONDS: Final = 9.0
+_OPERATION_SECONDS: Final = 15.0
+# The limits of each request. A request that is retried keeps its idempotency key, so that it takes effect once.
 _TIMEOUT: Final = httpx.Timeout(6.0, connect=2.0)
+_RETRIES: Final = 2
 _PAGE: Final = 100
-# Our clock and Stripe's may differ by this much.
-CLOCKS_DIFFER: Final = timedelta(seconds=60)
-_CALL_TAKES: Final = timedelta(minutes=2)
+CLOCK_SKEW_MAX: Final = timedelta(seconds=60)
+# How long after the beginning of a payment Stripe may create its intent.
+_CREATED_WITHIN: Final = timedelta(minutes=2)
 _SIGNATURE_SECONDS_MAX: Final = 300
 
 _INTENTS: Final = "/v1/payment_intents"
@@ -51,19 +53,19 @@ _PROVIDER_REFUSED: Final = "The payment provider refused the request"
 _REASON_CHARACTERS_MAX: Final = 300
 
 
-# Visible ASCII, as every id of Stripe's is: it becomes a key of ours, and PostgreSQL keeps no NUL.
+# Visible ASCII, as all ids of Stripe are: it becomes a key of ours, and PostgreSQL cannot store NUL.
 StripeId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,255}\Z")]
 
-# Stripe is away, or what came is no answer of Stripe's.
-_NO_ANSWER: Final = (TimeoutError, stripe.StripeError, msgspec.MsgspecError)
+# There was no response, or none that Stripe sends.
+NO_RESPONSE: Final = (TimeoutError, stripe.StripeError, msgspec.MsgspecError)
 
-# What came cannot be read: it is no JSON, not what it should be, or nested without end.
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+# The text is not JSON, lacks what it must have, or is nested too deeply.
+_MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
-A = TypeVar("A", bound=msgspec.Struct)
+T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Forged(Exception):
+class ForgedWebhook(Exception):
     """The webhook was not signed with our secret, or too long ago"""
 
 
@@ -90,8 +92,8 @@ class _Error(msgspec.Struct):
     message: str | None = None
 
 
-class Intent(msgspec.Struct, kw_only=True):
-    """What we read of a PaymentIntent, in an answer, a list or a webhook."""
+class PaymentIntent(msgspec.Struct, kw_only=True):
+    """The fields of a PaymentIntent that are used, in a response, a list or a webhook."""
 
     id: str
     amount: int
@@ -106,21 +108,30 @@ class Intent(msgspec.Struct, kw_only=True):
     last_payment_error: _Error | None = None
     next_action: _NextAction | None = None
 
-    def finding(self) -> Finding:
-        """Return what the intent's status says."""
+    @property
+    def payment_id(self) -> UUID | None:
+        """The id of the payment it was created for; None if it was not created by an installation of AdmitOne."""
+        try:
+            return UUID(self.metadata.get("payment_id", ""))
+        except ValueError:
+            return None
+
+    @property
+    def result(self) -> ProviderResult:
+        """What the intent's status means for its payment."""
         match self.status:
             case "requires_capture":
                 return Authorized(self.id)
             case "succeeded":
                 charge = self.latest_charge
                 if isinstance(charge, _Charge) and 0 < self.amount_received <= charge.amount_refunded:
-                    return GivenBack(self.id)
-                return Taken(self.id)
+                    return Refunded(self.id)
+                return Captured(self.id)
             case "canceled":
-                return Released(self.id)
+                return Canceled(self.id)
             case "requires_action":
                 redirect = self.next_action.redirect_to_url if self.next_action else None
-                return NeedsAction(self.id, self.client_secret or "", redirect.url if redirect else None)
+                return RequiresAction(self.id, self.client_secret or "", redirect.url if redirect else None)
             case "requires_payment_method" | "requires_confirmation":
                 error = self.last_payment_error or _Error()
                 return Declined(_code(error), _reason(error.message), self.id)
@@ -128,7 +139,7 @@ class Intent(msgspec.Struct, kw_only=True):
                 return Unknown(f"the intent is {self.status}")
 
     def mismatch(self, payment: Payment, *, livemode: bool) -> str | None:
-        """Return why this intent cannot be the payment's, or None."""
+        """Return in what this intent differs from the payment, or None if it is the payment's."""
         pairs = {
             "amount": (self.amount, payment.amount_cents),
             "currency": (self.currency, payment.currency),
@@ -136,67 +147,67 @@ class Intent(msgspec.Struct, kw_only=True):
             "payment": (self.metadata.get("payment_id"), str(payment.id)),
             "mode": (self.livemode, livemode),
         }
-        return next((f"another {name}" for name, (theirs, ours) in pairs.items() if theirs != ours), None)
+        return next((f"{name} differs" for name, (theirs, ours) in pairs.items() if theirs != ours), None)
 
 
-class _Subject(msgspec.Struct):
-    """The part of a webhook's object that tells what it is about."""
+class _EventObject(msgspec.Struct):
+    """The fields of a webhook event's object that identify the PaymentIntent."""
 
     id: StripeId
     object: str
     payment_intent: StripeId | None = None
 
 
-class _EventHead(msgspec.Struct):
+class _EventContent(msgspec.Struct):
     object: msgspec.Raw
 
 
-class Told(msgspec.Struct):
-    """A webhook's event."""
+class WebhookEvent(msgspec.Struct, dict=True):
+    """An event that Stripe sends to the webhook endpoint."""
 
     id: StripeId
     type: str
     livemode: bool
-    data: _EventHead
+    data: _EventContent
 
-    @property
+    @cached_property
     def intent_id(self) -> str | None:
         """The PaymentIntent that the event is about, if it is about one."""
         try:
-            subject = msgspec.json.decode(self.data.object, type=_Subject)
-        except _UNREADABLE:
+            subject = msgspec.json.decode(self.data.object, type=_EventObject)
+        except _MALFORMED:
             return None
         return subject.id if subject.object == "payment_intent" else subject.payment_intent
 
-    @property
-    def intent(self) -> Intent | None:
-        """The PaymentIntent as it was, where the event carries it."""
+    @cached_property
+    def intent(self) -> PaymentIntent | None:
+        """The PaymentIntent at the time of the event, if the event contains it."""
         if not self.type.startswith("payment_intent."):
             return None
         try:
-            return msgspec.json.decode(self.data.object, type=Intent)
-        except _UNREADABLE:
+            return msgspec.json.decode(self.data.object, type=PaymentIntent)
+        except _MALFORMED:
             return None
 
 
-class _Intents(msgspec.Struct):
-    """A page of a list, or of what a search found."""
+class _PaymentIntents(msgspec.Struct):
+    """A page of a list or of search results."""
 
-    data: list[Intent]
+    data: list[PaymentIntent]
     has_more: bool = False
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """Stripe, as this service uses it."""
+    """The requests to Stripe that this service makes."""
 
     client: stripe.StripeClient
     installation: UUID
     livemode: bool
     webhook_secrets: Sequence[str]
 
-    async def authorise(self, payment: Payment, return_url: str) -> Finding:
-        """Hold the money. Asked again for the same payment it gives the first answer again and holds nothing twice."""
+    async def authorize(self, payment: Payment, return_url: str) -> ProviderResult:
+        """Hold the money. Repeated for the same payment, it returns the first result and holds nothing twice."""
         params = {
             "amount": payment.amount_cents,
             "currency": payment.currency,
@@ -211,73 +222,75 @@ class Gateway:
                 "payment_id": str(payment.id),
                 "attempt": str(payment.attempt),
             },
-            **_paying_with(payment.token),
+            **_payment_method(payment.token),
         }
-        asking = self._ask(Intent, "post", _INTENTS, params, payment.provider_key)
-        return await self._about(payment, asking, _AUTHORISE_SECONDS)
+        request = self._send(PaymentIntent, "post", _INTENTS, params, payment.provider_key)
+        return await self._result(payment, request, _AUTHORIZE_SECONDS)
 
-    async def read(self, payment: Payment) -> Finding:
-        """Return what Stripe says about a payment whose id there is known."""
-        path = f"{_INTENTS}/{_known(payment)}"
-        return await self._about(payment, self._ask(Intent, "get", path, {"expand": ["latest_charge"]}))
+    async def retrieve(self, payment: Payment) -> ProviderResult:
+        """Return the present state of a payment whose id at Stripe is known."""
+        path = f"{_INTENTS}/{_stripe_id(payment)}"
+        return await self._result(payment, self._send(PaymentIntent, "get", path, {"expand": ["latest_charge"]}))
 
-    async def find(self, payment: Payment) -> Finding:
-        """Look for a payment whose id at Stripe is not known; `Absent` when there is none of ours.
+    async def find(self, payment: Payment) -> ProviderResult:
+        """Return the present state of a payment whose id at Stripe is not known; IntentNotFound if it has none.
 
-        The search may lag behind; the list does not, so it has the last word.
+        The search is fast but may lag behind; the list does not, so it decides.
         """
         query = {"query": f"metadata['payment_id']:'{payment.id}'", "limit": 1}
         try:
-            async with asyncio.timeout(_ASK_SECONDS):
-                found = await self._ask(_Intents, "get", f"{_INTENTS}/search", query)
+            async with asyncio.timeout(_OPERATION_SECONDS):
+                found = await self._send(_PaymentIntents, "get", f"{_INTENTS}/search", query)
                 for intent in found.data:
-                    return self._finding(payment, intent)
-                until = payment.created_at + _CALL_TAKES + CLOCKS_DIFFER
-                async for intent in self.intents(payment.created_at - CLOCKS_DIFFER, until):
-                    if intent.metadata.get("payment_id") == str(payment.id):
-                        return self._finding(payment, intent)
-        except _NO_ANSWER as error:
+                    return self._result_of(payment, intent)
+                until = payment.created_at + _CREATED_WITHIN + CLOCK_SKEW_MAX
+                async for intent in self.intents(payment.created_at - CLOCK_SKEW_MAX, until):
+                    if intent.payment_id == payment.id:
+                        return self._result_of(payment, intent)
+        except NO_RESPONSE as error:
             return _unknown(error)
-        return Absent()
+        return IntentNotFound()
 
-    async def capture(self, payment: Payment) -> Finding:
+    async def capture(self, payment: Payment) -> ProviderResult:
         """Take the money that is held."""
         return await self._change(payment, "capture")
 
-    async def void(self, payment: Payment) -> Finding:
-        """Give back what is held."""
+    async def void(self, payment: Payment) -> ProviderResult:
+        """Release the money that is held."""
         return await self._change(payment, "cancel")
 
-    async def _change(self, payment: Payment, verb: str) -> Finding:
-        """Ask for a change that Stripe makes once at most; where it refuses, the intent itself says why.
+    async def _change(self, payment: Payment, verb: str) -> ProviderResult:
+        """Request a change that Stripe makes at most once; if it refuses, the intent itself shows why.
 
-        Each try has a key of its own: under the same key a 500 would be repeated for a day.
+        Each try has its own key: under the same key Stripe would repeat a 500 for a day.
         """
-        path, key = f"{_INTENTS}/{_known(payment)}/{verb}", f"{verb}:{payment.id}:{payment.tries}"
-        finding = await self._about(payment, self._ask(Intent, "post", path, {}, key))
-        return await self.read(payment) if isinstance(finding, Declined) else finding
+        path, key = f"{_INTENTS}/{_stripe_id(payment)}/{verb}", f"{verb}:{payment.id}:{payment.tries}"
+        result = await self._result(payment, self._send(PaymentIntent, "post", path, {}, key))
+        return await self.retrieve(payment) if isinstance(result, Declined) else result
 
-    async def refund(self, payment: Payment) -> Finding:
-        """Give back all that was taken."""
-        params = {"payment_intent": _known(payment), "amount": payment.amount_cents}
-        asking = self._ask(_Refund, "post", "/v1/refunds", params, f"refund:{payment.id}:{payment.tries}")
+    async def refund(self, payment: Payment) -> ProviderResult:
+        """Return all money that was taken."""
+        params = {"payment_intent": _stripe_id(payment), "amount": payment.amount_cents}
         try:
-            async with asyncio.timeout(_ASK_SECONDS):
-                await asking
+            async with asyncio.timeout(_OPERATION_SECONDS):
+                await self._send(_Refund, "post", "/v1/refunds", params, f"refund:{payment.id}:{payment.tries}")
         except stripe.InvalidRequestError as error:
-            log.info("a refund was refused; the intent says why", extra={"payment": payment.id, "code": error.code})
-        except _NO_ANSWER as error:
+            log.info("a refund was refused; the intent shows why", extra={"payment": payment.id, "code": error.code})
+        except NO_RESPONSE as error:
             return _unknown(error)
-        return await self.read(payment)
+        return await self.retrieve(payment)
 
-    async def intents(self, since: datetime, until: datetime) -> AsyncIterator[Intent]:
-        """Go through this installation's intents made in a span of time, newest first; raises StripeError."""
+    async def intents(self, since: datetime, until: datetime) -> AsyncIterator[PaymentIntent]:
+        """Iterate over this installation's intents that were created in a period, newest first.
+
+        Raises one of NO_RESPONSE.
+        """
         params: dict[str, Any] = {
             "limit": _PAGE,
             "created": {"gte": int(since.timestamp()), "lte": int(until.timestamp())},
         }
         while True:
-            page = await self._ask(_Intents, "get", _INTENTS, params)
+            page = await self._send(_PaymentIntents, "get", _INTENTS, params)
             for intent in page.data:
                 if intent.metadata.get("installation") == str(self.installation):
                     yield intent
@@ -285,38 +298,47 @@ class Gateway:
                 return
             params["starting_after"] = page.data[-1].id
 
-    async def close_intent(self, intent: Intent) -> None:
-        """Give back what an intent holds that no payment of ours stands for; raises StripeError."""
-        await self._ask(Intent, "post", f"{_INTENTS}/{intent.id}/cancel", {}, f"close:{intent.id}:{intent.status}")
+    async def cancel_intent(self, intent: PaymentIntent) -> None:
+        """Release what an intent holds that belongs to no payment; raises one of NO_RESPONSE."""
+        key = f"close:{intent.id}:{intent.status}"
+        await self._send(PaymentIntent, "post", f"{_INTENTS}/{intent.id}/cancel", {}, key)
 
-    def heard(self, body: bytes, signature: str | None) -> Told:
-        """Return what a webhook tells; raises Forged. Two secrets are valid while one replaces the other."""
+    def parse_webhook(self, body: bytes, signature: str | None) -> WebhookEvent:
+        """Return a webhook's event; raises ForgedWebhook. Two secrets are valid while one replaces the other."""
         if signature is None or not signature.isascii():
-            raise Forged  # the SDK compares in constant time, which Python does for ASCII only
+            raise ForgedWebhook  # the SDK compares in constant time, which Python does for ASCII only
         for secret in self.webhook_secrets:
             try:
                 stripe.WebhookSignature.verify_header(body, signature, secret, _SIGNATURE_SECONDS_MAX)
-                return msgspec.json.decode(body, type=Told)
+                return msgspec.json.decode(body, type=WebhookEvent)
             except stripe.SignatureVerificationError:
                 continue
-            except _UNREADABLE as error:
-                raise Forged from error
-        raise Forged
+            except _MALFORMED as error:
+                raise ForgedWebhook from error
+        raise ForgedWebhook
 
-    async def _ask(self, answer: type[A], method: str, path: str, params: dict[str, Any], key: str | None = None) -> A:
-        """Send one request through the SDK, which signs in, encodes, retries and raises; read the answer ourselves.
+    async def _send(
+        self, response_type: type[T], method: str, path: str, params: dict[str, Any], key: str | None = None
+    ) -> T:
+        """Send one request through the SDK, which authenticates, encodes, retries and raises; parse its response.
 
-        The SDK's own reading makes an object of every value of an answer of which we want a few.
+        The SDK would make an object of every value in a response of which a few are used.
         """
         options = {} if key is None else {"idempotency_key": key}
-        response: Any = await self.client.raw_request_async(method, path, **params, **options)
-        return msgspec.json.decode(response.body, type=answer)
+        try:
+            response: Any = await self.client.raw_request_async(method, path, **params, **options)
+        except (AttributeError, TypeError, ValueError) as error:
+            # The SDK cannot read an error that is not Stripe's, such as {"error": "bad gateway"} of a proxy.
+            raise stripe.APIError("the response is not Stripe's") from error
+        return msgspec.json.decode(response.body, type=response_type)
 
-    async def _about(self, payment: Payment, asking: Awaitable[Intent], seconds: float = _ASK_SECONDS) -> Finding:
-        """Return what an answer says about a payment, whatever kind of answer it is."""
+    async def _result(
+        self, payment: Payment, request: Awaitable[PaymentIntent], seconds: float = _OPERATION_SECONDS
+    ) -> ProviderResult:
+        """Return what the response to a request means for a payment."""
         try:
             async with asyncio.timeout(seconds):
-                return self._finding(payment, await asking)
+                return self._result_of(payment, await request)
         except stripe.CardError as error:
             return _declined(error)
         except stripe.IdempotencyError as error:
@@ -325,21 +347,24 @@ class Gateway:
         except stripe.InvalidRequestError as error:
             return _refused(payment, error)
         except (stripe.AuthenticationError, stripe.PermissionError) as error:
-            log.error("Stripe does not accept our key", extra={"why": str(error)})  # noqa: TRY400
+            log.error("Stripe does not accept our key", extra={"error": str(error)})  # noqa: TRY400
             return _unknown(error)
-        except _NO_ANSWER as error:
+        except NO_RESPONSE as error:
             return _unknown(error)
 
-    def _finding(self, payment: Payment, intent: Intent) -> Finding:
+    def _result_of(self, payment: Payment, intent: PaymentIntent) -> ProviderResult:
         if (mismatch := intent.mismatch(payment, livemode=self.livemode)) is not None:
             log.error("an intent is not the payment's", extra={"payment": payment.id, "mismatch": mismatch})
             return Unknown(mismatch)
-        return intent.finding()
+        return intent.result
 
 
 @asynccontextmanager
-async def opened(url: str, key: str, webhook_secret: str, installation: UUID) -> AsyncIterator[Gateway]:
-    """Open the door: at Stripe, or at `url` where one is given. Several webhook secrets are separated by commas."""
+async def open_gateway(url: str, key: str, webhook_secret: str, installation: UUID) -> AsyncIterator[Gateway]:
+    """Connect to Stripe, or to `url` if it is given. Several webhook secrets are separated by commas.
+
+    Connections are kept and reused until the block ends.
+    """
     transport = stripe.HTTPXClient(timeout=_TIMEOUT)
     client = stripe.StripeClient(
         key, base_addresses={"api": url} if url else {}, http_client=transport, max_network_retries=_RETRIES
@@ -347,16 +372,16 @@ async def opened(url: str, key: str, webhook_secret: str, installation: UUID) ->
     try:
         yield Gateway(client, installation, key.startswith(("sk_live_", "rk_live_")), webhook_secret.split(","))
     finally:
-        await transport.close_async()
+        await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK does not annotate it
 
 
-def _known(payment: Payment) -> str:
-    assert payment.stripe_id is not None, "Stripe was not asked about this payment yet"
+def _stripe_id(payment: Payment) -> str:
+    assert payment.stripe_id is not None, "Stripe's id of this payment is not known yet"
     return payment.stripe_id
 
 
-def _paying_with(token: str) -> dict[str, Any]:
-    """Return the parameters that name the card: as a token, a payment method, or what the Payment Element confirmed."""
+def _payment_method(token: str) -> dict[str, Any]:
+    """Return the parameters for a card token, a payment method, or a confirmation token of the Payment Element."""
     if token.startswith("tok_"):
         return {"payment_method_data": {"type": "card", "card": {"token": token}}}
     if token.startswith("ctoken_"):
@@ -364,7 +389,7 @@ def _paying_with(token: str) -> dict[str, Any]:
     return {"payment_method": token}
 
 
-def _declined(error: stripe.CardError) -> Finding:
+def _declined(error: stripe.CardError) -> ProviderResult:
     body: Any = error.json_body
     details = body["error"]
     intent = details.get("payment_intent") or {}
@@ -373,18 +398,18 @@ def _declined(error: stripe.CardError) -> Finding:
     return Declined(code or "card_declined", _reason(error.user_message), intent.get("id"))
 
 
-def _refused(payment: Payment, error: stripe.InvalidRequestError) -> Finding:
-    """Stripe will not do it, now or later: the token is wrong, or the request is."""
+def _refused(payment: Payment, error: stripe.InvalidRequestError) -> ProviderResult:
+    """Stripe refuses the request, now and later: the token is not valid, or the request is not."""
     is_token = error.param is not None and any(
         part in error.param for part in ("payment_method", "confirmation_token", "token")
     )
     if not is_token:
-        log.warning("Stripe refused a request", extra={"payment": payment.id, "code": error.code, "why": str(error)})
+        log.warning("Stripe refused a request", extra={"payment": payment.id, "code": error.code, "error": str(error)})
     return Declined(TOKEN_INVALID if is_token else error.code or "refused", _PROVIDER_REFUSED)
 
 
 def _unknown(error: Exception) -> Unknown:
-    log.warning("Stripe gave no answer", extra={"error": f"{type(error).__name__}: {error}"})
+    log.warning("there is no usable response from Stripe", extra={"error": f"{type(error).__name__}: {error}"})
     return Unknown(type(error).__name__)
 
 

@@ -1,66 +1,121 @@
-"""What payments does when orders tell it something. Stripe is not asked here: what is wanted is noted for a job."""
+"""What payments does when orders publishes; correct however often and in whatever order events arrive.
+
+Nothing is sent to Stripe here: what is wanted there is saved, and a job does it.
+"""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
+
+import msgspec
 
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, PaymentFailed, PaymentRejected
 from admitone.kernel.database.pool import Transaction
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.replicas import is_next
 from admitone.kernel.tracing import current_traceparent
-from admitone.payments import paying, store
-from admitone.payments.paying import SETTLING
+from admitone.payments import store
+from admitone.payments.model import OrderReplica, OrderStatus, Payment
 
 log = logging.getLogger(__name__)
 
 
-async def order_created(tx: Transaction, event: OrderCreated) -> None:
-    await store.add_orders(tx, [event])
+# OrderCreated only adds a row, so its batch is the list of them.
 
 
-async def order_awaiting_payment(tx: Transaction, event: OrderAwaitingPayment) -> None:
-    """The order can no longer expire or be cancelled: capture the money that is held for it."""
-    advanced = await store.await_payments(tx, [event], [current_traceparent()])
-    if event.id not in advanced:
-        await _note_other_version(tx, event.id, event.version)
-    elif advanced[event.id]:
-        tx.wake(SETTLING)
-    elif (failed := await _without_money(tx, event)) is not None:
-        tx.publish(failed)
+async def load_nothing(_tx: Transaction, _events: Sequence[OrderCreated]) -> list[OrderReplica]:
+    return []
 
 
-async def _without_money(tx: Transaction, order: OrderAwaitingPayment) -> PaymentFailed | None:
-    """Return what to tell of an order that awaits a payment which is not held."""
-    payment = await store.payment(tx, order.payment_id)
-    if payment is None or payment.wanted == "void" or payment.state == "voided":
-        # Given up, or forgotten by a restored database: nothing will be taken, so the order must not wait for it.
-        log.error("orders await a payment that will not come", extra={"order": order.id, "payment": order.payment_id})
-        return PaymentFailed(id=order.payment_id, order_id=order.id, reason="The payment was not completed")
-    log.info("a payment that is awaited is not held", extra={"payment": payment.id, "state": payment.state})
-    return None
+def order_created(_tx: Transaction, added: list[OrderReplica], event: OrderCreated) -> None:
+    """Keep what may be paid, by whom, how much and until when."""
+    order = OrderReplica(
+        id=event.id,
+        version=event.version,
+        status="created",
+        buyer_id=event.user_id,
+        price_cents=event.ticket.price_cents,
+        currency=event.ticket.currency,
+        expires_at=event.expires_at,
+    )
+    added.append(order)
 
 
-async def order_cancelled(tx: Transaction, event: OrderCancelled) -> None:
-    """Give back whatever is held or taken for an order that is over."""
-    if await store.advance_order(tx, event.id, event.version, "cancelled"):
-        await paying.give_up(tx, await store.payments_of(tx, [event.id]))
-    else:
-        await _note_other_version(tx, event.id, event.version)
+# The other events change orders and their payments.
 
 
-async def payment_rejected(tx: Transaction, event: PaymentRejected) -> None:
-    """Orders will not have this payment: give it back."""
-    await store.orders_for_change(tx, [event.order_id])
-    payment = await store.payment(tx, event.payment_id)
-    if payment is None:
-        log.error("orders reject a payment nobody knows", extra={"order": event.order_id, "payment": event.payment_id})
+@dataclass
+class OrderBatch:
+    """The orders that a batch of events is about, locked, and their payments."""
+
+    orders: dict[UUID, OrderReplica]
+    payments: dict[UUID, Payment]
+    changed_orders: dict[UUID, OrderReplica] = field(default_factory=dict)
+    changed_payments: dict[UUID, Payment] = field(default_factory=dict)
+
+    def advance(self, event: OrderAwaitingPayment | OrderCancelled, status: OrderStatus) -> bool:
+        """Apply the next version of an order; False if it was applied before. Raises MissingEvents if it is later."""
+        order = self.orders.get(event.id)
+        if not is_next(event, -1 if order is None else order.version):
+            return False
+        assert order is not None, "the first version of an order is not OrderCreated"
+        self.orders[order.id] = self.changed_orders[order.id] = order.advanced(event.version, status)
+        return True
+
+    def change(self, payment: Payment) -> None:
+        changed = msgspec.structs.replace(payment, traceparent=current_traceparent())
+        self.payments[payment.id] = self.changed_payments[payment.id] = changed
+
+
+async def load(
+    tx: Transaction, events: Sequence[OrderAwaitingPayment | OrderCancelled | PaymentRejected]
+) -> OrderBatch:
+    orders = await store.orders_for_change(tx, [event.aggregate for event in events])
+    payments = await store.payments_of(tx, list(orders))
+    return OrderBatch(orders, {payment.id: payment for payment in payments})
+
+
+async def save(tx: Transaction, batch: OrderBatch) -> None:
+    await store.save_orders(tx, list(batch.changed_orders.values()))
+    await store.save_payments(tx, list(batch.changed_payments.values()))
+
+
+def order_awaiting_payment(tx: Transaction, batch: OrderBatch, event: OrderAwaitingPayment) -> None:
+    """The order can no longer expire or be cancelled: capture the payment that orders accepted."""
+    if not batch.advance(event, "awaiting:payment"):
         return
-    await paying.give_up(tx, [payment])
+    payment = batch.payments.get(event.payment_id)
+    extra = {"order": event.id, "payment": event.payment_id}
+    if payment is None or payment.wanted == "void" or payment.state == "voided":
+        # It is being voided, or a restored database lost it: nothing will be captured, so the order must not wait.
+        log.error("orders awaits a payment that will not be captured", extra=extra)
+        failed = PaymentFailed(id=event.payment_id, order_id=event.id, reason="The payment was not completed")
+        tx.publish(failed)
+    elif (captured := payment.capture(tx.now)) is not payment:
+        batch.change(captured)
+    else:
+        log.info("the awaited payment is not authorized; nothing is captured", extra={**extra, "state": payment.state})
 
 
-async def _note_other_version(tx: Transaction, order_id: UUID, version: int) -> None:
-    """Leave an order's event alone that was applied before; raises MissingEvents while an earlier one has not come."""
-    replica = await store.order(tx, order_id)
-    have = -1 if replica is None else replica.version
-    if have < version:
-        raise MissingEvents("orders", order_id, have)
-    log.info("order version was applied before", extra={"order": order_id, "version": version, "have": have})
+def order_cancelled(tx: Transaction, batch: OrderBatch, event: OrderCancelled) -> None:
+    """Return all money that is held or was taken for the order."""
+    if batch.advance(event, "cancelled"):
+        for payment in list(batch.payments.values()):
+            if payment.order_id == event.id:
+                _cancel(tx, batch, payment)
+
+
+def payment_rejected(tx: Transaction, batch: OrderBatch, event: PaymentRejected) -> None:
+    """Return the money of a payment that orders did not accept."""
+    payment = batch.payments.get(event.payment_id)
+    if payment is None:
+        extra = {"order": event.order_id, "payment": event.payment_id}
+        log.error("orders rejects an unknown payment", extra=extra)
+    else:
+        _cancel(tx, batch, payment)
+
+
+def _cancel(tx: Transaction, batch: OrderBatch, payment: Payment) -> None:
+    cancelled = payment.cancel(tx.now)
+    if cancelled is not payment:
+        batch.change(cancelled)

@@ -1,6 +1,6 @@
-"""What payments does by itself: it carries out what is wanted, works off webhooks, and compares with Stripe's books.
+"""What payments does in the background: carry out what is wanted, process webhooks, and compare with Stripe's list.
 
-Nothing here holds a transaction open while it waits for Stripe.
+No transaction stays open while a request to Stripe is in progress.
 """
 
 import asyncio
@@ -12,40 +12,47 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-import stripe
 
 from admitone.kernel.database.pool import UNREACHABLE
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.running import RunningService
 from admitone.kernel.tracing import trace_span
 from admitone.payments import store
-from admitone.payments.gateway import CLOCKS_DIFFER, Gateway, Intent, Told
-from admitone.payments.model import Absent, Authorized, Finding, NeedsAction, Order, Payment, Taken, Unknown
-from admitone.payments.paying import SETTLING, Learnt
-from admitone.payments.resources import LISTENING, Resources
-from admitone.payments.store import Webhook
+from admitone.payments.gateway import CLOCK_SKEW_MAX, NO_RESPONSE, Gateway, PaymentIntent, WebhookEvent
+from admitone.payments.model import (
+    Authorized,
+    Captured,
+    IntentNotFound,
+    OrderReplica,
+    Payment,
+    ProviderResult,
+    RequiresAction,
+    Unknown,
+)
+from admitone.payments.resources import Resources
+from admitone.payments.store import PROCESS_WEBHOOKS, SETTLE_PAYMENTS, StoredWebhook
 
 log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS: Final = 1.0
-_AT_ONCE: Final = 64
+_IN_PROGRESS_MAX: Final = 64
 
-# How long a request to Stripe may still be on its way after we gave up on it.
-_ON_ITS_WAY: Final = timedelta(seconds=60)
-# Stripe forgets idempotency keys after a day: asking again later would hold the money a second time.
-_KEY_HOLDS: Final = timedelta(hours=23)
+# How long a request to Stripe may still take effect after its response was given up.
+_IN_FLIGHT: Final = timedelta(seconds=60)
+# Stripe forgets idempotency keys after a day: the same request would then hold the money a second time.
+_KEY_LIFETIME: Final = timedelta(hours=23)
 
-_WEBHOOKS: Final = 200
-# The answer that a webhook overtakes says the same; only when it does not come is the webhook news.
-_OVERTAKES_SECONDS: Final = 2.0
-# Nobody waits for a webhook: those that come close together are worked off together.
+_BATCH: Final = 200
+# A webhook may arrive before the response that reports the same; it is checked only if that response does not arrive.
+_RESPONSE_SECONDS: Final = 2.0
+# Nobody waits for a webhook, so that those which arrive within a moment are processed together.
 _GATHER_SECONDS: Final = 0.1
 _WEBHOOK_DAYS: Final = 30
 
 _RECONCILE_SECONDS: Final = 60.0
 _SETTLES_WITHIN: Final = timedelta(seconds=30)
-# What a payment in each state may look like at Stripe; anything else is looked at again.
-_LOOKS_LIKE: Final = {
+# The statuses that the intent of a payment may have in each state; with any other the payment is checked.
+_STATUSES: Final = {
     "created": frozenset[str](),
     "requires_action": frozenset({"requires_action"}),
     "authorized": frozenset({"requires_capture"}),
@@ -54,68 +61,68 @@ _LOOKS_LIKE: Final = {
     "voided": frozenset({"canceled"}),
     "failed": frozenset({"canceled"}),
 }
-_OPEN_AT_STRIPE: Final = frozenset(
+_CANCELABLE: Final = frozenset(
     {"requires_payment_method", "requires_confirmation", "requires_action", "requires_capture"}
 )
 
 
 def return_url(service: RunningService[Resources], order_id: UUID) -> str:
-    """Return the page that the buyer comes back to from the bank."""
+    """Return the page to which the bank sends the buyer back."""
     return f"{service.settings.public_origin}/orders/{order_id}"
 
 
-# What is wanted.
+async def _wait_for_signal(signal: asyncio.Event) -> None:
+    """Return when the signal is set, or when it is time for the next sweep: another process may have been signalled."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(signal.wait(), _SWEEP_SECONDS)
+
+
+# What is wanted
 
 
 async def settle_payments(service: RunningService[Resources]) -> None:
-    """Look at each payment that is due, woken at once when one is and sweeping for the rest, for ever."""
-    alarm = service.database.signal(SETTLING)
-    under_way: set[asyncio.Task[None]] = set()
+    """Settle each payment that is due."""
+    signal = service.database.signal(SETTLE_PAYMENTS)
+    in_progress: set[asyncio.Task[None]] = set()
     try:
         while True:
-            alarm.clear()
-            try:
-                taken = await store.take_due(service.database, _AT_ONCE - len(under_way))
-            except (Unavailable, *UNREACHABLE) as error:
-                log.warning("payments wait for the database", extra={"error": repr(error)})
-                taken = []
-            for payment, order, now in taken:
+            signal.clear()
+            for payment, order, now in await store.take_due(service.database, _IN_PROGRESS_MAX - len(in_progress)):
                 task = asyncio.create_task(_settle(service, payment, order, now))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-            await _until_more(alarm, under_way)
+                in_progress.add(task)
+                task.add_done_callback(in_progress.discard)
+            if len(in_progress) < _IN_PROGRESS_MAX:
+                await _wait_for_signal(signal)
+            else:
+                await asyncio.wait(in_progress, return_when=asyncio.FIRST_COMPLETED)
+    except (Unavailable, *UNREACHABLE):
+        # Results of requests that were sent already may still be saved.
+        await asyncio.gather(*in_progress)
+        raise
     finally:
-        for task in under_way:
+        for task in in_progress:
             task.cancel()
 
 
-async def _until_more(alarm: asyncio.Event, under_way: set[asyncio.Task[None]]) -> None:
-    """Wait for an alarm or the next sweep, and in any case for a free place."""
-    if len(under_way) >= _AT_ONCE:
-        await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-        return
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(alarm.wait(), _SWEEP_SECONDS)
-
-
-async def _settle(service: RunningService[Resources], payment: Payment, order: Order, now: datetime) -> None:
-    with trace_span(payment.traceparent, "payments looks after a payment"):
+async def _settle(service: RunningService[Resources], payment: Payment, order: OrderReplica, now: datetime) -> None:
+    """Request what a payment needs and apply the result; without one it stays due, and another try follows."""
+    facts = {"payment": payment.id, "order": payment.order_id, "wanted": payment.wanted}
+    with trace_span(payment.traceparent, "payments settles a payment"):
         try:
-            finding = await _ask(service.resources.stripe, payment, order, now, return_url(service, order.id))
-            after = await service.resources.learn(Learnt(payment.id, finding))
+            result = await _request(service.resources.gateway, payment, order, now, return_url(service, order.id))
+            after = await service.resources.apply((payment.id, result))
         except (Unavailable, *UNREACHABLE) as error:
-            log.warning("a payment waits for the database", extra={"payment": payment.id, "error": repr(error)})
+            log.warning("the database is unreachable; a payment waits", extra={**facts, "error": repr(error)})
         except Exception:
-            log.exception("a payment could not be settled and is tried again", extra={"payment": payment.id})
+            log.exception("a payment could not be settled and is tried again", extra=facts)
         else:
-            facts = {"payment": payment.id, "order": payment.order_id, "wanted": payment.wanted, "state": after.state}
-            log.info("looked after a payment", extra={**facts, "finding": type(finding).__name__})
+            log.info("a result was applied", extra={**facts, "state": after.state, "result": type(result).__name__})
 
 
-async def _ask(gateway: Gateway, payment: Payment, order: Order, now: datetime, url: str) -> Finding:
-    """Ask Stripe for what a payment needs next."""
+async def _request(gateway: Gateway, payment: Payment, order: OrderReplica, now: datetime, url: str) -> ProviderResult:
+    """Send to Stripe what a payment needs next."""
     if payment.stripe_id is None:
-        return await _ask_about_unknown(gateway, payment, order, now, url)
+        return await _request_unknown(gateway, payment, order, now, url)
     match payment.wanted:
         case "capture":
             return await gateway.capture(payment)
@@ -124,100 +131,104 @@ async def _ask(gateway: Gateway, payment: Payment, order: Order, now: datetime, 
         case "refund":
             return await gateway.refund(payment)
         case None:
-            return await gateway.read(payment)
+            return await gateway.retrieve(payment)
 
 
-async def _ask_about_unknown(gateway: Gateway, payment: Payment, order: Order, now: datetime, url: str) -> Finding:
-    """Find out what became of a payment whose first answer never came.
+async def _request_unknown(
+    gateway: Gateway, payment: Payment, order: OrderReplica, now: datetime, url: str
+) -> ProviderResult:
+    """Find out what happened to a payment whose first response never arrived.
 
-    While the order may be paid, asking again under the same key finishes what the buyer began and holds nothing
-    twice. Stripe may answer that with the same failure for a day; then, and when the order is over, its books tell.
-    Should the first request take effect even later, the webhook and the next comparison find what it holds.
+    While the order may be paid, the same request with the same key completes what the buyer began and holds nothing
+    twice. Stripe may repeat an internal error under that key for a day; then, or if the order is over, its list
+    decides. If the first request takes effect even later, the webhook or the next comparison finds what it holds.
     """
     age = now - payment.created_at
-    if payment.state == "created" and payment.wanted is None and order.is_payable(now) and age < _KEY_HOLDS:
-        finding = await gateway.authorise(payment, url)
-        if isinstance(finding, Authorized | NeedsAction | Taken):
-            # What was answered first; much may have happened since.
-            return await gateway.read(msgspec.structs.replace(payment, stripe_id=finding.stripe_id))
-        if not isinstance(finding, Unknown):
-            return finding
+    if payment.state == "created" and payment.wanted is None and order.is_payable(now) and age < _KEY_LIFETIME:
+        result = await gateway.authorize(payment, url)
+        if isinstance(result, Authorized | RequiresAction | Captured):
+            # This repeats the first response; much may have happened since.
+            return await gateway.retrieve(msgspec.structs.replace(payment, stripe_id=result.stripe_id))
+        if not isinstance(result, Unknown):
+            return result
     found = await gateway.find(payment)
-    return Unknown("it may still be on its way") if isinstance(found, Absent) and age < _ON_ITS_WAY else found
+    return Unknown("it may still be in flight") if isinstance(found, IntentNotFound) and age < _IN_FLIGHT else found
 
 
-# What Stripe tells.
+# Webhooks
 
 
-async def work_off_webhooks(service: RunningService[Resources]) -> None:
-    """Work off stored webhooks, woken when one came and sweeping for the rest, for ever.
+async def process_webhooks(service: RunningService[Resources]) -> None:
+    """Process stored webhooks.
 
-    A webhook is never believed: when it says something new, its payment is looked at again at Stripe.
+    A webhook is not trusted: if it reports something new, its payment is checked at Stripe.
     """
-    alarm = service.database.signal(LISTENING)
+    signal = service.database.signal(PROCESS_WEBHOOKS)
     while True:
-        alarm.clear()
-        try:
-            while await _work_off_some(service) == _WEBHOOKS:
-                pass
-        except (Unavailable, *UNREACHABLE) as error:
-            log.warning("webhooks wait for the database", extra={"error": repr(error)})
+        signal.clear()
+        while await _process_batch(service) == _BATCH:
+            pass
         await asyncio.sleep(_GATHER_SECONDS)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(alarm.wait(), _SWEEP_SECONDS)
+        await _wait_for_signal(signal)
 
 
-async def _work_off_some(service: RunningService[Resources]) -> int:
-    """Work off what can be; return how many were done."""
-    database = service.database
-    waiting = await store.waiting_webhooks(database, _WEBHOOKS)
-    if not waiting:
+async def _process_batch(service: RunningService[Resources]) -> int:
+    """Process webhooks and return how many are finished."""
+    webhooks = await store.unprocessed_webhooks(service.database, _BATCH)
+    if not webhooks:
         return 0
-    told = [msgspec.json.decode(each.body, type=Told) for each in waiting]
-    by_id, by_stripe_id = await store.payments_at_stripe(
-        database,
-        [payment_id for each in told if (payment_id := _payment_id(each.intent)) is not None],
-        [intent_id for each in told if (intent_id := each.intent_id) is not None],
+    events = [msgspec.json.decode(webhook.body, type=WebhookEvent) for webhook in webhooks]
+    payments = await _payments_of(
+        service, [(event.intent_id, event.intent.payment_id if event.intent else None) for event in events]
     )
-    livemode = service.resources.stripe.livemode
-    done: list[tuple[int, str]] = []
-    news: list[UUID] = []
-    for webhook, each in zip(waiting, told, strict=True):
-        payment = by_stripe_id.get(each.intent_id or "") or by_id.get(_payment_id(each.intent) or UUID(int=0))
-        finding = _judge(webhook, each, payment, livemode=livemode)
-        if finding is None:
+    outcomes: list[tuple[int, str]] = []
+    to_check: list[UUID] = []
+    for webhook, event, payment in zip(webhooks, events, payments, strict=True):
+        outcome = _outcome(webhook, event, payment, livemode=service.resources.gateway.livemode)
+        if outcome is None:
             continue
-        done.append((webhook.number, finding))
-        if finding == "news" and payment is not None:
-            news.append(payment.id)
-        elif finding not in {"known", "unknown object"}:
-            log.error("a webhook is not believed", extra={"event": each.id, "mismatch": finding})
-    if done:
-        async with database.transaction() as tx:
-            await store.finish_webhooks(tx, [number for number, _ in done], [finding for _, finding in done])
-            if news:
-                await store.look_again(tx, news)
-                tx.wake(SETTLING)
-    return len(done)
+        outcomes.append((webhook.number, outcome))
+        if outcome == "checked" and payment is not None:
+            to_check.append(payment.id)
+        elif outcome not in {"known", "unknown object"}:
+            log.error("a webhook is not trusted", extra={"event": event.id, "mismatch": outcome})
+    if outcomes:
+        async with service.database.transaction() as tx:
+            await store.finish_webhooks(tx, outcomes)
+            if to_check:
+                await store.make_due(tx, to_check)
+    return len(outcomes)
 
 
-def _judge(webhook: Webhook, told: Told, payment: Payment | None, *, livemode: bool) -> str | None:
-    """Return what a webhook comes to; None while the answer it overtook may still come."""
+async def _payments_of(
+    service: RunningService[Resources], ids: Sequence[tuple[str | None, UUID | None]]
+) -> list[Payment | None]:
+    """Return the payment for each pair of an id at Stripe and an id of ours; an id at Stripe takes precedence."""
+    by_id, by_stripe_id = await store.payments_at_stripe(
+        service.database,
+        [payment_id for _, payment_id in ids if payment_id is not None],
+        [stripe_id for stripe_id, _ in ids if stripe_id is not None],
+    )
+    return [by_stripe_id.get(stripe_id or "") or by_id.get(payment_id or UUID(int=0)) for stripe_id, payment_id in ids]
+
+
+def _outcome(webhook: StoredWebhook, event: WebhookEvent, payment: Payment | None, *, livemode: bool) -> str | None:
+    """Return the outcome of processing a webhook; None while the response that reports the same may still arrive."""
     if payment is None:
         return "unknown object"
-    if told.livemode != livemode:
-        return "another mode"
-    if told.intent is not None and (mismatch := told.intent.mismatch(payment, livemode=livemode)) is not None:
+    if event.livemode != livemode:
+        return "mode differs"
+    if event.intent is not None and (mismatch := event.intent.mismatch(payment, livemode=livemode)) is not None:
         return mismatch
-    if is_known(told, payment):
+    if is_known(event, payment):
         return "known"
-    is_being_asked = payment.state == "created" or payment.wanted is not None
-    return None if is_being_asked and webhook.age_seconds < _OVERTAKES_SECONDS else "news"
+    awaits_response = payment.state == "created" or payment.wanted is not None
+    return None if awaits_response and webhook.age_seconds < _RESPONSE_SECONDS else "checked"
 
 
-def is_known(told: Told, payment: Payment) -> bool:
-    """Whether a payment is where this event leads, or beyond."""
-    match told.type:
+def is_known(event: WebhookEvent, payment: Payment) -> bool:
+    """Whether a payment has reached the state that this event reports, or a later one."""
+    match event.type:
         case "payment_intent.amount_capturable_updated":
             return payment.state in {"authorized", "captured", "refunded"} or payment.wanted == "void"
         case "payment_intent.succeeded":
@@ -232,77 +243,62 @@ def is_known(told: Told, payment: Payment) -> bool:
             return True
 
 
-def _payment_id(intent: Intent | None) -> UUID | None:
-    try:
-        return None if intent is None else UUID(intent.metadata.get("payment_id", ""))
-    except ValueError:
-        return None
-
-
-# What Stripe's books say.
+# The comparison with Stripe's list
 
 
 async def reconcile_payments(service: RunningService[Resources]) -> None:
-    """Compare Stripe's list of our intents with our payments, once a minute, for ever.
+    """Compare Stripe's list of our intents with our payments once a minute.
 
-    Whatever was never told is found here: a lost webhook, an answer that never came, a payment this database forgot.
+    This finds what nothing else reports: a lost webhook, a response that never arrived, a payment this database lost.
     """
     while True:
         await asyncio.sleep(_RECONCILE_SECONDS)
+        await store.delete_old_webhooks(service.database, _WEBHOOK_DAYS)
         try:
             await reconcile(service)
-            await store.forget_webhooks(service.database, _WEBHOOK_DAYS)
-        except (TimeoutError, stripe.StripeError, msgspec.MsgspecError, Unavailable, *UNREACHABLE) as error:
-            log.warning("payments could not be compared with Stripe's", extra={"error": repr(error)})
+        except NO_RESPONSE as error:
+            log.warning("payments could not be compared with Stripe's list", extra={"error": repr(error)})
 
 
 async def reconcile(service: RunningService[Resources]) -> int:
-    """Compare what was made since the last time and had time to settle; return how many differed."""
+    """Compare the intents created since the last comparison that had time to settle; return how many differed."""
     since, now = await store.reconciled_until(service.database)
     until = now - _SETTLES_WITHIN
     differing = 0
-    page: list[Intent] = []
-    async for intent in service.resources.stripe.intents(since - CLOCKS_DIFFER, until):
+    page: list[PaymentIntent] = []
+    async for intent in service.resources.gateway.intents(since - CLOCK_SKEW_MAX, until):
         page.append(intent)
-        if len(page) == _WEBHOOKS:
+        if len(page) == _BATCH:
             differing += await _compare(service, page)
             page = []
     differing += await _compare(service, page)
-    await store.note_reconciled(service.database, until)
+    await store.save_reconciled_until(service.database, until)
     return differing
 
 
-async def _compare(service: RunningService[Resources], intents: Sequence[Intent]) -> int:
-    by_id, by_stripe_id = await store.payments_at_stripe(
-        service.database,
-        [payment_id for each in intents if (payment_id := _payment_id(each)) is not None],
-        [each.id for each in intents],
-    )
-    differing: list[UUID] = []
-    strangers = 0
-    for intent in intents:
-        payment = by_stripe_id.get(intent.id) or by_id.get(_payment_id(intent) or UUID(int=0))
+async def _compare(service: RunningService[Resources], intents: Sequence[PaymentIntent]) -> int:
+    payments = await _payments_of(service, [(intent.id, intent.payment_id) for intent in intents])
+    to_check: list[UUID] = []
+    orphans = 0
+    for intent, payment in zip(intents, payments, strict=True):
         if payment is None:
-            strangers += 1
-            await _close_stranger(service, intent)
-        elif payment.wanted is None and intent.status not in _LOOKS_LIKE[payment.state]:
-            log.warning(
-                "a payment differs from Stripe's",
-                extra={"payment": payment.id, "state": payment.state, "at": intent.status},
-            )
-            differing.append(payment.id)
-    if differing:
+            orphans += 1
+            await _cancel_orphan(service, intent)
+        elif payment.wanted is None and intent.status not in _STATUSES[payment.state]:
+            facts = {"payment": payment.id, "state": payment.state, "status": intent.status}
+            log.warning("a payment differs from its intent", extra=facts)
+            to_check.append(payment.id)
+    if to_check:
         async with service.database.transaction() as tx:
-            await store.look_again(tx, differing)
-            tx.wake(SETTLING)
-    return len(differing) + strangers
+            await store.make_due(tx, to_check)
+    return len(to_check) + orphans
 
 
-async def _close_stranger(service: RunningService[Resources], intent: Intent) -> None:
-    """An intent of this installation that this database does not know: a restored backup forgot it."""
+async def _cancel_orphan(service: RunningService[Resources], intent: PaymentIntent) -> None:
+    """Cancel an intent of this installation that has no payment: this database was restored and lost it."""
     facts = {"intent": intent.id, "status": intent.status, "order": intent.metadata.get("order_id")}
-    if intent.status in _OPEN_AT_STRIPE:
-        log.error("an intent that nobody knows is closed", extra=facts)
-        await service.resources.stripe.close_intent(intent)
+    if intent.status in _CANCELABLE:
+        log.error("an intent without a payment is canceled", extra=facts)
+        await service.resources.gateway.cancel_intent(intent)
     elif intent.status != "canceled":
-        log.error("money was taken for a payment that nobody knows; people must decide", extra=facts)
+        log.error("money was taken for an unknown payment; an operator must decide", extra=facts)

@@ -1,34 +1,37 @@
-"""A payment and what may become of it; the rules hold in whatever sequence answers, webhooks and events arrive.
+"""A payment and its rules, which hold in whatever order results, webhooks and events arrive.
 
     created ──► requires_action ──► authorized ──► captured ──► refunded
        └────────────┴───────────────────┴─► voided, failed
 
-Stripe says what happened (a finding), orders say what is wanted, and `learn` brings the two together.
+Stripe reports what happened (`ProviderResult`), orders decides what is wanted; `Payment.apply` brings the two together.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from admitone.events import PaymentAuthorized, PaymentCreated, PaymentFailed, PaymentRefunded, PaymentVoided
-from admitone.kernel.errors import Conflict, Forbidden, Invalid, NotFound, PaymentRequired
+from admitone.kernel.errors import Conflict, Forbidden, IdempotencyKeyReused, Invalid, NotFound, PaymentRequired
 from admitone.kernel.messaging.event import Event
 
 State = Literal["created", "requires_action", "authorized", "captured", "voided", "failed", "refunded"]
 Wanted = Literal["capture", "void", "refund"]
 OrderStatus = Literal["created", "awaiting:payment", "cancelled"]
 
-TOKEN_INVALID: Final = "token_invalid"  # noqa: S105 – a reason
+E = TypeVar("E", bound=Event)
+
+TOKEN_INVALID: Final = "token_invalid"  # noqa: S105 – a reason code
 
 _LIVE: Final = frozenset({"created", "requires_action", "authorized", "captured"})
 _OPEN: Final = frozenset({"created", "requires_action", "authorized"})
 
-# How long whoever begins a payment, or looks at one in the background, has it to itself.
+# How long a payment is left to the process that began it or took it to settle it.
 LEASE_SECONDS: Final = 30.0
-_LOOK_AGAIN: Final = timedelta(seconds=60)
+_CHECK_AGAIN: Final = timedelta(seconds=60)
 _RETRY_SECONDS: Final = 0.5
 _RETRY_SECONDS_MAX: Final = 60.0
 
@@ -53,21 +56,21 @@ class NoAttemptsLeft(Invalid):
     """The payment was refused too often; this order is being cancelled and nothing is charged"""
 
 
-class BeingPaid(Conflict):
+class PaymentInProgress(Conflict):
     """This order is being paid already; do not pay again"""
 
 
-class CardRefused(PaymentRequired):
+class CardDeclined(PaymentRequired):
     """The card was refused"""
 
 
-class TokenRefused(Invalid):
+class InvalidToken(Invalid):
     """Token is not valid"""
 
     field = "token"
 
 
-# What Stripe may say about a payment.
+# What Stripe reports about a payment.
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ class Authorized:
 
 
 @dataclass(frozen=True)
-class NeedsAction:
-    """The buyer must confirm at the bank: at `url`, or by Stripe's script with the client secret."""
+class RequiresAction:
+    """The buyer must authenticate: at `url`, or with the client secret in Stripe's script."""
 
     stripe_id: str
     client_secret: str
@@ -87,22 +90,22 @@ class NeedsAction:
 
 
 @dataclass(frozen=True)
-class Taken:
+class Captured:
     """The money was taken."""
 
     stripe_id: str
 
 
 @dataclass(frozen=True)
-class GivenBack:
-    """The money was taken and all of it given back."""
+class Refunded:
+    """The money was taken and returned in full."""
 
     stripe_id: str
 
 
 @dataclass(frozen=True)
 class Declined:
-    """The bank, or Stripe, said no; the code is TOKEN_INVALID when what names the card is to blame."""
+    """The bank or Stripe refused; the code is TOKEN_INVALID if the token does not name a card."""
 
     code: str
     reason: str
@@ -110,34 +113,34 @@ class Declined:
 
 
 @dataclass(frozen=True)
-class Released:
+class Canceled:
     """Nothing is held any more, and nothing was taken."""
 
     stripe_id: str
 
 
 @dataclass(frozen=True)
-class Absent:
-    """Stripe never heard of this payment and will not hear of it any more."""
+class IntentNotFound:
+    """Stripe has no PaymentIntent for this payment and will not create one any more."""
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """No answer: what happened must be asked again and may not be assumed."""
+    """There was no usable response: the outcome must be requested again and must not be assumed."""
 
-    why: str
-
-
-Finding = Authorized | NeedsAction | Taken | GivenBack | Declined | Released | Absent | Unknown
+    reason: str
 
 
-class Order(msgspec.Struct, frozen=True):
-    """What may be paid, as orders told it."""
+ProviderResult = Authorized | RequiresAction | Captured | Refunded | Declined | Canceled | IntentNotFound | Unknown
+
+
+class OrderReplica(msgspec.Struct, frozen=True):
+    """What payments keeps of an order: whether, by whom, how much and until when it may be paid."""
 
     id: UUID
     version: int
     status: OrderStatus
-    user_id: UUID
+    buyer_id: UUID
     price_cents: int
     currency: str
     expires_at: datetime
@@ -145,18 +148,25 @@ class Order(msgspec.Struct, frozen=True):
     def is_payable(self, now: datetime) -> bool:
         return self.status == "created" and now < self.expires_at
 
+    def advanced(self, version: int, status: OrderStatus) -> "OrderReplica":
+        return msgspec.structs.replace(self, version=version, status=status)
+
 
 class Payment(msgspec.Struct, frozen=True):
-    """One attempt to pay an order."""
+    """One attempt to pay an order.
+
+    `wanted` is what must still be done at Stripe. `due_at` is when the background job looks at the payment next, and
+    `tries` how often it has since something was last wanted.
+    """
 
     id: UUID
     order_id: UUID
     attempt: int
-    user_id: UUID
+    buyer_id: UUID
     amount_cents: int
     currency: str
     token: str
-    request_key: str | None
+    idempotency_key: str | None
     created_at: datetime
     due_at: datetime | None
     state: State = "created"
@@ -171,110 +181,120 @@ class Payment(msgspec.Struct, frozen=True):
 
     @property
     def is_live(self) -> bool:
-        """Whether this payment is under way or taken, so that no other may begin."""
+        """Whether this payment is in progress or captured, so that no other may begin."""
         return self.state in _LIVE
 
     @property
     def is_open(self) -> bool:
-        """Whether it can still come to nothing."""
+        """Whether this payment may still fail or be voided."""
         return self.state in _OPEN
 
     @property
     def provider_key(self) -> str:
-        """The idempotency key under which Stripe is asked to hold the money."""
+        """The idempotency key of the authorization at Stripe."""
         return f"pi:{self.order_id}:{self.attempt}"
 
     # What is wanted.
 
-    def to_give_up(self, now: datetime) -> "Payment":
-        """Return the payment with everything wanted back: what is held, or what was taken."""
+    def capture(self, now: datetime) -> "Payment":
+        """Return the payment to be captured; it is unchanged unless it is authorized and nothing else is wanted."""
+        is_free = self.state == "authorized" and self.wanted is None
+        return self.with_wanted("capture", now) if is_free else self
+
+    def cancel(self, now: datetime) -> "Payment":
+        """Return the payment to be voided, or refunded if it was captured; unchanged if nothing is left to cancel."""
         if self.state == "captured":
-            return msgspec.structs.replace(self, wanted="refund", due_at=now, tries=0)
+            return self if self.wanted == "refund" else self.with_wanted("refund", now)
         if not self.is_open or self.wanted == "void":
             return self
-        # While the first answer is still out, its own way leads to the void; asking Stripe now would find nothing.
+        # While the first response is outstanding, its result leads to the void: Stripe would find nothing to void now.
         due_at = self.due_at if self.state == "created" and self.tries == 0 else now
         return msgspec.structs.replace(self, wanted="void", due_at=due_at, tries=0)
 
     # What happened.
 
-    def learn(self, finding: Finding, order: "Order", now: datetime, *, is_last: bool) -> tuple["Payment", list[Event]]:
-        """Return the payment after Stripe said something, and what is to be told: each fact once in its life.
+    def apply(
+        self, result: ProviderResult, order: OrderReplica, now: datetime, *, is_last_attempt: bool
+    ) -> tuple["Payment", list[Event]]:
+        """Return the payment after a result, and the events to publish: each fact once in a payment's life.
 
-        `is_last` says that the order fails with this attempt, if this attempt fails.
+        With the last attempt the order fails, too.
         """
-        if isinstance(finding, Unknown):
-            return self.later(now), []
+        if isinstance(result, Unknown):
+            return self.retried_later(now), []
         match self.state:
             case "created" | "requires_action":
-                return self._learn_under_way(finding, order, now, is_last=is_last)
+                return self._apply_in_progress(result, order, now, is_last_attempt=is_last_attempt)
             case "authorized":
-                return self._learn_authorized(finding, now)
+                return self._apply_authorized(result, now)
             case "captured":
-                if isinstance(finding, GivenBack):
-                    return self.settled("refunded"), [refunded_event(self)]
-                return (self.at_rest() if self.wanted is None else self.later(now)), []
+                if isinstance(result, Refunded):
+                    refunded = self.settled("refunded")
+                    return refunded, [refunded.event(PaymentRefunded)]
+                return (self.at_rest() if self.wanted is None else self.retried_later(now)), []
             case "failed" | "voided":
-                return self._learn_over(finding, now), []
+                return self._apply_over(result, now), []
             case "refunded":
                 return self.at_rest(), []
 
-    def _learn_under_way(
-        self, finding: Finding, order: "Order", now: datetime, *, is_last: bool
+    def _apply_in_progress(
+        self, result: ProviderResult, order: OrderReplica, now: datetime, *, is_last_attempt: bool
     ) -> tuple["Payment", list[Event]]:
-        is_over = self.wanted == "void" or order.status == "cancelled"
-        fails_order = is_last and order.status == "created"
-        match finding:
-            case Authorized(stripe_id) | Taken(stripe_id):
-                # Taken without being held first, by hand or by the method's nature: orders decide all the same.
+        is_cancelled = self.wanted == "void" or order.status == "cancelled"
+        fails_order = is_last_attempt and order.status == "created"
+        match result:
+            case Authorized(stripe_id) | Captured(stripe_id):
+                # Captured before orders decided, in Stripe's dashboard for example: orders decides all the same.
                 held = self.at_stripe("authorized", stripe_id, now)
-                return (held.wanting("void", now), []) if is_over else (held, [authorized_event(held)])
-            case NeedsAction(stripe_id, client_secret, url):
+                return (held.with_wanted("void", now), []) if is_cancelled else (held, [held.event(PaymentAuthorized)])
+            case RequiresAction(stripe_id, client_secret, url):
                 waiting = self.at_stripe("requires_action", stripe_id, now, client_secret, url)
-                return (waiting.wanting("void", now) if is_over else waiting), []
+                return (waiting.with_wanted("void", now) if is_cancelled else waiting), []
             case Declined(code, reason, stripe_id):
                 failed = self.settled("failed", stripe_id, code, reason)
                 if failed.stripe_id is not None:
-                    # Whoever has its client secret could still confirm a refused intent: it is closed.
-                    failed = failed.wanting("void", now)
-                return failed, [failed_event(failed)] if fails_order else []
-            case Released() | GivenBack() | Absent() if self.wanted == "void":
-                voided = self.settled("voided", _stripe_id(finding))
-                return voided, [voided_event(voided)]
+                    # A declined intent must be canceled, or it could still be confirmed with its client secret.
+                    failed = failed.with_wanted("void", now)
+                return failed, [failed.event(PaymentFailed)] if fails_order else []
+            case Canceled() | Refunded() | IntentNotFound() if self.wanted == "void":
+                voided = self.settled("voided", _stripe_id(result))
+                return voided, [voided.event(PaymentVoided)]
             case _:
-                failed = self.settled("failed", _stripe_id(finding), "not_completed", "The payment was not completed")
-                return failed, [failed_event(failed)] if fails_order else []
+                failed = self.settled("failed", _stripe_id(result), "not_completed", "The payment was not completed")
+                return failed, [failed.event(PaymentFailed)] if fails_order else []
 
-    def _learn_authorized(self, finding: Finding, now: datetime) -> tuple["Payment", list[Event]]:
-        match finding:
-            case Taken() if self.wanted == "capture":
-                taken = self.settled("captured")
-                return taken, [created_event(taken)]
-            case Taken() if self.wanted == "void":
-                return self.settled("captured").to_give_up(now), []
-            case Released() | GivenBack() | Absent() if self.wanted == "void":
+    def _apply_authorized(self, result: ProviderResult, now: datetime) -> tuple["Payment", list[Event]]:
+        match result:
+            case Captured() if self.wanted == "capture":
+                captured = self.settled("captured")
+                return captured, [captured.event(PaymentCreated)]
+            case Captured() if self.wanted == "void":
+                return self.settled("captured").cancel(now), []
+            case Canceled() | Refunded() | IntentNotFound() if self.wanted == "void":
                 voided = self.settled("voided")
-                return voided, [voided_event(voided)]
-            case Released() | GivenBack() | Absent():
+                return voided, [voided.event(PaymentVoided)]
+            case Canceled() | Refunded() | IntentNotFound():
                 lost = self.settled("failed", None, "authorization_lost", "The bank no longer holds the money")
-                return lost, [failed_event(lost)]
+                return lost, [lost.event(PaymentFailed)]
             case Declined(code, reason) if self.wanted != "void":
-                refused = self.settled("failed", None, code, reason).wanting("void", now)
-                return refused, [failed_event(refused)]
+                declined = self.settled("failed", None, code, reason).with_wanted("void", now)
+                return declined, [declined.event(PaymentFailed)]
             case _ if self.wanted is None:
-                return msgspec.structs.replace(self, due_at=now + _LOOK_AGAIN, tries=0), []
+                return msgspec.structs.replace(self, due_at=now + _CHECK_AGAIN, tries=0), []
             case _:
-                return self.later(now), []
+                return self.retried_later(now), []
 
-    def _learn_over(self, finding: Finding, now: datetime) -> "Payment":
-        """What Stripe holds or took for a payment that is over goes back, without a word to anybody."""
-        match finding:
-            case Authorized(stripe_id) | NeedsAction(stripe_id):
-                return self.later(now) if self.wanted == "void" else self.wanting("void", now, stripe_id)
-            case Taken(stripe_id):
-                return self.later(now) if self.wanted == "refund" else self.wanting("refund", now, stripe_id)
+    def _apply_over(self, result: ProviderResult, now: datetime) -> "Payment":
+        """Return the payment so that what Stripe still holds or has taken for it is returned; nothing is published."""
+        match result:
+            case Authorized(stripe_id) | RequiresAction(stripe_id):
+                return self.retried_later(now) if self.wanted == "void" else self.with_wanted("void", now, stripe_id)
+            case Captured(stripe_id):
+                return (
+                    self.retried_later(now) if self.wanted == "refund" else self.with_wanted("refund", now, stripe_id)
+                )
             case Declined(stripe_id=str(stripe_id)):
-                return self.later(now) if self.wanted is not None else self.wanting("void", now, stripe_id)
+                return self.retried_later(now) if self.wanted is not None else self.with_wanted("void", now, stripe_id)
             case _:
                 return self.at_rest()
 
@@ -289,20 +309,17 @@ class Payment(msgspec.Struct, frozen=True):
             stripe_id=stripe_id,
             client_secret=client_secret,
             action_url=url,
-            due_at=now + _LOOK_AGAIN,
+            due_at=now + _CHECK_AGAIN,
             tries=0,
         )
 
     def settled(
         self, state: State, stripe_id: str | None = None, reason_code: str | None = None, reason: str | None = None
     ) -> "Payment":
-        """Return the payment where nothing more is to be done at Stripe."""
+        """Return the payment in a state in which nothing more has to be done at Stripe."""
         return msgspec.structs.replace(
-            self,
+            self.at_rest(),
             state=state,
-            wanted=None,
-            due_at=None,
-            tries=0,
             stripe_id=self.stripe_id or stripe_id,
             client_secret=None,
             action_url=None,
@@ -311,62 +328,117 @@ class Payment(msgspec.Struct, frozen=True):
         )
 
     def at_rest(self) -> "Payment":
-        """Return the payment with nothing left to do or to look at."""
+        """Return the payment with nothing wanted and nothing due."""
         return msgspec.structs.replace(self, wanted=None, due_at=None, tries=0)
 
-    def wanting(self, wanted: Wanted, now: datetime, stripe_id: str | None = None) -> "Payment":
+    def with_wanted(self, wanted: Wanted, now: datetime, stripe_id: str | None = None) -> "Payment":
         return msgspec.structs.replace(self, wanted=wanted, due_at=now, tries=0, stripe_id=self.stripe_id or stripe_id)
 
-    def later(self, now: datetime) -> "Payment":
-        """Return the payment put off by a growing pause, unless somebody wants it looked at sooner."""
+    def retried_later(self, now: datetime) -> "Payment":
+        """Return the payment due after a growing delay, unless it has become due meanwhile."""
         if self.due_at is None or self.due_at <= now:
             return self
-        pause_seconds = min(_RETRY_SECONDS * 2 ** min(self.tries, 16), _RETRY_SECONDS_MAX)
-        return msgspec.structs.replace(self, due_at=now + timedelta(seconds=pause_seconds))
+        delay_seconds = min(_RETRY_SECONDS * 2 ** min(self.tries, 16), _RETRY_SECONDS_MAX)
+        return msgspec.structs.replace(self, due_at=now + timedelta(seconds=delay_seconds))
+
+    def event(self, event_type: type[E]) -> E:
+        """Return an event about this payment: its fields are the payment's of the same names, and `user_id`."""
+        fields = {**msgspec.structs.asdict(self), "user_id": self.buyer_id}
+        return event_type(**{name: fields[name] for name in event_type.__struct_fields__})
 
 
-def _stripe_id(finding: Finding) -> str | None:
-    return finding.stripe_id if isinstance(finding, (Released, GivenBack)) else None
+def _stripe_id(result: ProviderResult) -> str | None:
+    return result.stripe_id if isinstance(result, (Canceled, Refunded)) else None
 
 
-# What is told.
+# Beginning a payment.
 
 
-def authorized_event(payment: Payment) -> PaymentAuthorized:
-    return PaymentAuthorized(
-        id=payment.id,
-        order_id=payment.order_id,
-        user_id=payment.user_id,
-        amount_cents=payment.amount_cents,
-        currency=payment.currency,
-        stripe_id=str(payment.stripe_id),
+@dataclass(frozen=True)
+class PaymentRequest:
+    """A buyer's request to pay an order; `payment_id` is the id of the payment if it begins one."""
+
+    payment_id: UUID
+    order_id: UUID
+    buyer_id: UUID
+    token: str
+    idempotency_key: str | None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What to do for a request: authorize a new payment, or wait for another one.
+
+    `repeated` is the payment that the same request began before. `blocking` is another payment of the order that is
+    being voided: once it is, the request can begin its own.
+    """
+
+    payment: Payment
+    kind: Literal["new", "repeated", "blocking"]
+
+
+def begin_payment(
+    request: PaymentRequest, order: OrderReplica | None, known: Sequence[Payment], attempts_max: int, now: datetime
+) -> Begun:
+    """Decide about a request, given the payments of the order and those with the request's idempotency key.
+
+    Raises a refusal if the order cannot be paid by this request.
+    """
+    if order is None:
+        raise NoSuchOrder
+    if order.buyer_id != request.buyer_id:
+        raise NotYourOrder
+    attempts = [payment for payment in known if payment.order_id == order.id]
+    if (repeated := _repeated(request, known, attempts)) is not None:
+        return Begun(repeated, "repeated")
+    if order.status == "cancelled":
+        raise OrderIsCancelled
+    if live := [payment for payment in attempts if payment.is_live]:
+        return Begun(_superseded(live[0], now), "blocking")
+    if not order.is_payable(now):
+        raise OrderHasExpired
+    if attempts_left(attempts, attempts_max) == 0:
+        raise NoAttemptsLeft
+    payment = Payment(
+        id=request.payment_id,
+        order_id=order.id,
+        attempt=len(attempts) + 1,
+        buyer_id=order.buyer_id,
+        amount_cents=order.price_cents,
+        currency=order.currency,
+        token=request.token,
+        idempotency_key=request.idempotency_key,
+        traceparent=request.traceparent,
+        created_at=now,
+        due_at=now + timedelta(seconds=LEASE_SECONDS),
     )
+    return Begun(payment, "new")
 
 
-def created_event(payment: Payment) -> PaymentCreated:
-    return PaymentCreated(
-        id=payment.id,
-        order_id=payment.order_id,
-        user_id=payment.user_id,
-        amount_cents=payment.amount_cents,
-        currency=payment.currency,
-        stripe_id=str(payment.stripe_id),
-    )
+def _repeated(request: PaymentRequest, known: Sequence[Payment], attempts: Sequence[Payment]) -> Payment | None:
+    """Return the payment that this request began before: it has the same key, or the same order and token."""
+    key = (request.buyer_id, request.idempotency_key)
+    for payment in known if request.idempotency_key is not None else ():
+        if (payment.buyer_id, payment.idempotency_key) == key:
+            if (payment.order_id, payment.token) != (request.order_id, request.token):
+                raise IdempotencyKeyReused
+            return payment
+    for payment in attempts:
+        if payment.is_live and payment.wanted in {None, "capture"} and payment.token == request.token:
+            return payment
+    return None
 
 
-def failed_event(payment: Payment) -> PaymentFailed:
-    return PaymentFailed(id=payment.id, order_id=payment.order_id, reason=str(payment.reason))
+def _superseded(live: Payment, now: datetime) -> Payment:
+    """Return the live payment to be voided for another card; raises PaymentInProgress unless it waits for its buyer."""
+    if live.state == "requires_action":
+        return live.cancel(now)
+    if live.wanted == "void":
+        return live
+    raise PaymentInProgress
 
 
-def voided_event(payment: Payment) -> PaymentVoided:
-    return PaymentVoided(id=payment.id, order_id=payment.order_id, user_id=payment.user_id)
-
-
-def refunded_event(payment: Payment) -> PaymentRefunded:
-    return PaymentRefunded(
-        id=payment.id,
-        order_id=payment.order_id,
-        user_id=payment.user_id,
-        amount_cents=payment.amount_cents,
-        currency=payment.currency,
-    )
+def attempts_left(attempts: Sequence[Payment], attempts_max: int) -> int:
+    """Return how many more attempts an order may have; voided attempts do not count."""
+    return max(0, attempts_max - sum(payment.state == "failed" for payment in attempts))

@@ -1,22 +1,20 @@
-"""What payments is configured with and opens at start: the gateway to Stripe, and batchers for its decisions."""
+"""What payments is configured with and opens at start: the gateway to Stripe, and batchers of its transactions."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
+from uuid import UUID
 
 import msgspec
 
 from admitone.kernel.database.batching import Batcher
+from admitone.kernel.errors import Refusal
 from admitone.kernel.running import RunningService
 from admitone.kernel.settings import SettingsError, Variable
-from admitone.payments import gateway, paying, store
+from admitone.payments import gateway, store, transitions
 from admitone.payments.gateway import Gateway
-from admitone.payments.model import Payment
-from admitone.payments.paying import Ask, Begun, Learnt
-
-# The job that processes webhooks; see `jobs.py`.
-LISTENING = "process webhooks"
+from admitone.payments.model import Begun, Payment, PaymentRequest, ProviderResult
 
 
 class PaymentSettings(msgspec.Struct, frozen=True):
@@ -30,35 +28,36 @@ class PaymentSettings(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Resources:
-    payment_attempts: int
-    stripe: Gateway
-    begin: Batcher[Ask, Begun]
-    learn: Batcher[Learnt, Payment]
+    """`apply` takes a payment's id and its result; `store_webhook` an event's id and body."""
+
+    attempts_max: int
+    gateway: Gateway
+    begin: Batcher[PaymentRequest, Begun | Refusal]
+    apply: Batcher[tuple[UUID, ProviderResult], Payment]
     store_webhook: Batcher[tuple[str, str], None]
 
 
 @asynccontextmanager
 async def open_resources(service: RunningService[None]) -> AsyncIterator[Resources]:
-    """Open the gateway; raises SettingsError without the provider's key and webhook secret."""
+    """Open the gateway; raises SettingsError without Stripe's secret key and webhook secret."""
     settings, database = service.settings.read(PaymentSettings), service.database
     if not settings.stripe_secret_key:
         raise SettingsError("STRIPE_SECRET_KEY is not set")
     if not settings.stripe_webhook_secret:
         raise SettingsError("STRIPE_WEBHOOK_SECRET is not set")
 
-    async def begin(asks: Sequence[Ask]) -> list[Begun]:
-        return await paying.begin(database, asks, settings.payment_attempts)
+    async def begin(requests: Sequence[PaymentRequest]) -> list[Begun | Refusal]:
+        return await transitions.begin_payments(database, requests, settings.payment_attempts)
 
-    async def learn(learnt: Sequence[Learnt]) -> list[Payment]:
-        return await paying.learn(database, learnt, settings.payment_attempts)
+    async def apply(results: Sequence[tuple[UUID, ProviderResult]]) -> list[Payment]:
+        return await transitions.apply_results(database, results, settings.payment_attempts)
 
-    async def store_webhooks(came: Sequence[tuple[str, str]]) -> list[None]:
-        await store.add_webhooks(database, "stripe", [event_id for event_id, _ in came], [body for _, body in came])
-        database.signal(LISTENING).set()
-        return [None] * len(came)
+    async def store_webhooks(webhooks: Sequence[tuple[str, str]]) -> list[None]:
+        await store.add_webhooks(database, webhooks)
+        return [None] * len(webhooks)
 
     installation = await store.installation_id(database)
-    async with gateway.opened(
+    async with gateway.open_gateway(
         settings.stripe_url, settings.stripe_secret_key, settings.stripe_webhook_secret, installation
-    ) as stripe:
-        yield Resources(settings.payment_attempts, stripe, Batcher(begin), Batcher(learn), Batcher(store_webhooks))
+    ) as opened:
+        yield Resources(settings.payment_attempts, opened, Batcher(begin), Batcher(apply), Batcher(store_webhooks))

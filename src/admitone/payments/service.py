@@ -1,7 +1,8 @@
-"""payments, on one screen: what it serves, hears, tells and does by itself."""
+"""The payments service on one screen: its routes, subscriptions, publications, jobs, settings and gauges."""
 
 from admitone import events
 from admitone.kernel.http.sessions import session_revoked
+from admitone.kernel.messaging.inbox import BatchHandler
 from admitone.kernel.metrics import Gauge
 from admitone.kernel.service import Service
 from admitone.payments import api, handlers, jobs, store
@@ -9,13 +10,13 @@ from admitone.payments.resources import PaymentSettings, open_resources
 
 SERVICE = Service(
     name="payments",
-    operations=(api.pay_order, api.list_payments, api.hear_stripe),
+    operations=(api.pay_order, api.list_payments, api.receive_webhook),
     subscriptions={
         events.SessionRevoked: session_revoked,
-        events.OrderCreated: handlers.order_created,
-        events.OrderAwaitingPayment: handlers.order_awaiting_payment,
-        events.OrderCancelled: handlers.order_cancelled,
-        events.PaymentRejected: handlers.payment_rejected,
+        events.OrderCreated: BatchHandler(handlers.load_nothing, handlers.order_created, store.add_orders),
+        events.OrderAwaitingPayment: BatchHandler(handlers.load, handlers.order_awaiting_payment, handlers.save),
+        events.OrderCancelled: BatchHandler(handlers.load, handlers.order_cancelled, handlers.save),
+        events.PaymentRejected: BatchHandler(handlers.load, handlers.payment_rejected, handlers.save),
     },
     publications=(
         events.PaymentAuthorized,
@@ -24,13 +25,12 @@ SERVICE = Service(
         events.PaymentVoided,
         events.PaymentRefunded,
     ),
-    jobs=(jobs.settle_payments, jobs.work_off_webhooks, jobs.reconcile_payments),
+    jobs=(jobs.settle_payments, jobs.process_webhooks, jobs.reconcile_payments),
     settings=(PaymentSettings,),
     lifespan=open_resources,
+    reaches_internet=True,
     gauges=(
-        Gauge(
-            "admitone_payment_unsettled_seconds", "Age of the oldest open business at Stripe", store.seconds_unsettled
-        ),
-        Gauge("admitone_webhooks_waiting", "Messages of Stripe's not worked off yet", store.webhooks_waiting),
+        Gauge("admitone_payment_unsettled_seconds", "Age of the oldest unsettled payment", store.seconds_unsettled),
+        Gauge("admitone_webhooks_waiting", "Webhooks not processed yet", store.webhooks_waiting),
     ),
 )

@@ -1,4 +1,4 @@
-"""The statements of payments; each says what it does in its name."""
+"""What payments keeps: each statement, named by its purpose."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,91 +7,69 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.events import OrderAwaitingPayment, OrderCreated
-from admitone.kernel.database.pool import Row, Statements, Transaction, affected_rows, columns
-from admitone.payments.model import LEASE_SECONDS, Order, OrderStatus, Payment
+from admitone.kernel.database.pool import (
+    Database,
+    Row,
+    Statements,
+    Transaction,
+    affected_rows,
+    columns,
+    from_row,
+)
+from admitone.payments.model import LEASE_SECONDS, OrderReplica, Payment, PaymentRequest
 
-_ORDER: Final = "id, version, status, user_id, price_cents, currency, expires_at"
-_PAYMENT: Final = """id, order_id, attempt, user_id, amount_cents, currency, token, request_key, created_at, due_at,
-    state, wanted, stripe_id, client_secret, action_url, reason_code, reason, tries, traceparent"""
+# The signals of the two jobs that wait for work; see `jobs.py`.
+SETTLE_PAYMENTS: Final = "settle payments"
+PROCESS_WEBHOOKS: Final = "process webhooks"
+
+_ORDER: Final = ", ".join(OrderReplica.__struct_fields__)
+_PAYMENT: Final = ", ".join(Payment.__struct_fields__)
 
 
-def _order(row: Row) -> Order:
-    return Order(**dict(row.items()))
+# Orders
 
 
-def _payment(row: Row) -> Payment:
-    return Payment(**dict(row.items()))
-
-
-# Orders, as they were told.
-
-
-async def add_orders(tx: Transaction, told: Sequence[OrderCreated]) -> None:
-    """Begin the orders' replicas; one that exists stays."""
+async def add_orders(tx: Transaction, added: Sequence[OrderReplica]) -> None:
+    """Add replicas of orders; one that exists is not changed."""
     await tx.execute(
-        "INSERT INTO orders (id, version, status, user_id, price_cents, currency, expires_at) "
+        "INSERT INTO orders (id, version, status, buyer_id, price_cents, currency, expires_at) "
         "SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::text[], "
-        "$7::timestamptz[]) ON CONFLICT DO NOTHING",
-        *columns(told, "id", "version", "status", "user_id", "ticket.price_cents", "ticket.currency", "expires_at"),
+        "$7::timestamptz[]) AS added (id) ORDER BY id ON CONFLICT DO NOTHING",
+        *columns(added, "id", "version", "status", "buyer_id", "price_cents", "currency", "expires_at"),
     )
 
 
-async def advance_order(tx: Transaction, order_id: UUID, version: int, status: OrderStatus) -> bool:
-    """Apply the next version of an order, and only the next; False when the replica is elsewhere."""
-    tag = await tx.execute(
-        "UPDATE orders SET version = $2, status = $3 WHERE id = $1 AND version = $2 - 1", order_id, version, status
-    )
-    return affected_rows(tag) == 1
-
-
-async def await_payments(
-    tx: Transaction, told: Sequence[OrderAwaitingPayment], traceparents: Sequence[str | None]
-) -> dict[UUID, bool]:
-    """Apply the orders' next versions and want the money held for them, in one statement: every purchase comes by here.
-
-    Return the orders that were advanced, and of each whether its payment was held and free to be taken.
-    """
-    rows = await tx.fetch(
-        """
-        WITH advanced AS (
-            UPDATE orders SET version = told.version, status = 'awaiting:payment'
-            FROM unnest($1::uuid[], $2::integer[], $3::uuid[], $4::text[])
-            AS told (id, version, payment_id, traceparent)
-            WHERE orders.id = told.id AND orders.version = told.version - 1
-            RETURNING orders.id, told.payment_id, told.traceparent
-        ),
-        wanted AS (
-            UPDATE payment SET wanted = 'capture', due_at = instant(), tries = 0, traceparent = advanced.traceparent
-            FROM advanced
-            WHERE payment.id = advanced.payment_id AND payment.order_id = advanced.id
-              AND state = 'authorized' AND wanted IS NULL
-            RETURNING payment.order_id
-        )
-        SELECT advanced.id, wanted.order_id IS NOT NULL AS is_wanted
-        FROM advanced LEFT JOIN wanted ON wanted.order_id = advanced.id
-        """,
-        *columns(told, "id", "version", "payment_id"),
-        traceparents,
-    )
-    return {row["id"]: row["is_wanted"] for row in rows}
-
-
-async def order(db: Statements, order_id: UUID) -> Order | None:
+async def order(db: Statements, order_id: UUID) -> OrderReplica | None:
     row = await db.fetchrow(f"SELECT {_ORDER} FROM orders WHERE id = $1", order_id)  # noqa: S608
-    return None if row is None else _order(row)
+    return None if row is None else from_row(OrderReplica, row)
 
 
-async def orders_for_change(tx: Transaction, order_ids: Sequence[UUID]) -> dict[UUID, Order]:
-    """Return orders by id and lock their rows, in one sequence for everybody, until the transaction ends."""
+async def orders_for_change(tx: Transaction, order_ids: Sequence[UUID]) -> dict[UUID, OrderReplica]:
+    """Return orders by id and lock their rows until the transaction ends.
+
+    Whoever changes a payment locks its order first. Rows are locked in one order everywhere, so that two batches
+    cannot deadlock.
+    """
     rows = await tx.fetch(
         f"SELECT {_ORDER} FROM orders WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE",  # noqa: S608
         order_ids,
     )
-    return {row["id"]: _order(row) for row in rows}
+    return {row["id"]: from_row(OrderReplica, row) for row in rows}
 
 
-# Payments.
+async def save_orders(tx: Transaction, changed: Sequence[OrderReplica]) -> None:
+    """Write the version and status of locked orders."""
+    if changed:
+        tag = await tx.execute(
+            "UPDATE orders SET version = changed.version, status = changed.status "
+            "FROM unnest($1::uuid[], $2::integer[], $3::text[]) AS changed (id, version, status) "
+            "WHERE orders.id = changed.id AND orders.version = changed.version - 1",
+            *columns(changed, "id", "version", "status"),
+        )
+        assert affected_rows(tag) == len(changed), "an order was changed while it was locked"
+
+
+# Payments
 
 
 async def payments_of(db: Statements, order_ids: Sequence[UUID]) -> list[Payment]:
@@ -100,139 +78,22 @@ async def payments_of(db: Statements, order_ids: Sequence[UUID]) -> list[Payment
         f"SELECT {_PAYMENT} FROM payment WHERE order_id = ANY($1::uuid[]) ORDER BY order_id, attempt",  # noqa: S608
         order_ids,
     )
-    return [_payment(row) for row in rows]
+    return [from_row(Payment, row) for row in rows]
 
 
 async def payment(db: Statements, payment_id: UUID) -> Payment | None:
     row = await db.fetchrow(f"SELECT {_PAYMENT} FROM payment WHERE id = $1", payment_id)  # noqa: S608
-    return None if row is None else _payment(row)
+    return None if row is None else from_row(Payment, row)
 
 
-async def payments_by_key(db: Statements, people: Sequence[UUID], keys: Sequence[str | None]) -> list[Payment]:
-    """Return the payments that these people began with these Idempotency-Keys, pair by pair."""
+async def payments_by_key(db: Statements, requests: Sequence[PaymentRequest]) -> list[Payment]:
+    """Return the payments that the buyers of these requests began with the same Idempotency-Keys."""
     rows = await db.fetch(
         f"SELECT {_PAYMENT} FROM payment "  # noqa: S608
-        "WHERE (user_id, request_key) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))",
-        people,
-        keys,
+        "WHERE (buyer_id, idempotency_key) IN (SELECT * FROM unnest($1::uuid[], $2::text[]))",
+        *columns(requests, "buyer_id", "idempotency_key"),
     )
-    return [_payment(row) for row in rows]
-
-
-async def order_of_payment(tx: Transaction, payment_ids: Sequence[UUID]) -> dict[UUID, UUID]:
-    rows = await tx.fetch("SELECT id, order_id FROM payment WHERE id = ANY($1::uuid[])", payment_ids)
-    return {row["id"]: row["order_id"] for row in rows}
-
-
-async def add_payments(tx: Transaction, begun: Sequence[Payment]) -> None:
-    await tx.execute(
-        "INSERT INTO payment "
-        "(id, order_id, attempt, user_id, amount_cents, currency, token, request_key, traceparent, created_at, due_at) "
-        "SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::uuid[], $5::bigint[], $6::text[], "
-        "$7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[])",
-        *columns(
-            begun,
-            *("id", "order_id", "attempt", "user_id", "amount_cents", "currency", "token", "request_key"),
-            *("traceparent", "created_at", "due_at"),
-        ),
-    )
-
-
-async def save_payments(tx: Transaction, changed: Sequence[Payment]) -> None:
-    """Write what may change of payments; their orders' rows must be locked."""
-    tag = await tx.execute(
-        "UPDATE payment SET state = new.state, wanted = new.wanted, stripe_id = new.stripe_id, "
-        "client_secret = new.client_secret, action_url = new.action_url, reason_code = new.reason_code, "
-        "reason = new.reason, traceparent = new.traceparent, due_at = new.due_at, tries = new.tries "
-        "FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], "
-        "$9::text[], $10::timestamptz[], $11::integer[]) AS new (id, state, wanted, stripe_id, client_secret, "
-        "action_url, reason_code, reason, traceparent, due_at, tries) WHERE payment.id = new.id",
-        *columns(
-            changed,
-            *("id", "state", "wanted", "stripe_id", "client_secret", "action_url", "reason_code", "reason"),
-            *("traceparent", "due_at", "tries"),
-        ),
-    )
-    assert affected_rows(tag) == len(changed), "a payment that was read for a change is gone"
-
-
-_LENT: Final = ", ".join(f"lent.{each.strip()}" for each in _PAYMENT.split(","))
-_WITH_ORDER: Final = ", ".join(f"orders.{each.strip()} AS order_{each.strip()}" for each in _ORDER.split(","))
-
-
-async def take_due(db: Statements, limit: int) -> list[tuple[Payment, Order, datetime]]:
-    """Take payments that are due and lend them to the caller, with their orders and the instant of the reading."""
-    rows = await db.fetch(
-        f"""
-        WITH due AS (
-            SELECT id FROM payment WHERE due_at <= instant() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
-        ),
-        lent AS (
-            UPDATE payment SET due_at = instant() + make_interval(secs => $2), tries = tries + 1
-            FROM due WHERE payment.id = due.id RETURNING payment.*
-        )
-        SELECT {_LENT}, {_WITH_ORDER},
-               instant() AS taken_at
-        FROM lent JOIN orders ON orders.id = lent.order_id
-        """,  # noqa: S608
-        limit,
-        LEASE_SECONDS,
-    )
-    return [_with_order(row) for row in rows]
-
-
-def _with_order(row: Row) -> tuple[Payment, Order, datetime]:
-    fields = dict(row.items())
-    taken_at = fields.pop("taken_at")
-    ordered = Order(
-        **{name: fields.pop(f"order_{name}") for name in Order.__struct_fields__ if name != "id"}, id=fields["order_id"]
-    )
-    return Payment(**fields), ordered, taken_at
-
-
-async def look_again(db: Statements, payment_ids: Sequence[UUID]) -> None:
-    """Make payments due now, whatever they wait for."""
-    await db.execute("UPDATE payment SET due_at = instant(), tries = 0 WHERE id = ANY($1::uuid[])", payment_ids)
-
-
-# Webhooks.
-
-
-class Webhook(msgspec.Struct, frozen=True):
-    """A webhook that was stored and not worked off yet; `age_seconds` since it came."""
-
-    number: int
-    body: str
-    age_seconds: float
-
-
-async def add_webhooks(db: Statements, source: str, event_ids: Sequence[str], bodies: Sequence[str]) -> None:
-    """Store webhooks as they came; those that came before are left alone."""
-    await db.execute(
-        "INSERT INTO webhook (source, event_id, body) "
-        "SELECT $1, * FROM unnest($2::text[], $3::text[]) ON CONFLICT DO NOTHING",
-        source,
-        event_ids,
-        bodies,
-    )
-
-
-async def waiting_webhooks(db: Statements, limit: int) -> list[Webhook]:
-    rows = await db.fetch(
-        "SELECT number, body, extract(epoch FROM instant() - received_at)::float8 AS age_seconds "
-        "FROM webhook WHERE processed_at IS NULL ORDER BY number LIMIT $1",
-        limit,
-    )
-    return [Webhook(**dict(row.items())) for row in rows]
-
-
-async def finish_webhooks(db: Statements, numbers: Sequence[int], findings: Sequence[str]) -> None:
-    await db.execute(
-        "UPDATE webhook SET processed_at = instant(), finding = new.finding "
-        "FROM unnest($1::bigint[], $2::text[]) AS new (number, finding) WHERE webhook.number = new.number",
-        numbers,
-        findings,
-    )
+    return [from_row(Payment, row) for row in rows]
 
 
 async def payments_at_stripe(
@@ -244,19 +105,136 @@ async def payments_at_stripe(
         payment_ids,
         stripe_ids,
     )
-    found = [_payment(row) for row in rows]
+    found = [from_row(Payment, row) for row in rows]
     return {each.id: each for each in found}, {each.stripe_id: each for each in found if each.stripe_id is not None}
 
 
-async def forget_webhooks(db: Statements, days: int) -> None:
-    """Delete webhooks that were worked off longer ago than Stripe could send them again."""
+async def orders_of_payments(tx: Transaction, payment_ids: Sequence[UUID]) -> list[UUID]:
+    """Return the ids of the orders that these payments are for."""
+    rows = await tx.fetch("SELECT DISTINCT order_id FROM payment WHERE id = ANY($1::uuid[])", payment_ids)
+    return [row["order_id"] for row in rows]
+
+
+async def add_payments(tx: Transaction, added: Sequence[Payment]) -> None:
+    if added:
+        await tx.execute(
+            "INSERT INTO payment (id, order_id, attempt, buyer_id, amount_cents, currency, token, idempotency_key, "
+            "traceparent, created_at, due_at) "
+            "SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::uuid[], $5::bigint[], $6::text[], "
+            "$7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[])",
+            *columns(
+                added,
+                *("id", "order_id", "attempt", "buyer_id", "amount_cents", "currency", "token", "idempotency_key"),
+                *("traceparent", "created_at", "due_at"),
+            ),
+        )
+
+
+async def save_payments(tx: Transaction, changed: Sequence[Payment]) -> None:
+    """Write what may change of payments whose orders are locked, and wake the job that settles them if one is due."""
+    if not changed:
+        return
+    tag = await tx.execute(
+        "UPDATE payment SET state = changed.state, wanted = changed.wanted, stripe_id = changed.stripe_id, "
+        "client_secret = changed.client_secret, action_url = changed.action_url, reason_code = changed.reason_code, "
+        "reason = changed.reason, traceparent = changed.traceparent, due_at = changed.due_at, tries = changed.tries "
+        "FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], "
+        "$9::text[], $10::timestamptz[], $11::integer[]) AS changed (id, state, wanted, stripe_id, client_secret, "
+        "action_url, reason_code, reason, traceparent, due_at, tries) WHERE payment.id = changed.id",
+        *columns(
+            changed,
+            *("id", "state", "wanted", "stripe_id", "client_secret", "action_url", "reason_code", "reason"),
+            *("traceparent", "due_at", "tries"),
+        ),
+    )
+    assert affected_rows(tag) == len(changed), "a payment that was read for a change is gone"
+    if any(each.due_at is not None and each.due_at <= tx.now for each in changed):
+        tx.wake(SETTLE_PAYMENTS)
+
+
+async def make_due(tx: Transaction, payment_ids: Sequence[UUID]) -> None:
+    """Make payments due now and wake the job that settles them."""
+    await tx.execute("UPDATE payment SET due_at = instant(), tries = 0 WHERE id = ANY($1::uuid[])", payment_ids)
+    tx.wake(SETTLE_PAYMENTS)
+
+
+_TAKEN: Final = ", ".join(f"taken.{each}" for each in Payment.__struct_fields__)
+_ITS_ORDER: Final = ", ".join(f"orders.{each} AS order_{each}" for each in OrderReplica.__struct_fields__)
+
+
+async def take_due(db: Statements, limit: int) -> list[tuple[Payment, OrderReplica, datetime]]:
+    """Lease payments that are due to the caller; return them with their orders and the time of the lease."""
+    rows = await db.fetch(
+        f"""
+        WITH due AS (
+            SELECT id FROM payment WHERE due_at <= instant() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        ),
+        taken AS (
+            UPDATE payment SET due_at = instant() + make_interval(secs => $2), tries = tries + 1
+            FROM due WHERE payment.id = due.id RETURNING payment.*
+        )
+        SELECT {_TAKEN}, {_ITS_ORDER}, instant() AS taken_at FROM taken JOIN orders ON orders.id = taken.order_id
+        """,  # noqa: S608
+        limit,
+        LEASE_SECONDS,
+    )
+    return [(from_row(Payment, row), _order_beside(row), row["taken_at"]) for row in rows]
+
+
+def _order_beside(row: Row) -> OrderReplica:
+    return OrderReplica(**{name: row[f"order_{name}"] for name in OrderReplica.__struct_fields__})
+
+
+# Webhooks
+
+
+class StoredWebhook(msgspec.Struct, frozen=True):
+    """A webhook that was not processed yet; `age_seconds` since it arrived."""
+
+    number: int
+    body: str
+    age_seconds: float
+
+
+async def add_webhooks(database: Database, webhooks: Sequence[tuple[str, str]]) -> None:
+    """Store webhooks (event id, body) as they arrived, except known ones, and wake the job that processes them."""
+    await database.execute(
+        "INSERT INTO webhook (source, event_id, body) "
+        "SELECT 'stripe', * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING",
+        [event_id for event_id, _ in webhooks],
+        [body for _, body in webhooks],
+    )
+    database.signal(PROCESS_WEBHOOKS).set()
+
+
+async def unprocessed_webhooks(db: Statements, limit: int) -> list[StoredWebhook]:
+    rows = await db.fetch(
+        "SELECT number, body, extract(epoch FROM instant() - received_at)::float8 AS age_seconds "
+        "FROM webhook WHERE processed_at IS NULL ORDER BY number LIMIT $1",
+        limit,
+    )
+    return [from_row(StoredWebhook, row) for row in rows]
+
+
+async def finish_webhooks(tx: Transaction, outcomes: Sequence[tuple[int, str]]) -> None:
+    """Record the outcomes of processed webhooks, by number."""
+    await tx.execute(
+        "UPDATE webhook SET processed_at = instant(), outcome = processed.outcome "
+        "FROM unnest($1::bigint[], $2::text[]) AS processed (number, outcome) WHERE webhook.number = processed.number",
+        [number for number, _ in outcomes],
+        [outcome for _, outcome in outcomes],
+    )
+
+
+async def delete_old_webhooks(db: Statements, days: int) -> None:
+    """Delete webhooks that were processed and are so old that Stripe does not send them again."""
     await db.execute(
         "DELETE FROM webhook WHERE processed_at IS NOT NULL AND received_at < instant() - make_interval(days => $1)",
         days,
     )
 
 
-# The installation.
+# The installation
 
 
 async def installation_id(db: Statements) -> UUID:
@@ -266,18 +244,21 @@ async def installation_id(db: Statements) -> UUID:
 
 
 async def reconciled_until(db: Statements) -> tuple[datetime, datetime]:
-    """Return up to when Stripe's list was compared with ours, and the present instant."""
+    """Return the time up to which payments were compared with Stripe's list, and the present time."""
     row = await db.fetchrow("SELECT reconciled_until, instant() AS now FROM installation")
     assert row is not None
     return row["reconciled_until"], row["now"]
 
 
-async def note_reconciled(db: Statements, until: datetime) -> None:
+async def save_reconciled_until(db: Statements, until: datetime) -> None:
     await db.execute("UPDATE installation SET reconciled_until = greatest(reconciled_until, $1)", until)
 
 
+# Gauges
+
+
 async def seconds_unsettled(db: Statements) -> float:
-    """Return for how long the oldest open business at Stripe has been open: something wanted, or an unknown outcome."""
+    """Return the age of the oldest payment for which something is wanted at Stripe or whose outcome is open."""
     seconds = await db.fetchval(
         "SELECT extract(epoch FROM instant() - min(created_at)) FROM payment WHERE due_at IS NOT NULL"
     )
@@ -285,5 +266,4 @@ async def seconds_unsettled(db: Statements) -> float:
 
 
 async def webhooks_waiting(db: Statements) -> float:
-    """Return how many of Stripe's messages are not worked off yet."""
     return float(await db.fetchval("SELECT count(*) FROM webhook WHERE processed_at IS NULL"))

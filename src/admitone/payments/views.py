@@ -1,6 +1,5 @@
-"""What people send to pay, and what they see of their payments."""
+"""The requests and responses of the payments API."""
 
-from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -8,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from admitone.kernel.http import parsing
-from admitone.kernel.http.parsing import Rule
+from admitone.kernel.http.parsing import Rule, json_time
 from admitone.kernel.money import decimal_of
 from admitone.payments.model import Payment
 
@@ -18,7 +17,7 @@ Status = Literal["pending", "requires_action", "authorized", "captured", "voided
 
 
 class NewPayment(msgspec.Struct, rename="camel"):
-    """What a buyer sends to pay: the order, and what Stripe calls the card."""
+    """What a buyer sends to pay: the order, and a token, payment method or confirmation token of Stripe."""
 
     order_id: Annotated[UUID, Rule("OrderId must be provided", parsing.uuid)]
     token: Annotated[
@@ -29,7 +28,7 @@ class NewPayment(msgspec.Struct, rename="camel"):
 
 
 class PaymentsOf(msgspec.Struct, rename="camel"):
-    """Whose payments to list."""
+    """The order whose payments to list."""
 
     order_id: Annotated[UUID, Rule("OrderId must be provided", parsing.uuid)]
 
@@ -44,7 +43,7 @@ class ActionView(msgspec.Struct, rename="camel", omit_defaults=True):
 class PaymentView(msgspec.Struct, rename="camel", omit_defaults=True):
     """One attempt to pay, as the buyer sees it.
 
-    `pending` means that Stripe has not answered yet: the payment settles by itself and must not be repeated.
+    `pending` means that there is no response from Stripe yet: the payment settles by itself and must not be repeated.
     """
 
     id: UUID
@@ -66,15 +65,10 @@ class PaymentsView(msgspec.Struct, rename="camel"):
     attempts_left: int
 
 
-def json_time(moment: datetime) -> str:
-    """Return a time as the API writes it: ISO 8601, UTC, milliseconds."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
 def view(payment: Payment, status: Status | None = None) -> PaymentView:
-    """Return a payment as its buyer sees it, or as `status` where that is to be shown instead of its own state."""
+    """Return a payment as its buyer sees it; `status` replaces its own state."""
     status = status or ("pending" if payment.state == "created" else payment.state)
-    is_asked = status == "requires_action" and payment.client_secret is not None
+    requires_action = status == "requires_action" and payment.client_secret is not None
     return PaymentView(
         id=payment.id,
         order_id=payment.order_id,
@@ -84,6 +78,6 @@ def view(payment: Payment, status: Status | None = None) -> PaymentView:
         attempt=payment.attempt,
         created_at=json_time(payment.created_at),
         stripe_id=payment.stripe_id,
-        action=ActionView(str(payment.client_secret), payment.action_url) if is_asked else None,
+        action=ActionView(str(payment.client_secret), payment.action_url) if requires_action else None,
         reason=payment.reason,
     )

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from admitone.kernel.money import CURRENCIES, LARGEST_CENTS, SMALLEST_CENTS, decimal_of
+from admitone.kernel.money import decimal_of
+from admitone.policy import CURRENCIES, LARGEST_CENTS, SMALLEST_CENTS
 from admitone.sandbox import cards
 from admitone.sandbox.cards import Card
 from admitone.sandbox.ids import new_id

@@ -1,1 +1,1 @@
-"""tickets: what sellers offer; it owns a ticket's price and its lock."""
+"""tickets: what sellers offer; it owns the price and the lock of each ticket."""

@@ -1,4 +1,4 @@
-"""The routes of tickets: look at what is on sale, list a ticket, edit it."""
+"""The routes of tickets: search the listings, show a ticket, list one, edit it."""
 
 from dataclasses import replace
 from typing import Final
@@ -7,25 +7,21 @@ from admitone.kernel import ids
 from admitone.kernel.http import idempotency
 from admitone.kernel.http.operations import CREATED, NOT_MODIFIED, OK, Request, Response, operation
 from admitone.tickets import store
-from admitone.tickets.model import (
+from admitone.tickets.model import NoSuchTicket, NotYourTicket, Ticket, TicketChanged, TicketReserved, TicketSold
+from admitone.tickets.resources import Resources
+from admitone.tickets.views import (
     ANY_VERSION,
     BadCursor,
-    NoSuchTicket,
-    NotYourTicket,
-    OwnTicketsPage,
-    ShownTicket,
-    ShownTickets,
-    Ticket,
-    TicketChanged,
+    OwnTicketsQuery,
     TicketListing,
-    TicketReserved,
     TicketSearch,
-    TicketSold,
+    TicketsView,
+    TicketView,
     Versions,
+    tickets_json,
 )
-from admitone.tickets.resources import Resources
 
-_VERSION: Final = "Names the ticket's version."
+_VERSION: Final = "The ticket's version."
 _EXAMPLE: Final = {"title": "Fado night, two seats", "price": 19.99, "venue": "Clube de Fado", "section": "A"}
 
 
@@ -33,11 +29,11 @@ def _tag(version: int) -> tuple[bytes, bytes]:
     return (b"etag", f'"{version}"'.encode())
 
 
-# Whoever keeps a ticket's JSON asks whether it still holds before using it.
+# A cache may keep a ticket's JSON but must revalidate it before each use.
 _REVALIDATE: Final = (b"cache-control", b"no-cache")
 
 
-@operation("GET", "/api/tickets", query=TicketSearch, returns=ShownTickets, raises=(BadCursor,))
+@operation("GET", "/api/tickets", query=TicketSearch, returns=TicketsView, raises=(BadCursor,))
 async def list_tickets(request: Request[TicketSearch, Resources]) -> Response:
     """List tickets that can be bought now.
 
@@ -46,31 +42,32 @@ async def list_tickets(request: Request[TicketSearch, Resources]) -> Response:
     return Response(OK, await request.resources.listings(request.input))
 
 
-@operation("GET", "/api/tickets/mine", query=OwnTicketsPage, returns=ShownTickets, raises=(BadCursor,), signed_in=True)
-async def list_own_tickets(request: Request[OwnTicketsPage, Resources]) -> Response:
+@operation("GET", "/api/tickets/mine", query=OwnTicketsQuery, returns=TicketsView, raises=(BadCursor,), signed_in=True)
+async def list_own_tickets(request: Request[OwnTicketsQuery, Resources]) -> Response:
     """List the caller's own tickets, newest first, in every state."""
-    return Response(OK, await store.tickets_of_seller(request.db, request.user.id, request.input))
+    query, seller_id = request.input, request.user.id
+    scope = f"seller {seller_id}"
+    page = await store.tickets_of_seller(request.db, seller_id, query.after(scope), query.limit)
+    return Response(OK, tickets_json(page.tickets, scope, page.following))
 
 
 @operation(
     "GET",
     "/api/tickets/{id}",
-    returns=ShownTicket,
+    returns=TicketView,
     raises=(NoSuchTicket,),
-    request_headers={
-        "If-None-Match": "The `ETag` of a copy one has; when it still holds, the response is 304 without a body."
-    },
+    request_headers={"If-None-Match": "The `ETag` of a copy; while it is current, the response is 304 without a body."},
     response_headers={"ETag": _VERSION},
-    other_responses={NOT_MODIFIED: "The copy still holds."},
+    other_responses={NOT_MODIFIED: "The copy is current."},
 )
 async def show_ticket(request: Request[None, Resources]) -> Response:
-    """Show a ticket in whatever state; its `ETag` is what an edit sends as `If-Match`."""
+    """Show a ticket in any state; an edit sends its `ETag` as `If-Match`."""
     found = await request.resources.ticket(request.id())
     if found is None:
         raise NoSuchTicket
     version, shown = found
-    kept = request.header("if-none-match")
-    if kept is not None and version in Versions(kept):
+    condition = request.header("if-none-match")
+    if condition is not None and version in Versions(condition):
         return Response(NOT_MODIFIED, headers=(_tag(version), _REVALIDATE))
     return Response(OK, shown, headers=(_tag(version), _REVALIDATE))
 
@@ -80,7 +77,7 @@ async def show_ticket(request: Request[None, Resources]) -> Response:
     "/api/tickets",
     status=CREATED,
     body=TicketListing,
-    returns=ShownTicket,
+    returns=TicketView,
     signed_in=True,
     idempotent=True,
     response_headers={"ETag": _VERSION},
@@ -88,14 +85,15 @@ async def show_ticket(request: Request[None, Resources]) -> Response:
 )
 async def list_ticket(request: Request[TicketListing, Resources]) -> Response:
     """List a ticket: put it on sale at a price, in the marketplace's currency."""
-    seller, key = request.user.id, request.idempotency_key
+    seller_id, key = request.user.id, request.idempotency_key
     fingerprint = idempotency.request_hash("list_ticket", request.input)
     async with request.db.transaction() as tx:
-        response = await idempotency.stored_response(tx, seller, key, fingerprint)
+        response = await idempotency.stored_response(tx, seller_id, key, fingerprint)
         if response is None:
-            ticket = Ticket.listed(ids.new_id(), seller, request.input, request.resources.currency)
-            shown = await store.list_ticket(tx, ticket, request.input)
-            response = await idempotency.store_response(tx, seller, key, fingerprint, Response(CREATED, shown))
+            ticket = Ticket(ids.new_id(), 0, seller_id, request.input.offer(request.resources.currency))
+            shown = await store.insert_ticket(tx, ticket, request.input.details())
+            tx.publish(ticket.created_event())
+            response = await idempotency.store_response(tx, seller_id, key, fingerprint, Response(CREATED, shown))
     return replace(response, headers=(_tag(0),))
 
 
@@ -103,19 +101,19 @@ async def list_ticket(request: Request[TicketListing, Resources]) -> Response:
     "PUT",
     "/api/tickets/{id}",
     body=TicketListing,
-    returns=ShownTicket,
+    returns=TicketView,
     raises=(NoSuchTicket, NotYourTicket, TicketReserved, TicketSold, TicketChanged),
     signed_in=True,
     request_headers={
-        "If-Match": "The `ETag` of the ticket as one read it; without it, whatever came in between is overwritten."
+        "If-Match": "The `ETag` of the ticket as it was read; without it, edits made since then are overwritten."
     },
     response_headers={"ETag": _VERSION},
     examples={"request": _EXAMPLE},
 )
 async def edit_ticket(request: Request[TicketListing, Resources]) -> Response:
-    """Edit one's own ticket while nobody holds it: the body replaces all that was said before.
+    """Edit one's own ticket while nobody holds it: the body replaces the whole listing.
 
-    Every accepted edit is a new version, even one that says the same again.
+    Every accepted edit is a new version, even one that changes nothing.
     """
     condition = request.header("if-match")
     expected = ANY_VERSION if condition is None else Versions(condition)
@@ -123,6 +121,7 @@ async def edit_ticket(request: Request[TicketListing, Resources]) -> Response:
         ticket = (await store.tickets_for_change(tx, [request.id()])).get(request.id())
         if ticket is None:
             raise NoSuchTicket
-        edited = ticket.edited(request.user.id, request.input, expected)
-        shown = await store.save_edit(tx, edited, request.input)
+        edited = ticket.edited(request.user.id, request.input.offer(ticket.offer.currency), expected)
+        shown = await store.save_edit(tx, edited, request.input.details())
+        tx.publish(edited.updated_event())
     return Response(OK, shown, headers=(_tag(edited.version),))

@@ -1,4 +1,4 @@
-"""tickets, on one screen: what it serves, hears and tells."""
+"""The tickets service: its routes, subscriptions and publications."""
 
 from typing import Final
 
@@ -12,15 +12,15 @@ from admitone.tickets.resources import open_resources
 
 SERVICE: Final = Service(
     name="tickets",
-    # "mine" stands before "{id}", which would take it for an id.
+    # "mine" comes before "{id}", which would match it.
     operations=(api.list_tickets, api.list_own_tickets, api.show_ticket, api.list_ticket, api.edit_ticket),
     subscriptions={
         events.SessionRevoked: session_revoked,
-        events.OrderCreated: BatchHandler(handlers.load_for_created, handlers.order_created, handlers.save),
-        events.OrderCancelled: BatchHandler(handlers.load_for_ended, handlers.order_cancelled, handlers.save),
-        events.OrderCompleted: BatchHandler(handlers.load_for_ended, handlers.order_completed, handlers.save),
+        events.OrderCreated: BatchHandler(handlers.load_ordered, handlers.order_created, handlers.save),
+        events.OrderCancelled: BatchHandler(handlers.load_ended, handlers.order_cancelled, handlers.save),
+        events.OrderCompleted: BatchHandler(handlers.load_ended, handlers.order_completed, handlers.save),
     },
+    publications=(events.TicketCreated, events.TicketUpdated, events.TicketLockRefused),
     settings=(MarketplacePolicy,),
     lifespan=open_resources,
-    publications=(events.TicketCreated, events.TicketUpdated, events.TicketLockRefused),
 )

@@ -1,95 +1,91 @@
-"""What tickets keeps: each statement that reads or writes a ticket."""
+"""The statements of tickets; the trigger `guard_ticket` adds the JSON that the API shows to each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns
-from admitone.tickets.cursor import Place, key_of, moment_of, pack, unpack
-from admitone.tickets.model import OwnTicketsPage, Sort, Ticket, TicketListing, TicketSearch, words_of
+from msgspec.structs import astuple
 
-_COLUMNS: Final = "id, version, user_id, title, price_cents, currency, status, order_id"
+from admitone.events import Offer
+from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns, from_row
+from admitone.tickets.model import Details, Position, Sort, Ticket, searchable_words
 
-# Writing: the trigger `guard_ticket` adds the JSON that the API shows.
+# Writing. Each field of an offer and of the details is a column of the same name.
 
-_LIST: Final = """
-INSERT INTO ticket
-    (id, user_id, title, price_cents, currency, event_date, venue, section, "row", seat, note, words)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, array_to_tsvector($12::text[]))
+_OFFER: Final = ", ".join(Offer.__struct_fields__)
+_LISTED: Final = [f'"{name}"' for name in (*Offer.__struct_fields__, *Details.__struct_fields__)]
+_LISTED_COLUMNS: Final = ", ".join(_LISTED)
+_LISTED_PARAMETERS: Final = ", ".join(f"${4 + place}" for place in range(len(_LISTED)))
+
+_INSERT: Final = f"""
+INSERT INTO ticket (id, seller_id, words, {_LISTED_COLUMNS})
+VALUES ($1, $2, array_to_tsvector($3::text[]), {_LISTED_PARAMETERS})
 RETURNING shown
-"""
-_EDIT: Final = """
+"""  # noqa: S608
+_SAVE_EDIT: Final = f"""
 UPDATE ticket SET
-    version = $2, title = $3, price_cents = $4, event_date = $5, venue = $6, section = $7, "row" = $8, seat = $9,
-    note = $10, words = array_to_tsvector($11::text[])
+    version = $2, words = array_to_tsvector($3::text[]), ({_LISTED_COLUMNS}) = ROW({_LISTED_PARAMETERS})
 WHERE id = $1 AND version = $2 - 1 AND status = 'available'
 RETURNING shown
-"""
-_SAVE_HOLDS: Final = """
+"""  # noqa: S608
+_SAVE_LOCKS: Final = """
 UPDATE ticket SET version = changed.version, status = changed.status, order_id = changed.order_id
 FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[]) AS changed (id, version, status, order_id)
 WHERE ticket.id = changed.id AND ticket.version = changed.version - 1
 """
 # Rows are locked in one order everywhere, so that two batches cannot deadlock.
-_FOR_CHANGE: Final = f"SELECT {_COLUMNS} FROM ticket WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"  # noqa: S608
+_FOR_CHANGE: Final = f"""
+SELECT id, version, seller_id, status, order_id, {_OFFER} FROM ticket
+WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE
+"""  # noqa: S608
 
 
-async def list_ticket(tx: Transaction, ticket: Ticket, listing: TicketListing) -> bytes:
-    """Put a ticket on sale and tell it; return its JSON."""
+async def insert_ticket(tx: Transaction, ticket: Ticket, details: Details) -> bytes:
+    """Insert a ticket; return its JSON."""
+    words = searchable_words(ticket.offer, details)
     shown: str = await tx.fetchval(
-        _LIST,
-        ticket.id,
-        ticket.user_id,
-        ticket.title,
-        ticket.price_cents,
-        ticket.currency,
-        *_details(listing),
-        listing.words,
+        _INSERT, ticket.id, ticket.seller_id, words, *astuple(ticket.offer), *astuple(details)
     )
-    tx.publish(ticket.listed_fact())
     return shown.encode()
 
 
 async def tickets_for_change(tx: Transaction, ticket_ids: Sequence[UUID]) -> dict[UUID, Ticket]:
     """Return tickets by id and lock their rows until the transaction ends."""
-    return {row["id"]: Ticket(**dict(row.items())) for row in await tx.fetch(_FOR_CHANGE, ticket_ids)}
+    rows = await tx.fetch(_FOR_CHANGE, ticket_ids)
+    return {row["id"]: from_row(Ticket, row, offer=from_row(Offer, row)) for row in rows}
 
 
-async def save_edit(tx: Transaction, edited: Ticket, listing: TicketListing) -> bytes:
-    """Write what is offered now and tell it; return the ticket's JSON. The row must be at the version before."""
+async def save_edit(tx: Transaction, edited: Ticket, details: Details) -> bytes:
+    """Save an edited ticket; return its JSON. The row must have the version before."""
+    words = searchable_words(edited.offer, details)
     shown: str | None = await tx.fetchval(
-        _EDIT, edited.id, edited.version, edited.title, edited.price_cents, *_details(listing), listing.words
+        _SAVE_EDIT, edited.id, edited.version, words, *astuple(edited.offer), *astuple(details)
     )
-    assert shown is not None, f"ticket {edited.id} was changed by somebody else while it was locked"
-    tx.publish(edited.changed_fact())
+    assert shown is not None, f"ticket {edited.id} was changed while it was locked"
     return shown.encode()
 
 
-async def save_holds(tx: Transaction, changed: Sequence[Ticket]) -> None:
-    """Write the version, status and order of locked tickets; each row must still have the version before."""
+async def save_locks(tx: Transaction, changed: Sequence[Ticket]) -> None:
+    """Save the version, status and order of tickets; each row must have the version before."""
     if changed:
-        tag = await tx.execute(_SAVE_HOLDS, *columns(changed, "id", "version", "status", "order_id"))
+        tag = await tx.execute(_SAVE_LOCKS, *columns(changed, "id", "version", "status", "order_id"))
         assert affected_rows(tag) == len(changed), "a ticket was changed while it was locked"
 
 
-def _details(listing: TicketListing) -> tuple[datetime | str | None, ...]:
-    return listing.event_date, listing.venue, listing.section, listing.row, listing.seat, listing.note
-
-
-# Reading: the JSON was made when the ticket was written, so a page is rows joined with commas.
+# Reading. The JSON of a ticket was made when its row was written.
 
 
 async def shown_ticket(db: Statements, ticket_id: UUID) -> tuple[int, bytes] | None:
-    """Return a ticket's version and JSON, whatever its state."""
+    """Return the version and the JSON of a ticket in any state."""
     row = await db.fetchrow("SELECT version, shown FROM ticket WHERE id = $1", ticket_id)
     return None if row is None else (row["version"], row["shown"].encode())
 
 
 @dataclass(frozen=True)
 class _Ordering:
-    """How a list is sorted: by `key`, then by id, both in the same direction. An index stands behind each."""
+    """How a list is sorted: by `key`, then by id, both in the same direction. Each has an index."""
 
     key: str
     descends: bool
@@ -111,27 +107,41 @@ class _Ordering:
 
     @property
     def first(self) -> tuple[Any, UUID]:
-        """The place before the first ticket, so that a first page needs no statement of its own."""
+        """The position before the first ticket, so that a first page needs no statement of its own."""
         if self.is_time:
             return (_LATEST, _LAST_ID) if self.descends else (_EARLIEST, _FIRST_ID)
-        return (_DEAREST, _LAST_ID) if self.descends else (-1, _FIRST_ID)
+        return (_HIGHEST_PRICE, _LAST_ID) if self.descends else (-1, _FIRST_ID)
 
-    def after(self, scope: str, cursor: str | None) -> tuple[Any, UUID]:
-        if cursor is None:
+    def after(self, position: Position | None) -> tuple[Any, UUID]:
+        """Return the key and the id after which a page starts."""
+        if position is None:
             return self.first
-        place = unpack(scope, cursor)
-        return (moment_of(place.key) if self.is_time else place.key), place.ticket_id
+        return (_time_of(position.key) if self.is_time else position.key), position.ticket_id
 
-    def cursor(self, scope: str, last: Row) -> str:
-        key = last["key"]
-        return pack(scope, Place(key_of(key) if self.is_time else key, last["id"]))
+    def position(self, row: Row) -> Position:
+        return Position(_microseconds(row["key"]) if self.is_time else row["key"], row["id"])
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _time_of(microseconds: int) -> datetime:
+    """Return the time of a key; only a forged cursor has one that is out of range."""
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except OverflowError:
+        return _LATEST if microseconds > 0 else _EARLIEST
 
 
 _FIRST_ID: Final = UUID(int=0)
 _LAST_ID: Final = UUID(int=2**128 - 1)
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)
-_DEAREST: Final = 2**62
+_HIGHEST_PRICE: Final = 2**62
 
 _NEWEST: Final = _Ordering("created_at", descends=True, is_time=True)
 _ORDERINGS: Final[dict[Sort, _Ordering]] = {
@@ -141,38 +151,38 @@ _ORDERINGS: Final[dict[Sort, _Ordering]] = {
     "date": _Ordering("coalesce(event_date, '9999-12-31Z'::timestamptz)", descends=False, is_time=True),
 }
 
-# A page plus one, to know whether there is more. The inner LIMIT says the most that can ever be asked for: without it
-# the planner takes $3 for a tenth of the table, finds that too dear, and plans every request anew.
+# A page plus one row, to know whether there is a next page. The inner LIMIT is the largest possible $3: without it the
+# planner assumes a tenth of the table for $3, rejects the generic plan as too expensive and plans every request again.
 _PAGE: Final = """
 SELECT * FROM (
     SELECT shown, id, {key} AS key FROM ticket
-    WHERE {within} AND {beyond}
+    WHERE {condition} AND {beyond}
     ORDER BY {by} LIMIT 101
 ) AS page LIMIT $3
 """
 
 
-def _page(ordering: _Ordering, within: str) -> str:
-    return _PAGE.format(key=ordering.key, beyond=ordering.beyond, by=ordering.by, within=within)
+def _page(ordering: _Ordering, condition: str) -> str:
+    return _PAGE.format(key=ordering.key, beyond=ordering.beyond, by=ordering.by, condition=condition)
 
 
-_SHELF: Final = {sort: _page(each, "status = 'available'") for sort, each in _ORDERINGS.items()}
-_OF_SELLER: Final = _page(_NEWEST, "user_id = $4")
+_LISTINGS: Final = {sort: _page(each, "status = 'available'") for sort, each in _ORDERINGS.items()}
+_OF_SELLER: Final = _page(_NEWEST, "seller_id = $4")
 
 
-# Searching. A common word is found soon along the shelf, a rare one by its index; either way round reads everything.
-# PostgreSQL cannot tell which is which for words by their beginnings, so it is tried: a short stretch of the shelf, a
-# long one if the short one held some, then the index.
+# Searching. A scan in the order of the list finds a common word early, the word index a rare one; the other way round,
+# each reads everything. PostgreSQL has no statistics on prefixes to choose by, so both are tried: a short scan, a long
+# one if the short one found some, then the index.
 
-_STRETCH: Final = """
+_SCAN: Final = """
 SELECT shown, id, key FROM (
     SELECT shown, id, {key} AS key, words FROM ticket
     WHERE status = 'available' AND {beyond}
     ORDER BY {by} LIMIT {length}
-) AS stretch
+) AS scanned
 WHERE words @@ $4::text::tsquery LIMIT $3
 """
-_INDEXED: Final = """
+_INDEX: Final = """
 WITH found AS MATERIALIZED (
     SELECT {key} AS key, id FROM ticket WHERE status = 'available' AND words @@ $4::text::tsquery AND {beyond}
 ), page AS (
@@ -180,54 +190,58 @@ WITH found AS MATERIALIZED (
 )
 SELECT shown, id, page.key FROM page JOIN ticket USING (id) ORDER BY page.key {direction}, id {direction}
 """
-_SHORT: Final = 1_000
-_LONG: Final = 16_000
-# So many on the short stretch, and the long one probably has a page of them.
-_PROMISING: Final = 4
+_SHORT_SCAN_ROWS: Final = 1_000
+_LONG_SCAN_ROWS: Final = 16_000
+# If the short scan finds this many, the long one probably finds a page.
+_WORTH_A_LONG_SCAN: Final = 4
 
 
-def _stretch(ordering: _Ordering, length: int) -> str:
-    return _STRETCH.format(key=ordering.key, beyond=ordering.beyond, by=ordering.by, length=length)
+def _scan(ordering: _Ordering, length: int) -> str:
+    return _SCAN.format(key=ordering.key, beyond=ordering.beyond, by=ordering.by, length=length)
 
 
-_ON_SHORT: Final = {sort: _stretch(each, _SHORT) for sort, each in _ORDERINGS.items()}
-_ON_LONG: Final = {sort: _stretch(each, _LONG) for sort, each in _ORDERINGS.items()}
+_BY_SHORT_SCAN: Final = {sort: _scan(each, _SHORT_SCAN_ROWS) for sort, each in _ORDERINGS.items()}
+_BY_LONG_SCAN: Final = {sort: _scan(each, _LONG_SCAN_ROWS) for sort, each in _ORDERINGS.items()}
 _BY_INDEX: Final = {
-    sort: _INDEXED.format(key=each.key, beyond=each.beyond, direction=each.direction)
-    for sort, each in _ORDERINGS.items()
+    sort: _INDEX.format(key=each.key, beyond=each.beyond, direction=each.direction) for sort, each in _ORDERINGS.items()
 }
 
 
-async def _found(db: Database, sort: Sort, after: tuple[Any, UUID], wanted: int, query: str) -> list[Row]:
-    """Return the next `wanted` tickets that a query finds, or all there are."""
-    rows = await db.fetch(_ON_SHORT[sort], *after, wanted, query)
-    if _PROMISING <= len(rows) < wanted:
-        rows = await db.fetch(_ON_LONG[sort], *after, wanted, query)
-    return rows if len(rows) == wanted else await db.fetch(_BY_INDEX[sort], *after, wanted, query)
+async def _find(db: Database, sort: Sort, after: tuple[Any, UUID], limit: int, query: str) -> list[Row]:
+    """Return the next `limit` tickets that a query finds, or all there are."""
+    rows = await db.fetch(_BY_SHORT_SCAN[sort], *after, limit, query)
+    if _WORTH_A_LONG_SCAN <= len(rows) < limit:
+        rows = await db.fetch(_BY_LONG_SCAN[sort], *after, limit, query)
+    return rows if len(rows) == limit else await db.fetch(_BY_INDEX[sort], *after, limit, query)
 
 
-async def shelf(db: Database, search: TicketSearch) -> bytes:
-    """Return the JSON of a page of tickets on sale; raises BadCursor for a cursor of another list."""
-    ordering = _ORDERINGS[search.sort]
-    if not search.q:
-        after = ordering.after(search.sort, search.cursor)
-        rows = await db.fetch(_SHELF[search.sort], *after, search.limit + 1)
-        return _joined(rows, search.limit, ordering, search.sort)
-    # Each word by its beginning. They hold letters and digits only, so nothing in them can end the quotation.
-    query = " & ".join(f"'{word}':*" for word in words_of(search.q))
-    scope = f"{search.sort} {query}"
-    rows = await _found(db, search.sort, ordering.after(scope, search.cursor), search.limit + 1, query)
-    return _joined(rows, search.limit, ordering, scope)
+@dataclass(frozen=True)
+class Page:
+    """The JSON of each ticket of a page, and the position of the last if there are more."""
+
+    tickets: list[str]
+    following: Position | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], limit: int, ordering: _Ordering) -> "Page":
+        """Return a page of `limit` rows; `rows` has one more if there is a next page."""
+        following = ordering.position(rows[limit - 1]) if len(rows) > limit else None
+        return cls([row["shown"] for row in rows[:limit]], following)
 
 
-async def tickets_of_seller(db: Statements, person: UUID, page: OwnTicketsPage) -> bytes:
-    """Return the JSON of a page of somebody's tickets in every state, the newest first; raises BadCursor."""
-    scope = f"seller {person}"
-    rows = await db.fetch(_OF_SELLER, *_NEWEST.after(scope, page.cursor), page.limit + 1, person)
-    return _joined(rows, page.limit, _NEWEST, scope)
+async def listings(db: Database, sort: Sort, words: Sequence[str] | None, after: Position | None, limit: int) -> Page:
+    """Return a page of the tickets on sale, of those with words that begin with each of `words` if it is not None."""
+    ordering = _ORDERINGS[sort]
+    if words is None:
+        rows = await db.fetch(_LISTINGS[sort], *ordering.after(after), limit + 1)
+    else:
+        # Words are letters and digits only, so that nothing in them can end the quotation.
+        query = " & ".join(f"'{word}':*" for word in words)
+        rows = await _find(db, sort, ordering.after(after), limit + 1, query)
+    return Page.of(rows, limit, ordering)
 
 
-def _joined(rows: Sequence[Row], limit: int, ordering: _Ordering, scope: str) -> bytes:
-    shown = ",".join([row["shown"] for row in rows[:limit]])
-    cursor = f'"{ordering.cursor(scope, rows[limit - 1])}"' if len(rows) > limit else "null"
-    return f'{{"tickets":[{shown}],"cursor":{cursor}}}'.encode()
+async def tickets_of_seller(db: Statements, seller_id: UUID, after: Position | None, limit: int) -> Page:
+    """Return a page of a seller's tickets in every state, newest first."""
+    rows = await db.fetch(_OF_SELLER, *_NEWEST.after(after), limit + 1, seller_id)
+    return Page.of(rows, limit, _NEWEST)

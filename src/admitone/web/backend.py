@@ -14,6 +14,7 @@ from starlette.requests import Request
 from admitone.kernel import errors
 from admitone.kernel.errors import FieldError, Refusal, Unavailable
 from admitone.kernel.http.app import session_token, status_of
+from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.sessions import COOKIE
 from admitone.kernel.tracing import current_traceparent
 
@@ -21,7 +22,6 @@ TicketStatus = Literal["available", "reserved", "sold"]
 OrderStatus = Literal["created", "awaiting:payment", "complete", "cancelled"]
 
 _TOKEN: Final = re.compile(r"[0-9A-Za-z_.-]+")
-_ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]+")
 _TAG: Final = re.compile(r'"[0-9]+"')
 _CODE_CHARACTERS_MAX: Final = 3
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
@@ -40,6 +40,7 @@ class Ticket(msgspec.Struct, frozen=True, rename="camel"):
     version: int
     status: TicketStatus
     created_at: datetime
+    face_value: Decimal | None = None
     order_id: UUID | None = None
     event_date: datetime | None = None
     venue: str | None = None
@@ -179,15 +180,13 @@ class Caller(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, request: Request, *, trust_proxy: bool) -> "Caller":
-        """Return the caller of a request; behind a proxy, the last address it was forwarded for is the true one.
+        """Return the caller of a request.
 
-        What cannot be a token or an address is left out, for it would end up in the headers of another request.
+        What cannot be a token is left out, since it would become part of another request's headers.
         """
-        address = request.client.host if request.client else ""
-        if trust_proxy and (forwarded := request.headers.getlist("x-forwarded-for")):
-            address = forwarded[-1].rpartition(",")[2].strip()
+        address = client_address(request.scope, trust_proxy=trust_proxy)
         session = session_token(request) or ""
-        return cls(session if _TOKEN.fullmatch(session) else None, address if _ADDRESS.fullmatch(address) else None)
+        return cls(session if _TOKEN.fullmatch(session) else None, str(address) if address else None)
 
 
 class Backend:

@@ -17,7 +17,7 @@ from admitone.web.forms import Form, amount_of, key_of
 from admitone.web.visit import Visit, address, go
 
 _TEXTS: Final = ("title", "venue", "section", "row", "seat", "note")
-_FIELDS: Final = ("title", "price", "eventDate", "venue", "section", "row", "seat", "note")
+_FIELDS: Final = ("title", "price", "faceValue", "eventDate", "venue", "section", "row", "seat", "note")
 _LISTINGS_A_PAGE: Final = 50
 
 
@@ -27,6 +27,7 @@ class _Preview(msgspec.Struct, frozen=True):
     title: str
     currency: str
     price: Decimal | None = None
+    face_value: Decimal | None = None
     id: None = None
     status: str = "available"
     event_date: datetime | None = None
@@ -56,15 +57,21 @@ async def listed(visit: Visit) -> Response:
 
 def _listing(fields: Mapping[str, str]) -> dict[str, Any]:
     """Return the form's fields as the API reads them; an amount that is none is left for the API to refuse."""
-    typed = fields.get("price", "")
-    amount = amount_of(typed)
-    body: dict[str, Any] = {"title": fields.get("title", ""), "price": typed if amount is None else amount}
+    body: dict[str, Any] = {"title": fields.get("title", ""), "price": _amount(fields, "price")}
+    if fields.get("faceValue", "").strip():
+        body["faceValue"] = _amount(fields, "faceValue")
     for name in _TEXTS[1:]:
         if text := " ".join(fields.get(name, "").split()):
             body[name] = text
     if moment := _moment(fields):
         body["eventDate"] = moment
     return body
+
+
+def _amount(fields: Mapping[str, str], name: str) -> Decimal | str:
+    typed = fields.get(name, "")
+    amount = amount_of(typed)
+    return typed if amount is None else amount
 
 
 def _moment(fields: Mapping[str, str]) -> str:
@@ -107,6 +114,7 @@ def _preview(fields: Mapping[str, str], currency: str) -> _Preview:
         title=fields.get("title", "").strip() or "Title",
         currency=currency,
         price=amount_of(fields.get("price", "")),
+        face_value=amount_of(fields.get("faceValue", "")),
         event_date=_read_moment(fields),
         **shown,
     )
@@ -146,7 +154,8 @@ def _typed(ticket: Ticket) -> dict[str, str]:
     """Return a ticket as the form's fields."""
     texts = {name: getattr(ticket, name) or "" for name in _TEXTS}
     date = ticket.event_date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M") if ticket.event_date else ""
-    return {**texts, "price": str(ticket.price), "eventDate": date}
+    face_value = "" if ticket.face_value is None else str(ticket.face_value)
+    return {**texts, "price": str(ticket.price), "faceValue": face_value, "eventDate": date}
 
 
 def _edit_page(

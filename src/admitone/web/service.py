@@ -15,4 +15,5 @@ SERVICE: Final = Service(
     settings=(MarketplacePolicy, WebSettings),
     lifespan=open_resources,
     has_database=False,
+    calls=("auth", "tickets", "orders", "payments"),
 )

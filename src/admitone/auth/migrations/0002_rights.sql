@@ -1,4 +1,4 @@
--- Accounts stay, under the id they were made with.
+-- The service can neither delete an account nor change its id.
 DO $$
 DECLARE service text := nullif(current_setting('admitone.service_role', true), '');
 BEGIN

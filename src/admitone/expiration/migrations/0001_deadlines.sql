@@ -1,4 +1,4 @@
--- Orders that may still expire. A row goes when the order is paid for or over.
+-- Orders that may expire. A row is deleted when the order is paid for or has ended.
 CREATE TABLE deadline (
     order_id     uuid        PRIMARY KEY,
     expires_at   timestamptz NOT NULL,

@@ -4,22 +4,24 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
+from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from admitone.kernel import clock, ids
 from admitone.kernel.errors import Unavailable
-from admitone.kernel.messaging.event import Event
 from admitone.kernel.tracing import current_traceparent
 
 log = logging.getLogger(__name__)
 
 Row = asyncpg.Record
+S = TypeVar("S", bound=msgspec.Struct)
 
 # PostgreSQL ends a statement, a lock wait or an idle transaction after this many milliseconds.
 _TIMEOUTS_MS: Final = {
@@ -49,7 +51,7 @@ UNREACHABLE: Final = (
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether the database is unreachable, so that an immediate retry would fail, too."""
+    """Whether the database is unreachable, so that an immediate retry would fail as well."""
     return isinstance(error, (Unavailable, *UNREACHABLE)) and not isinstance(error, CONTENDED)
 
 
@@ -62,24 +64,45 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::integer[], $5::text
 """
 
 
+class OutboxEvent(Protocol):
+    """What the outbox stores of an event; see `kernel/messaging/event.py`."""
+
+    @property
+    def aggregate(self) -> UUID: ...
+    @property
+    def aggregate_version(self) -> int | None: ...
+    def encode(self) -> str: ...
+
+
 class Statements:
     """The four ways to run one SQL statement, on a pool or inside a transaction."""
 
+    def connection(self) -> AbstractAsyncContextManager[Any]:
+        """Return the asyncpg connection to use, for as long as the block lasts."""
+        raise NotImplementedError
+
     async def execute(self, sql: str, *arguments: Any) -> str:
         """Run a statement for its effect; return PostgreSQL's command tag."""
-        raise NotImplementedError
+        async with self.connection() as connection:
+            tag: str = await connection.execute(sql, *arguments)
+            return tag
 
     async def fetch(self, sql: str, *arguments: Any) -> list[Row]:
         """Return every row."""
-        raise NotImplementedError
+        async with self.connection() as connection:
+            rows: list[Row] = await connection.fetch(sql, *arguments)
+            return rows
 
     async def fetchrow(self, sql: str, *arguments: Any) -> Row | None:
         """Return the first row, or None."""
-        raise NotImplementedError
+        async with self.connection() as connection:
+            row: Row | None = await connection.fetchrow(sql, *arguments)
+            return row
 
     async def fetchval(self, sql: str, *arguments: Any) -> Any:
         """Return the first column of the first row, or None."""
-        raise NotImplementedError
+        async with self.connection() as connection:
+            return await connection.fetchval(sql, *arguments)
 
 
 class Transaction(Statements):
@@ -91,31 +114,19 @@ class Transaction(Statements):
     def __init__(self, connection: Any, now: datetime) -> None:
         self._connection = connection
         self.now = now
-        self._events: list[tuple[Event, str | None]] = []
+        self._events: list[tuple[OutboxEvent, str | None]] = []
         self.woken_jobs: set[str] = set()
 
     def wake(self, job: str) -> None:
-        """Wake a background job of this process once the transaction is committed; see `Database.alarm`."""
+        """Wake a background job of this process once the transaction is committed; see `Database.signal`."""
         self.woken_jobs.add(job)
 
-    def publish(self, event: Event) -> None:
+    def publish(self, event: OutboxEvent) -> None:
         """Publish an event: it is written to the outbox by this transaction."""
         self._events.append((event, current_traceparent()))
 
-    async def execute(self, sql: str, *arguments: Any) -> str:
-        tag: str = await self._connection.execute(sql, *arguments)
-        return tag
-
-    async def fetch(self, sql: str, *arguments: Any) -> list[Row]:
-        rows: list[Row] = await self._connection.fetch(sql, *arguments)
-        return rows
-
-    async def fetchrow(self, sql: str, *arguments: Any) -> Row | None:
-        row: Row | None = await self._connection.fetchrow(sql, *arguments)
-        return row
-
-    async def fetchval(self, sql: str, *arguments: Any) -> Any:
-        return await self._connection.fetchval(sql, *arguments)
+    def connection(self) -> AbstractAsyncContextManager[Any]:
+        return nullcontext(self._connection)
 
     async def write_events(self) -> bool:
         """Write the published events to the outbox, in order and in one statement; False if there are none."""
@@ -214,7 +225,7 @@ class Database(Statements):
                 raise Unavailable from error
             raise
         except asyncpg.InternalClientError as error:
-            # The server was killed, and this connection has not noticed it completely.
+            # The server was killed while this connection was in use.
             if not _is_gone(connection):
                 connection.terminate()
             raise Unavailable from error
@@ -238,25 +249,6 @@ class Database(Statements):
             for job in tx.woken_jobs:
                 self.signal(job).set()
 
-    async def execute(self, sql: str, *arguments: Any) -> str:
-        async with self.connection() as connection:
-            tag: str = await connection.execute(sql, *arguments)
-            return tag
-
-    async def fetch(self, sql: str, *arguments: Any) -> list[Row]:
-        async with self.connection() as connection:
-            rows: list[Row] = await connection.fetch(sql, *arguments)
-            return rows
-
-    async def fetchrow(self, sql: str, *arguments: Any) -> Row | None:
-        async with self.connection() as connection:
-            row: Row | None = await connection.fetchrow(sql, *arguments)
-            return row
-
-    async def fetchval(self, sql: str, *arguments: Any) -> Any:
-        async with self.connection() as connection:
-            return await connection.fetchval(sql, *arguments)
-
 
 def _is_gone(connection: Any) -> bool:
     try:
@@ -272,7 +264,9 @@ async def connect_with_retries(url: str, *, application: str, connections: int) 
         try:
             return await Database.connect(url, application=application, connections=connections)
         except (OSError, *UNREACHABLE) as error:
-            log.warning("database is not reachable yet", extra={"service": application, "error": type(error).__name__})
+            log.warning(
+                "the database is not reachable yet", extra={"service": application, "error": type(error).__name__}
+            )
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(delay_seconds * 2, 2.0)
 
@@ -285,3 +279,8 @@ def affected_rows(tag: str) -> int:
 def columns(rows: Sequence[object], *names: str) -> list[list[Any]]:
     """Return the named attributes (`id`, `ticket.id`) as one list each, the arguments of an `unnest` of rows."""
     return [list(map(attrgetter(name), rows)) for name in names]
+
+
+def from_row(struct: type[S], row: Row, **others: Any) -> S:
+    """Return a struct whose fields are the row's columns of the same names, but for `others`."""
+    return struct(**{name: row[name] for name in struct.__struct_fields__ if name not in others}, **others)

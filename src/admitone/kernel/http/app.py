@@ -5,11 +5,12 @@ the request, authentication, parsing, and then the use case's own rules.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
+from opentelemetry.trace import get_current_span
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, cookie_parser
 from starlette.requests import Request as HttpRequest
@@ -19,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from admitone.kernel import errors
 from admitone.kernel.database.pool import UNREACHABLE
 from admitone.kernel.errors import BodyTooLarge, FieldError, Forbidden, NotFound, NotSignedIn, Refusal, Unavailable
+from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.operations import INTERNAL_ERROR, NO_CONTENT, NOT_MODIFIED, Operation, Request, Response
 from admitone.kernel.http.parsing import BODY_BYTES_MAX, read_body, read_query
 from admitone.kernel.http.sessions import COOKIE
@@ -124,15 +126,17 @@ def _error_response(refusal: Refusal) -> Response:
 
 
 class _Endpoint:
-    """The ASGI endpoint of one operation of one service; it refuses requests beyond its limit before any work."""
+    """One operation of one service; it refuses requests beyond its limit before any work."""
 
     def __init__(self, service: RunningService[Any], operation: Operation) -> None:
         self._service = service
         self._operation = operation
         self._in_progress = 0
-        self.span_name = f"{service.name} {operation.method} {operation.path}"
+        # The route, not the path: otherwise there would be as many span names as ids.
+        self._span_name = f"{service.name} {operation.method} {operation.path}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        get_current_span().update_name(self._span_name)
         if self._in_progress >= _IN_PROGRESS_MAX:
             raise Unavailable
         self._in_progress += 1
@@ -157,6 +161,22 @@ class _Endpoint:
         return await operation.use_case(Request(self._service, request, parsed, user))
 
 
+class _Path:
+    """The operations of one path, by method."""
+
+    def __init__(self, service: RunningService[Any], operations: Sequence[Operation]) -> None:
+        self._endpoints = {each.method: _Endpoint(service, each) for each in operations}
+        self._allowed = tuple(sorted(self._endpoints))
+        if "GET" in self._endpoints:
+            self._endpoints["HEAD"] = self._endpoints["GET"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["method"])
+        if endpoint is None:
+            raise errors.MethodNotAllowed(self._allowed)
+        await endpoint(scope, receive, send)
+
+
 def _query_pairs(scope: Scope) -> list[tuple[str, str]]:
     try:
         text = scope["query_string"].decode("ascii")
@@ -170,13 +190,19 @@ class HttpApp:
 
     def __init__(self, routes: Sequence[BaseRoute], settings: Settings) -> None:
         self._router = Router(routes, redirect_slashes=False, default=_not_found)
-        self._operations = _by_path(routes)
+        # Paths without parameters: one lookup instead of matching every route.
+        self._fixed_paths = {
+            each.path: each.endpoint
+            for each in routes
+            if isinstance(each, Route) and isinstance(each.endpoint, _Path) and not each.param_convertors
+        }
         self._own_origins = {settings.public_origin.encode()}
+        self._trust_proxy = settings.trust_proxy
         self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
-        scope["app"] = self  # makes Starlette's routes raise their errors, so that they are answered here
+        scope["app"] = self  # makes Starlette's routes raise their errors, so that they become responses here
         started = False
 
         async def send_with_headers(message: Any) -> None:
@@ -187,13 +213,14 @@ class HttpApp:
                 message["headers"] = [*message["headers"], *(each for each in self._headers if each[0] not in present)]
             await send(message)
 
-        with trace_span(_header_text(scope, b"traceparent"), scope["method"]) as span:
+        traceparent = _header(scope, b"traceparent")
+        with trace_span(traceparent.decode("latin-1") if traceparent else None, scope["method"]):
             try:
                 self._check_origin(scope)
-                endpoint = self._operations.get((scope["method"], scope["path"]))
-                if endpoint is not None:
-                    scope["endpoint"] = endpoint
-                    await endpoint(scope, receive, send_with_headers)
+                path = self._fixed_paths.get(scope["path"])
+                if path is not None:
+                    scope["endpoint"] = path
+                    await path(scope, receive, send_with_headers)
                 else:
                     await self._router(scope, receive, send_with_headers)
             except ClientDisconnect:
@@ -202,14 +229,10 @@ class HttpApp:
                 if started:
                     raise
                 await send_response(send_with_headers, self._error_response(scope, error))
-            finally:
-                # The route, not the path: otherwise there would be as many span names as tickets.
-                if isinstance(endpoint := scope.get("endpoint"), _Endpoint):
-                    span.update_name(endpoint.span_name)
 
     def _error_response(self, scope: Scope, error: Exception) -> Response:
         if isinstance(error, UNREACHABLE):
-            log.warning("the database did not answer", extra={"path": scope["path"], "error": repr(error)})
+            log.warning("the database is unreachable", extra={"path": scope["path"], "error": repr(error)})
             error = Unavailable()
         if isinstance(error, HTTPException):  # raised by Starlette's own routes: 404 and 405
             allowed = (error.headers or {}).get("Allow", "")
@@ -217,8 +240,8 @@ class HttpApp:
         if isinstance(error, Refusal):
             if isinstance(error, _LOGGED):
                 # Without the input: it may be a password in the wrong field.
-                client = scope.get("client")
-                extra = {"path": scope["path"], "kind": type(error).__name__, "from": client[0] if client else ""}
+                address = client_address(scope, trust_proxy=self._trust_proxy)
+                extra = {"path": scope["path"], "kind": type(error).__name__, "from": str(address or "")}
                 log.info("refused", extra=extra)
             return _error_response(error)
         log.error("request failed", extra={"path": scope["path"]}, exc_info=error)
@@ -245,64 +268,15 @@ class HttpApp:
             raise Forbidden("The request came from another site")
 
 
-def _by_path(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], _Endpoint]:
-    """Return the operations whose path has no parameters: one lookup instead of matching every route."""
-    return {
-        (method, route.path): route.endpoint
-        for route in routes
-        if isinstance(route, Route) and isinstance(route.endpoint, _Endpoint) and not route.param_convertors
-        for method in route.methods or ()
-    }
-
-
 def _header(scope: Scope, wanted: bytes) -> bytes | None:
     return next((value for name, value in scope["headers"] if name == wanted), None)
-
-
-def _header_text(scope: Scope, wanted: bytes) -> str | None:
-    found = _header(scope, wanted)
-    return None if found is None else found.decode("latin-1")
 
 
 async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
     raise NotFound
 
 
-class _MethodNotAllowed:
-    """Refuses the methods a path has no operation for."""
-
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self._allowed = tuple(sorted(each.method for each in operations))
-
-    async def __call__(self, _scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise errors.MethodNotAllowed(self._allowed)
-
-
 def operation_routes(service: RunningService[Any], operations: Sequence[Operation]) -> list[Route]:
-    """Return the Starlette routes of a running service's operations.
-
-    The refusal of a path's other methods follows its own routes directly, so that no wider path matches them first.
-    """
-    routes: list[Route] = []
-    for path in dict.fromkeys(each.path for each in operations):
-        own = [each for each in operations if each.path == path]
-        routes += [Route(path, _Endpoint(service, each), methods=[each.method]) for each in own]
-        routes.append(Route(path, _MethodNotAllowed(own)))
-    return routes
-
-
-class _Document:
-    """An object, because Starlette would call a function with a request instead of an ASGI scope."""
-
-    def __init__(self, respond: Callable[[HttpRequest], Awaitable[Response]]) -> None:
-        self._respond = respond
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in {"GET", "HEAD"}:
-            raise errors.MethodNotAllowed(("GET",))
-        await send_response(send, await self._respond(HttpRequest(scope, receive)))
-
-
-def document_route(path: str, respond: Callable[[HttpRequest], Awaitable[Response]]) -> Route:
-    """Return a read-only route that is not an operation of the API: a probe or a document."""
-    return Route(path, _Document(respond))
+    """Return the Starlette routes of a running service's operations: one for each path, in order."""
+    paths = dict.fromkeys(each.path for each in operations)
+    return [Route(path, _Path(service, [each for each in operations if each.path == path])) for path in paths]

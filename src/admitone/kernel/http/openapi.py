@@ -2,23 +2,24 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from importlib import resources
 from typing import Any, Final
 
+import jinja2
 import msgspec
 from starlette.requests import Request as HttpRequest
+from starlette.responses import HTMLResponse
+from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 
-from admitone import __version__
+import admitone
 from admitone.kernel import errors
 from admitone.kernel.errors import Refusal
-from admitone.kernel.http.app import ErrorBody, document_route, status_of
-from admitone.kernel.http.operations import IDEMPOTENCY_KEY_CHARACTERS_MAX, OK, Operation, Response
+from admitone.kernel.http.app import ErrorBody, status_of
+from admitone.kernel.http.operations import IDEMPOTENCY_KEY_CHARACTERS_MAX, Operation
 from admitone.kernel.settings import Settings
 
 _SCHEMA_PATH: Final = "#/components/schemas/{name}"
-_HTML: Final = (b"content-type", b"text/html; charset=utf-8")
-_IMPLIED: Final[tuple[type[Refusal], ...]] = (errors.Unavailable,)
 _TEXT: Final[Mapping[str, Any]] = {"type": "string"}
 # What `Request.idempotency_key` accepts; leading and trailing spaces are not part of a header's value.
 _KEY: Final[Mapping[str, Any]] = {
@@ -30,19 +31,18 @@ _KEY: Final[Mapping[str, Any]] = {
 
 
 def document(operations: Sequence[Operation], settings: Settings) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of these operations."""
-    structs = {ErrorBody} | {each for op in operations for each in (op.body, op.query, op.returns) if each is not None}
-    (*_,), components = msgspec.json.schema_components(sorted(structs, key=str), ref_template=_SCHEMA_PATH)
-    _show_decimals_as_numbers(components)
-    for answered in _response_structs(op.returns for op in operations):
-        if answered.__struct_config__.omit_defaults:
-            _leave_out_null(components[answered.__name__])
-    for component in components.values():
-        if "description" in component:
-            component["description"] = " ".join(component["description"].split())
-    for op in operations:
-        if op.body is not None:
-            components[op.body.__name__]["additionalProperties"] = False
+    """Return the OpenAPI 3.1 document of these operations.
+
+    A response's field that defaults to None is described as left out, never null: responses omit their defaults.
+    """
+    bodies = {op.body for op in operations if op.body is not None}
+    structs = bodies | {ErrorBody} | {op.returns for op in operations if op.returns is not None}
+    _, components = _schemas(structs)
+    for body in bodies:
+        components[body.__name__]["additionalProperties"] = False
+    for name in components.keys() - {body.__name__ for body in bodies}:
+        fields = components[name].get("properties", {})
+        fields.update({field: _without_null(schema) for field, schema in fields.items()})
     paths: dict[str, dict[str, Any]] = {}
     for op in operations:
         paths.setdefault(op.path, {})[op.method.lower()] = _operation(op)
@@ -50,8 +50,8 @@ def document(operations: Sequence[Operation], settings: Settings) -> dict[str, A
         "openapi": "3.1.0",
         "info": {
             "title": "AdmitOne",
-            "version": __version__,
-            "summary": "Resale of tickets: one ticket, one holder.",
+            "version": admitone.__version__,
+            "summary": admitone.__doc__,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": settings.public_origin}],
@@ -61,6 +61,16 @@ def document(operations: Sequence[Operation], settings: Settings) -> dict[str, A
             "securitySchemes": {"session": {"type": "apiKey", "in": "cookie", "name": "session"}},
         },
     }
+
+
+def _schemas(types: Iterable[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the JSON schemas of types, and of the structs they refer to by name."""
+    schemas, components = msgspec.json.schema_components(sorted(types, key=str), ref_template=_SCHEMA_PATH)
+    for component in components.values():
+        if "description" in component:
+            component["description"] = " ".join(component["description"].split())
+    _show_decimals_as_numbers(components)
+    return list(schemas), components
 
 
 def _show_decimals_as_numbers(schema: Any) -> None:
@@ -75,29 +85,13 @@ def _show_decimals_as_numbers(schema: Any) -> None:
             _show_decimals_as_numbers(each)
 
 
-def _response_structs(types: Iterable[Any]) -> set[type[msgspec.Struct]]:
-    """Return the structs that responses consist of."""
-    found: set[type[msgspec.Struct]] = set()
-    waiting = msgspec.inspect.multi_type_info([each for each in (*types, ErrorBody) if each is not None])
-    left: list[Any] = list(waiting)
-    while left:
-        each = left.pop()
-        if isinstance(each, msgspec.inspect.StructType) and each.cls not in found:
-            found.add(each.cls)
-            left += [field.type for field in each.fields]
-        elif isinstance(each, msgspec.inspect.UnionType):
-            left += each.types
-        elif isinstance(each, msgspec.inspect.ListType):
-            left.append(each.item_type)
-    return found
-
-
-def _leave_out_null(schema: dict[str, Any]) -> None:
-    """Describe a response's absent fields as omitted, never null."""
-    for name, each in schema["properties"].items():
-        if each.get("default", ...) is None and "anyOf" in each:
-            [said] = [kind for kind in each["anyOf"] if kind != {"type": "null"}]
-            schema["properties"][name] = said
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field that is absent rather than null if it defaults to None."""
+    if schema.get("default", ...) is None and "anyOf" in schema:
+        [kind] = [each for each in schema["anyOf"] if each != {"type": "null"}]
+        description = {"description": schema["description"]} if "description" in schema else {}
+        return {**kind, **description}
+    return schema
 
 
 def _operation(op: Operation) -> dict[str, Any]:
@@ -124,7 +118,7 @@ def _operation(op: Operation) -> dict[str, Any]:
 
 
 def _reference(struct: Any) -> dict[str, Any]:
-    (schema,), _ = msgspec.json.schema_components([struct], ref_template=_SCHEMA_PATH)
+    [schema], _ = _schemas([struct])
     return schema
 
 
@@ -138,27 +132,16 @@ def _path_parameters(op: Operation) -> list[dict[str, Any]]:
 def _query_parameters(op: Operation) -> list[dict[str, Any]]:
     if op.query is None:
         return []
-    _, components = msgspec.json.schema_components([op.query], ref_template=_SCHEMA_PATH)
+    _, components = _schemas([op.query])
     schema = components[op.query.__name__]
-    return [
-        {
-            "name": name,
-            "in": "query",
-            "required": name in schema.get("required", ()),
-            "schema": _in_a_query(each),
-            **({"description": each["description"]} if "description" in each else {}),
-        }
-        for name, each in schema["properties"].items()
-    ]
-
-
-def _in_a_query(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a parameter's schema without its description, and without null, which a query cannot express."""
-    shown = {key: value for key, value in schema.items() if key != "description"}
-    if "default" in shown and shown["default"] is None:
-        [text] = [each for each in shown["anyOf"] if each != {"type": "null"}]
-        return dict(text)
-    return shown
+    parameters = []
+    for name, field in schema["properties"].items():
+        described = dict(_without_null(field))
+        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": described}
+        if description := described.pop("description", None):
+            parameter["description"] = description
+        parameters.append(parameter)
+    return parameters
 
 
 def _header_parameters(op: Operation) -> list[dict[str, Any]]:
@@ -183,8 +166,8 @@ def _responses(op: Operation) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "Done."}
     if op.returns is not None:
         content: dict[str, Any] = {"schema": _reference(op.returns)}
-        if "answer" in op.examples:
-            content["example"] = op.examples["answer"]
+        if "response" in op.examples:
+            content["example"] = op.examples["response"]
         success["content"] = {"application/json": content}
     if op.response_headers:
         success["headers"] = _response_headers(op.response_headers)
@@ -216,50 +199,19 @@ def _all_refusals(op: Operation) -> list[type[Refusal]]:
         found += [errors.Invalid, errors.IdempotencyKeyReused]
     if op.method not in {"GET", "HEAD"}:
         found.append(errors.Forbidden)
-    return [*found, *_IMPLIED]
+    return [*found, errors.Unavailable]
 
 
 def routes(described: Mapping[str, Any]) -> list[Route]:
     """Return the routes of the document and of its readable page."""
     encoded = msgspec.json.format(msgspec.json.encode(described), indent=1)
-    page = _page(described).encode()
+    template = resources.files("admitone.kernel.http").joinpath("openapi.html").read_text()
+    page = jinja2.Template(template, autoescape=True, trim_blocks=True, lstrip_blocks=True).render(described)
 
-    async def as_json(_request: HttpRequest) -> Response:
-        return Response(OK, encoded)
+    async def as_json(_request: HttpRequest) -> HttpResponse:
+        return HttpResponse(encoded, media_type="application/json")
 
-    async def as_page(_request: HttpRequest) -> Response:
-        return Response(OK, page, headers=(_HTML,))
+    async def as_page(_request: HttpRequest) -> HttpResponse:
+        return HTMLResponse(page)
 
-    return [
-        document_route("/api/openapi.json", as_json),
-        document_route("/api", as_page),
-    ]
-
-
-def _page(described: Mapping[str, Any]) -> str:
-    """Return a page without script or style: operations with their parameters, bodies and responses."""
-    parts = [
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        "<title>AdmitOne API</title><h1>AdmitOne API</h1>",
-        '<p>The same, for programs: <a href="/api/openapi.json">openapi.json</a>.</p>',
-    ]
-    schemas = described["components"]["schemas"]
-    for path, methods in described["paths"].items():
-        for method, op in methods.items():
-            parts.append(f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(op['summary'])}</p>")
-            if "description" in op:
-                parts.append(f"<p>{escape(op['description'])}</p>")
-            if parameters := op["parameters"]:
-                items = (
-                    f"<li><code>{escape(p['name'])}</code> ({p['in']}) {escape(p.get('description', ''))}"
-                    for p in parameters
-                )
-                parts.append(f"<ul>{''.join(items)}</ul>")
-            body = op.get("requestBody", {"content": {"application/json": {"schema": {}}}})
-            if "$ref" in (schema := body["content"]["application/json"]["schema"]):
-                name = schema["$ref"].rsplit("/", 1)[-1]
-                fields = ", ".join(f"<code>{escape(each)}</code>" for each in schemas[name]["properties"])
-                parts.append(f"<p>Body: {fields}</p>")
-            answers = (f"<dt>{status}<dd>{escape(each['description'])}" for status, each in op["responses"].items())
-            parts.append(f"<dl>{''.join(answers)}</dl>")
-    return "".join(parts) + "</html>"
+    return [Route("/api/openapi.json", as_json), Route("/api", as_page)]

@@ -12,7 +12,7 @@ from admitone.kernel.database.pool import Database
 from admitone.kernel.errors import Invalid, NotFound, NotSignedIn, Refusal
 from admitone.kernel.http import parsing
 from admitone.kernel.http.sessions import SignedInUser
-from admitone.kernel.running import RunningService
+from admitone.kernel.running import Resources, RunningService
 from admitone.kernel.settings import Settings
 
 OK: Final = 200
@@ -28,7 +28,6 @@ IDEMPOTENCY_KEY_CHARACTERS_MAX: Final = 255
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
 Input = TypeVar("Input")
-Resources = TypeVar("Resources")
 
 
 @dataclass(frozen=True)
@@ -98,16 +97,16 @@ class Request(Generic[Input, Resources]):
         return key
 
 
-UseCase = Callable[[Request[Any, Any]], Awaitable[Response]]
+UseCase = Callable[[Request[Any, Resources]], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
-class Operation:
+class Operation(Generic[Resources]):
     """One operation of the API. The OpenAPI document is generated from these."""
 
     method: str
     path: str
-    use_case: UseCase
+    use_case: UseCase[Resources]
     status: int = OK
     body: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
@@ -130,7 +129,7 @@ class Operation:
         return (self.use_case.__doc__ or "").strip()
 
 
-def operation(method: str, path: str, **options: Any) -> Callable[[UseCase], Operation]:
+def operation(method: str, path: str, **options: Any) -> Callable[[UseCase[Resources]], Operation[Resources]]:
     """Declare a use case as an operation of the API; `options` are the other fields of `Operation`.
 
     `returns` is the type of the success body. `raises` lists the refusals of the use case itself, in addition to those
@@ -139,7 +138,7 @@ def operation(method: str, path: str, **options: Any) -> Callable[[UseCase], Ope
     body itself (webhooks).
     """
 
-    def declare(use_case: UseCase) -> Operation:
+    def declare(use_case: UseCase[Resources]) -> Operation[Resources]:
         return Operation(method, path, use_case, **options)
 
     return declare

@@ -1,12 +1,13 @@
-"""The one strict reader of what comes from outside: JSON bodies and query parameters, into structs.
+"""Parses JSON bodies and query parameters into structs.
 
-Every failed rule is reported, in the order of the struct's fields. What came in is never repeated in an answer.
+Every broken rule is reported, in the order of the struct's fields. The input is never repeated in a response.
 """
 
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
@@ -20,16 +21,23 @@ from admitone.kernel.text import clean_line
 BODY_BYTES_MAX: Final = 64 * 1024
 _DEPTH_MAX: Final = 20
 _NUMBER_CHARACTERS_MAX: Final = 40
+_INTEGER_DIGITS_MAX: Final = 9
+_UUID_CHARACTERS: Final = 36
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-# A time in an answer that its writer has made text of already.
+# A time in a response, as `json_time` writes it.
 TimeText = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+
+
+def json_time(moment: datetime) -> str:
+    """Return a time as the API writes it: ISO 8601, UTC, milliseconds."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How one field is read: `read` gets the decoded JSON value and raises ValueError when the rule is broken.
+    """How one field is read: `read` gets the decoded JSON value and raises ValueError if the rule is broken.
 
     The ValueError's own text is the message if it has one; otherwise `message` is.
     """
@@ -38,31 +46,17 @@ class Rule:
     read: Callable[[Any], Any]
 
 
-@dataclass(frozen=True)
-class _Field:
-    key: str
-    name: str
-    is_required: bool
-    message: str
-    read: Callable[[Any], Any]
-
-
 @cache
-def _fields(struct: type[msgspec.Struct]) -> tuple[_Field, ...]:
+def _rules(struct: type[msgspec.Struct]) -> Mapping[str, tuple[msgspec.structs.FieldInfo, Rule]]:
+    """Return each field with its rule, by its name in JSON; a field without a rule must convert to its type."""
     hints = get_type_hints(struct, include_extras=True)
-    fields = []
+    rules = {}
     for field in msgspec.structs.fields(struct):
-        rule = next((each for each in getattr(hints[field.name], "__metadata__", ()) if isinstance(each, Rule)), None)
-        fields.append(
-            _Field(
-                key=field.encode_name,
-                name=field.name,
-                is_required=field.required,
-                message=rule.message if rule else f"{field.encode_name} is missing or not valid",
-                read=rule.read if rule else _converter(field.type),
-            )
-        )
-    return tuple(fields)
+        metadata = getattr(hints[field.name], "__metadata__", ())
+        declared = next((each for each in metadata if isinstance(each, Rule)), None)
+        by_type = Rule(f"{field.encode_name} is missing or not valid", _converter(field.type))
+        rules[field.encode_name] = (field, declared or by_type)
+    return rules
 
 
 def _converter(field_type: Any) -> Callable[[Any], Any]:
@@ -76,7 +70,7 @@ def _converter(field_type: Any) -> Callable[[Any], Any]:
 
 
 def _number(text: str) -> Decimal:
-    """Read a number with a fraction or an exponent as an exact decimal: a float never sees a price."""
+    """Read a number with a fraction or an exponent as an exact decimal, so that a price is never a float."""
     if len(text) > _NUMBER_CHARACTERS_MAX or not math.isfinite(float(text)):
         raise ValueError
     return Decimal(text)
@@ -87,7 +81,7 @@ def _refuse_constant(_name: str) -> None:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a key that stands twice: two readers might take two different ones."""
+    """Refuse a repeated key: two parsers might read two different values."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError
@@ -98,8 +92,8 @@ class _TooDeep(Exception):
     """The body is nested too deeply"""
 
 
-def _demand_plain(value: Any, levels: int) -> None:
-    """Refuse text that PostgreSQL cannot keep, NUL and halves of characters, at any depth."""
+def _check_values(value: Any, levels: int) -> None:
+    """Refuse text that PostgreSQL cannot store (NUL and lone surrogates) and deep nesting."""
     if isinstance(value, str):
         if "\0" in value:
             raise ValueError
@@ -107,23 +101,21 @@ def _demand_plain(value: Any, levels: int) -> None:
     elif isinstance(value, dict | list):
         if levels == 0:
             raise _TooDeep
-        if isinstance(value, dict):
-            for key in value:
-                _demand_plain(key, levels)
-            value = value.values()
         for each in value:
-            _demand_plain(each, levels - 1)
+            _check_values(each, levels - 1)
+            if isinstance(value, dict):
+                _check_values(value[each], levels - 1)
 
 
-# Not msgspec, which lets a key stand twice. Source: RFC 8259, §4 and §6 on what readers disagree about.
+# Not msgspec, which accepts repeated keys. Source: RFC 8259, §4 and §6, on what parsers disagree about.
 _JSON: Final = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant, object_pairs_hook=_object)
 
 
 def read_body(body: bytes, struct: type[T]) -> T:
-    """Parse a JSON body; raises Invalid when it is no JSON object, InvalidFields for its fields."""
+    """Parse a JSON body; raises Invalid if it is not a JSON object, InvalidFields for its fields."""
     try:
         decoded = _JSON.decode(body.decode())
-        _demand_plain(decoded, _DEPTH_MAX)
+        _check_values(decoded, _DEPTH_MAX)
     except _TooDeep:
         raise Invalid("The body is nested too deeply") from None
     except (ValueError, RecursionError):
@@ -134,34 +126,31 @@ def read_body(body: bytes, struct: type[T]) -> T:
 
 
 def read_query(pairs: Iterable[tuple[str, str]], struct: type[T]) -> T:
-    """Parse query parameters; a parameter given twice or not known is refused."""
+    """Parse query parameters; a repeated or unknown parameter is refused."""
     values: dict[str, Any] = {}
-    errors: list[FieldError] = []
+    repeated = 0
     for key, value in pairs:
-        if key in values:
-            errors.append(FieldError("A parameter was given twice"))
+        repeated += key in values
         values[key] = value
-    if errors:
-        raise InvalidFields(errors)
+    if repeated:
+        raise InvalidFields([FieldError("A parameter was given twice")] * repeated)
     return read_fields(values, struct)
 
 
 def read_fields(values: Mapping[str, Any], struct: type[T]) -> T:
-    """Read each field by its rule; raises InvalidFields with one entry per failed rule."""
+    """Read each field by its rule; raises InvalidFields with one entry per broken rule."""
     errors: list[FieldError] = []
     read: dict[str, Any] = {}
-    fields = _fields(struct)
-    for field in fields:
-        if field.key not in values:
-            if field.is_required:
-                errors.append(FieldError(field.message, field.key))
-            continue
-        try:
-            read[field.name] = field.read(values[field.key])
-        except (ValueError, ArithmeticError) as broken:
-            errors.append(FieldError(str(broken) or field.message, field.key))
-    known = {field.key for field in fields}
-    errors += [FieldError("Unknown field") for key in values if key not in known]
+    rules = _rules(struct)
+    for key, (field, rule) in rules.items():
+        if key in values:
+            try:
+                read[field.name] = rule.read(values[key])
+            except (ValueError, ArithmeticError) as broken:
+                errors.append(FieldError(str(broken) or rule.message, key))
+        elif field.required:
+            errors.append(FieldError(rule.message, key))
+    errors += [FieldError("Unknown field") for key in values if key not in rules]
     if errors:
         raise InvalidFields(errors)
     return struct(**read)
@@ -186,12 +175,12 @@ def line(length_max: int, length_min: int = 0) -> Callable[[Any], str]:
 
 def uuid(value: Any) -> UUID:
     """Read an id in its canonical form of 36 characters."""
-    if not isinstance(value, str) or len(value) != 36 or not value.isascii():
+    if not isinstance(value, str) or len(value) != _UUID_CHARACTERS or not value.isascii():
         raise ValueError
     try:
         found = UUID(value)
     except ValueError:
-        raise ValueError from None
+        raise ValueError from None  # without a text of its own, which would become the message
     if str(found) != value.lower():
         raise ValueError  # Python reads more than the canonical form: braces, underscores, misplaced hyphens
     return found
@@ -201,9 +190,8 @@ def whole_number(lowest: int, highest: int) -> Callable[[Any], int]:
     """Return a reader of a query parameter that is a whole number in range."""
 
     def read(value: Any) -> int:
-        if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > 9:
-            raise ValueError
-        if not lowest <= int(value) <= highest:
+        is_number = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _INTEGER_DIGITS_MAX
+        if not is_number or not lowest <= int(value) <= highest:
             raise ValueError
         return int(value)
 

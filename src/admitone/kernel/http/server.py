@@ -1,4 +1,4 @@
-"""Listening: binds the public address and serves an ASGI application with uvicorn until a signal arrives."""
+"""Serves an ASGI application with uvicorn until a signal arrives."""
 
 import asyncio
 import contextlib
@@ -7,20 +7,21 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
 _DRAIN_SECONDS: Final = 20
+_BACKLOG: Final = 4096
 
 
 class CannotListen(Exception):
-    """The public address is taken, or is not this machine's"""
+    """The address is in use, or does not belong to this machine"""
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Bind the public address before anything else is started; raises CannotListen."""
+    """Bind a TCP address; raises CannotListen."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         public = socket.socket(family, socket.SOCK_STREAM)
@@ -58,6 +59,9 @@ def cancel_on_signals(stop: asyncio.Event) -> None:
 class _Server(uvicorn.Server):
     """Uvicorn without its own signal handling: `listen` decides when to stop."""
 
+    def __init__(self, app: ASGIApp, **options: Any) -> None:
+        super().__init__(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", ws="none", **options))
+
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         yield
@@ -67,7 +71,6 @@ async def listen(
     app: ASGIApp,
     public: socket.socket,
     *,
-    trust_proxy: bool = False,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     on_stopping: Callable[[], None] | None = None,
     stop: asyncio.Event | None = None,
@@ -76,18 +79,13 @@ async def listen(
     stop = stop or asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    config = uvicorn.Config(
+    server = _Server(
         app,
-        access_log=False,
-        log_config=None,
-        lifespan="off",
-        ws="none",
         server_header=False,
-        proxy_headers=trust_proxy,
+        proxy_headers=False,  # client_address.py reads them
         timeout_graceful_shutdown=_DRAIN_SECONDS,
-        backlog=4096,
+        backlog=_BACKLOG,
     )
-    server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[public]))
     while not server.started and not serving.done():  # noqa: ASYNC110 – uvicorn offers no event to wait for
         await asyncio.sleep(0.01)
@@ -105,7 +103,7 @@ async def listen(
 @asynccontextmanager
 async def serving_in_background(app: ASGIApp, public: socket.socket) -> AsyncIterator[None]:
     """Serve an application on another port for as long as the block lasts."""
-    server = _Server(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", ws="none"))
+    server = _Server(app)
     serving = asyncio.create_task(server.serve(sockets=[public]))
     try:
         yield

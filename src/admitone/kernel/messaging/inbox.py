@@ -120,11 +120,6 @@ class Inbox:
         self._pulling: set[asyncio.Queue[Msg | None]] = set()
         bus.on_reconnect(self._pull_again)
 
-    @property
-    def producers(self) -> list[str]:
-        """The services this one subscribes to."""
-        return sorted({event_type.producer for event_type in self._subscriptions})
-
     async def run(self, producer: str) -> None:
         """Consume one producer's events until cancelled, through every outage of the bus or the database."""
         await self._bus.ready()
@@ -134,12 +129,14 @@ class Inbox:
                 await self._bus.ensure_consumer(producer, subjects)
                 await self._pull(producer)
             except (*buses.UNREACHABLE, *UNREACHABLE) as error:
+                # An error response is usual until the producer has created its stream.
                 level = logging.DEBUG if isinstance(error, buses.BusError) else logging.WARNING
-                extra = {"service": self._service, "producer": producer, "error": repr(error)}
+                extra = {"service": self._service, "producer": producer, "error": str(error) or repr(error)}
                 log.log(level, "the consumer restarts", extra=extra)
                 await asyncio.sleep(_RESTART_SECONDS)
 
     async def _pull(self, producer: str) -> None:
+        """Pull events and handle them in batches until the connection or the consumer is lost."""
         arrivals: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._pulling.add(arrivals)
         reply = self._bus.new_inbox()
@@ -155,43 +152,27 @@ class Inbox:
                     arrived = [await arrivals.get()]
                 while not arrivals.empty() and len(arrived) < _BATCH:
                     arrived.append(arrivals.get_nowait())
-                messages = [message for message in arrived if message is not None]
-                events = [message for message in messages if message.reply.startswith("$JS.ACK")]
+                events = [message for message in arrived if message is not None and _is_event(message)]
                 outstanding -= len(events)
-                if len(messages) < len(arrived) or any(_ends_request(message) for message in messages):
+                if any(_ends_request(message) for message in arrived):
                     outstanding = 0
                 if events:
-                    await self._finish(asyncio.create_task(self._receive_all(events)))
+                    await _finish(asyncio.create_task(self._receive_all(events)))
         finally:
             self._pulling.discard(arrivals)
             try:
                 await subscription.unsubscribe()
                 while not arrivals.empty():
-                    await self._return(arrivals.get_nowait())
+                    message = arrivals.get_nowait()
+                    if message is not None and _is_event(message):
+                        await message.nak()  # at once, for another replica or the next start
             except buses.UNREACHABLE:
                 log.debug("the subscription was lost with its connection", extra={"service": self._service})
-
-    async def _finish(self, handling: "asyncio.Task[None]") -> None:
-        """Wait for the handlers; if this is cancelled meanwhile, even repeatedly, let them finish first."""
-        try:
-            await asyncio.shield(handling)
-        except asyncio.CancelledError:
-            deadline = clock.monotonic_seconds() + _FINISH_SECONDS
-            while not handling.done() and (left := deadline - clock.monotonic_seconds()) > 0:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait({handling}, timeout=left)
-            handling.cancel()
-            raise
 
     def _pull_again(self) -> None:
         """Start again: pull requests are lost with their connection."""
         for arrivals in self._pulling:
             arrivals.put_nowait(None)
-
-    async def _return(self, message: Msg | None) -> None:
-        """Return an unhandled event to the bus at once, for another replica or the next start."""
-        if message is not None and message.reply.startswith("$JS.ACK"):
-            await message.nak()
 
     async def _receive_all(self, messages: Sequence[Msg]) -> None:
         received: list[_Received] = []
@@ -199,7 +180,8 @@ class Inbox:
             try:
                 received.append(_Received(message, *unwrap(message.data)))
             except Undecodable as reason:
-                await self._dead_letter(message, reason)
+                letter_id = f"{message.metadata.stream}:{message.metadata.sequence.stream}"
+                await self._record_failure(message, letter_id, str(reason), attempts_max=1)
         if received:
             await self._receive_decoded(received)
 
@@ -215,15 +197,15 @@ class Inbox:
                 await self._receive_decoded(received[:middle])
                 await self._receive_decoded(received[middle:])
             elif isinstance(error, (Unavailable, *UNREACHABLE)):
-                log.warning(
-                    "the database is unreachable; events stay on the bus",
-                    extra={"service": self._service, "error": repr(error)},
-                )
+                extra = {"service": self._service, "error": repr(error)}
+                log.warning("the database is unreachable; events stay on the bus", extra=extra)
                 for each in received:
                     await each.message.nak(delay=_UNREACHABLE_DELAY_SECONDS)
             else:
-                log.exception("handler failed", extra=self._context(received[0]))
-                await self._record_failure(received[0], error)
+                [each] = received
+                log.exception("handler failed", extra=self._context(each))
+                text = f"{type(error).__name__}: {error}"
+                await self._record_failure(each.message, str(each.envelope.id), text, ATTEMPTS_MAX)
             return
         for index, each in enumerate(received):
             if index in missing:
@@ -268,54 +250,32 @@ class Inbox:
 
     async def _wait_for_missing(self, each: _Received, missing: MissingEvents) -> None:
         log.info("an earlier event has not arrived", extra={**self._context(each), "missing": str(missing)})
-        now = clock.monotonic_seconds()
-        # At the first delivery it is probably on its way; a request costs the producer work.
-        if (
-            each.message.metadata.num_delivered > 1
-            and now - self._requested.get(missing.aggregate, -60.0) > _REQUEST_AGAIN_SECONDS
-        ):
-            self._requested = {
-                aggregate: at for aggregate, at in self._requested.items() if now - at < _REQUEST_AGAIN_SECONDS
-            }
-            self._requested[missing.aggregate] = now
-            await self._bus.request_republish(
-                missing.producer, RepublishRequest(missing.aggregate, missing.have_version)
-            )
         deliveries = each.message.metadata.num_delivered
+        since = clock.monotonic_seconds() - _REQUEST_AGAIN_SECONDS
+        # At the first delivery it is probably on its way; a request costs the producer work.
+        if deliveries > 1 and self._requested.get(missing.aggregate, since) <= since:
+            self._requested = {aggregate: at for aggregate, at in self._requested.items() if at > since}
+            self._requested[missing.aggregate] = clock.monotonic_seconds()
+            request = RepublishRequest(missing.aggregate, missing.have_version)
+            await self._bus.request_republish(missing.producer, request)
         await each.message.nak(delay=min(_MISSING_DELAY_SECONDS * deliveries, _MISSING_DELAY_SECONDS_MAX))
 
-    async def _record_failure(self, each: _Received, error: Exception) -> None:
+    async def _record_failure(self, message: Msg, letter_id: str, error: str, attempts_max: int) -> None:
+        """Count the failure; the event is delivered again, or becomes a dead letter after `attempts_max`."""
         try:
             row = await self._database.fetchrow(
-                _RECORD_FAILURE,
-                str(each.envelope.id),
-                each.message.subject,
-                each.message.data,
-                f"{type(error).__name__}: {error}",
-                ATTEMPTS_MAX,
+                _RECORD_FAILURE, letter_id, message.subject, message.data, error, attempts_max
             )
         except (Unavailable, *UNREACHABLE):
-            await each.message.nak(delay=_UNREACHABLE_DELAY_SECONDS)
+            await message.nak(delay=_UNREACHABLE_DELAY_SECONDS)
             return
         assert row is not None
         if row["given_up"]:
-            log.error("event becomes a dead letter", extra=self._context(each))
-            await each.message.ack()
-        else:
-            await each.message.nak(delay=self._delays_seconds[min(row["attempts"], len(self._delays_seconds)) - 1])
-
-    async def _dead_letter(self, message: Msg, reason: Undecodable) -> None:
-        metadata = message.metadata
-        letter_id = f"{metadata.stream}:{metadata.sequence.stream}"
-        log.error(
-            "message is not an event and becomes a dead letter", extra={"service": self._service, "letter": letter_id}
-        )
-        try:
-            await self._database.execute(_RECORD_FAILURE, letter_id, message.subject, message.data, str(reason), 1)
-        except (Unavailable, *UNREACHABLE):
-            await message.nak(delay=_UNREACHABLE_DELAY_SECONDS)
-        else:
+            extra = {"service": self._service, "letter": letter_id, "error": error}
+            log.error("a message becomes a dead letter", extra=extra)
             await message.ack()
+        else:
+            await message.nak(delay=self._delays_seconds[min(row["attempts"], len(self._delays_seconds)) - 1])
 
     def _context(self, each: _Received) -> dict[str, object]:
         return {
@@ -326,11 +286,31 @@ class Inbox:
         }
 
 
-def _ends_request(message: Msg) -> bool:
-    """Whether the bus reports that a pull request ended; 100 is only its heartbeat.
+async def _finish(handling: "asyncio.Task[None]") -> None:
+    """Wait for the handlers; if this is cancelled meanwhile, even repeatedly, let them finish first."""
+    try:
+        await asyncio.shield(handling)
+    except asyncio.CancelledError:
+        deadline = clock.monotonic_seconds() + _FINISH_SECONDS
+        while not handling.done() and (left := deadline - clock.monotonic_seconds()) > 0:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({handling}, timeout=left)
+        handling.cancel()
+        raise
 
-    Raises BusError if none can follow: the consumer or the stream is gone, or the server shuts down.
+
+def _is_event(message: Msg) -> bool:
+    """Whether a message is an event to acknowledge, not a status of the pull request."""
+    return message.reply.startswith("$JS.ACK")
+
+
+def _ends_request(message: Msg | None) -> bool:
+    """Whether the pull request ended: the connection was lost (None), or the bus says so; 100 is only its heartbeat.
+
+    Raises BusError if no request can follow: the consumer or the stream is gone, or the server shuts down.
     """
+    if message is None:
+        return True
     status = (message.headers or {}).get("Status")
     if status in {"409", "503"}:
         raise buses.BusError(int(status), (message.headers or {}).get("Description", "no consumer responds"))

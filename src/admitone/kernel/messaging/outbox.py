@@ -78,22 +78,14 @@ class Relay:
         self._silent_seconds_max = silent_seconds_max
         self._has_work = asyncio.Event()
         self._compare = asyncio.Event()
-        self._is_leading = False
-        self._alive = True
+        # Whether this replica's relay publishes.
+        self.is_leading = False
+        # Whether it reaches its database; it waits for the bus as long as needed.
+        self.is_alive = True
         self._notifying: asyncio.Task[None] | None = None
         self._last_sequence = 0
         database.on_publish(self.wake)
         bus.on_reconnect(self._compare_now)
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether this relay reaches its database; it waits for the bus as long as needed."""
-        return self._alive
-
-    @property
-    def is_leading(self) -> bool:
-        """Whether this replica's relay publishes."""
-        return self._is_leading
 
     def wake(self) -> None:
         """Signal that there is something to publish; called after commits, so it is cheap and never fails.
@@ -101,7 +93,7 @@ class Relay:
         It runs outside the transaction, because NOTIFY inside one serialises commits. If the process dies between
         commit and signal, polling finds the rows.
         """
-        if self._is_leading:
+        if self.is_leading:
             self._has_work.set()
         elif self._notifying is None or self._notifying.done():
             self._notifying = asyncio.create_task(self._notify())
@@ -127,10 +119,11 @@ class Relay:
             except _StandBy:
                 await asyncio.sleep(_STANDBY_SECONDS)
             except (*UNREACHABLE, *buses.UNREACHABLE, asyncpg.InterfaceError) as error:
-                log.warning("the relay restarts", extra={"service": self._bus.service, "error": repr(error)})
+                extra = {"service": self._bus.service, "error": str(error) or repr(error)}
+                log.warning("the relay restarts", extra=extra)
                 await asyncio.sleep(_POLL_SECONDS)
             finally:
-                self._is_leading = False
+                self.is_leading = False
 
     async def _hold_lock_and_relay(self) -> None:
         try:
@@ -146,14 +139,14 @@ class Relay:
                 },
             )
         except Exception:
-            self._alive = False
+            self.is_alive = False
             raise
-        self._alive = True
+        self.is_alive = True
         try:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
                 raise _StandBy
             await connection.add_listener(_CHANNEL, lambda *_: self._has_work.set())
-            self._is_leading = True
+            self.is_leading = True
             await self._relay(connection)
         finally:
             connection.terminate()

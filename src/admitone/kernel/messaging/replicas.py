@@ -1,12 +1,17 @@
 """Replicas of other services' aggregates: the version each has reached here, and waiting for one to arrive."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 from uuid import UUID
 
 from admitone.kernel import clock
 from admitone.kernel.database.pool import Transaction
+from admitone.kernel.messaging.event import Event
+from admitone.kernel.messaging.inbox import MissingEvents
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -16,6 +21,7 @@ _SAVE_VERSIONS: Final = """
 INSERT INTO aggregate_version (aggregate, version)
 SELECT * FROM unnest($1::uuid[], $2::integer[]) AS reached (aggregate, version) ORDER BY aggregate
 ON CONFLICT (aggregate) DO UPDATE SET version = excluded.version WHERE aggregate_version.version < excluded.version
+RETURNING aggregate
 """
 
 # An event usually arrives within ten milliseconds, later under load.
@@ -25,16 +31,55 @@ _FIRST_PAUSE_SECONDS: Final = 0.01
 _PAUSE_SECONDS_MAX: Final = 0.1
 
 
-async def versions(tx: Transaction, aggregates: Sequence[UUID]) -> dict[UUID, int]:
-    """Return the version each aggregate has reached in this service; unknown ones are absent."""
+def is_next(event: Event, have_version: int) -> bool:
+    """Whether an event is the next one for a replica at `have_version` (-1: none); False if it was applied before.
+
+    Raises MissingEvents if the events in between have not arrived.
+    """
+    version = event.aggregate_version
+    assert version is not None, f"{type(event).__name__} has no version"
+    if version > have_version + 1:
+        raise MissingEvents(event.producer, event.aggregate, have_version)
+    if version <= have_version:
+        log.info("event was applied before", extra={"aggregate": event.aggregate, "version": version})
+    return version == have_version + 1
+
+
+class Versions:
+    """The versions of the aggregates that a batch is about, for services that keep nothing else of them."""
+
+    def __init__(self, known: dict[UUID, int]) -> None:
+        self._known = known
+        self._reached: dict[UUID, int] = {}
+
+    def __contains__(self, aggregate: UUID) -> bool:
+        return aggregate in self._known
+
+    def advance(self, event: Event) -> bool:
+        """Record an event's version; False if its aggregate had reached it before. Versions may be skipped."""
+        version = event.aggregate_version
+        assert version is not None, f"{type(event).__name__} has no version"
+        if self._known.get(event.aggregate, -1) >= version:
+            log.info("event was applied before", extra={"aggregate": event.aggregate, "version": version})
+            return False
+        self._known[event.aggregate] = self._reached[event.aggregate] = version
+        return True
+
+    async def save(self, tx: Transaction) -> set[UUID]:
+        """Save what was recorded; return the aggregates that advanced.
+
+        An aggregate is left out if a concurrent transaction advanced it first: a version never goes back.
+        """
+        if not self._reached:
+            return set()
+        rows = await tx.fetch(_SAVE_VERSIONS, list(self._reached), list(self._reached.values()))
+        return {row["aggregate"] for row in rows}
+
+
+async def load_versions(tx: Transaction, aggregates: Sequence[UUID]) -> Versions:
+    """Return the version that each aggregate has reached in this service."""
     rows = await tx.fetch(_VERSIONS, aggregates)
-    return {row["aggregate"]: row["version"] for row in rows}
-
-
-async def save_versions(tx: Transaction, reached: Mapping[UUID, int]) -> None:
-    """Record the version each aggregate has reached; a version never goes back."""
-    if reached:
-        await tx.execute(_SAVE_VERSIONS, list(reached), list(reached.values()))
+    return Versions({row["aggregate"]: row["version"] for row in rows})
 
 
 def is_recent(made: UUID) -> bool:

@@ -1,4 +1,4 @@
--- What tickets tells about each ticket; applied one version at a time.
+-- Replicas of the tickets; versions are applied one at a time.
 CREATE TABLE ticket (
     id          uuid    PRIMARY KEY,
     version     integer NOT NULL CHECK (version >= 0),
@@ -7,7 +7,7 @@ CREATE TABLE ticket (
     currency    text    NOT NULL,
     seller_id   uuid    NOT NULL,
     status      text    NOT NULL CHECK (status IN ('available', 'reserved', 'sold')),
-    -- The order for which tickets confirmed the lock.
+    -- The order for which tickets has confirmed the lock.
     order_id    uuid
 );
 
@@ -18,7 +18,7 @@ CREATE TABLE orders (
                    CHECK (status IN ('created', 'awaiting:payment', 'complete', 'cancelled')),
     user_id        uuid        NOT NULL,
     ticket_id      uuid        NOT NULL,
-    -- The ticket as it was when the order was made: an order keeps its own price.
+    -- The ticket as it was when the order was created: an order keeps its price.
     ticket_version integer     NOT NULL,
     title          text        NOT NULL,
     price_cents    bigint      NOT NULL CHECK (price_cents > 0),
@@ -27,12 +27,12 @@ CREATE TABLE orders (
     expires_at     timestamptz NOT NULL,
     payment_id     uuid,
     cancel_reason  text,
-    -- Money is only ever awaited or taken for a payment that is named.
+    -- An order that awaits or has received money names the payment.
     CHECK (payment_id IS NOT NULL OR status IN ('created', 'cancelled')),
     CHECK ((cancel_reason IS NOT NULL) = (status = 'cancelled'))
 );
 
--- One ticket, one holder: whatever the code does, a ticket has at most one order that is alive or complete.
+-- One ticket, one holder: a ticket has at most one order that is live or complete.
 CREATE UNIQUE INDEX one_live_order_per_ticket ON orders (ticket_id)
     WHERE status IN ('created', 'awaiting:payment', 'complete');
 
@@ -58,7 +58,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- Terminal states never change and versions grow by one: said once here, for every statement there will ever be.
+-- For every statement: final states never change and versions grow by one.
 CREATE TRIGGER guard_order BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION guard_order();
 
 CREATE FUNCTION keep_order() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -67,6 +67,6 @@ BEGIN
 END $$;
 CREATE TRIGGER keep_order BEFORE DELETE ON orders FOR EACH ROW EXECUTE FUNCTION keep_order();
 
--- The form of a time in JSON: ISO 8601, UTC, milliseconds.
+-- A time in JSON: ISO 8601, UTC, milliseconds.
 CREATE FUNCTION json_time(moment timestamptz) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE
 RETURN to_char(moment AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');

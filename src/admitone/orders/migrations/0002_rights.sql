@@ -1,4 +1,4 @@
--- Orders and tickets stay: the trigger says so for every statement, this for the service.
+-- Orders and tickets are never deleted: a trigger prevents it for everybody, the missing right for the service.
 DO $$
 DECLARE service text := nullif(current_setting('admitone.service_role', true), '');
 BEGIN

@@ -1,5 +1,5 @@
--- Which installation this database belongs to. Stripe keeps it with each payment, so that two installations that share
--- a Stripe account, or a copy of a database, never mistake each other's payments for their own.
+-- Identifies this installation. Stripe stores the id with each payment, so that two installations that share a Stripe
+-- account never mistake each other's payments for their own.
 CREATE TABLE installation (
     id      uuid    PRIMARY KEY DEFAULT gen_random_uuid(),
     is_only boolean NOT NULL DEFAULT true UNIQUE CHECK (is_only),
@@ -8,7 +8,7 @@ CREATE TABLE installation (
 );
 INSERT INTO installation DEFAULT VALUES;
 
--- What orders tells about each order: what may be paid, by whom, how much, until when.
+-- Replicas of orders: whether, by whom, how much and until when each may be paid.
 CREATE TABLE orders (
     id          uuid        PRIMARY KEY,
     version     integer     NOT NULL CHECK (version >= 0),
@@ -19,7 +19,7 @@ CREATE TABLE orders (
     expires_at  timestamptz NOT NULL
 );
 
--- One attempt to pay an order. It is written before Stripe is asked, so that no payment is ever unknown here.
+-- One attempt to pay an order. It is written before the first request to Stripe, so that every payment is known here.
 CREATE TABLE payment (
     id            uuid        PRIMARY KEY,
     order_id      uuid        NOT NULL REFERENCES orders,
@@ -27,13 +27,13 @@ CREATE TABLE payment (
     user_id       uuid        NOT NULL,
     amount_cents  bigint      NOT NULL CHECK (amount_cents > 0),
     currency      text        NOT NULL,
-    -- Names the card at Stripe; it is no card number and worth nothing without our key.
+    -- Identifies the card at Stripe; it is not a card number and is useless without our secret key.
     token         text        NOT NULL,
     -- The buyer's Idempotency-Key.
     request_key   text,
     state         text        NOT NULL DEFAULT 'created' CHECK (state IN
                   ('created', 'requires_action', 'authorized', 'captured', 'voided', 'failed', 'refunded')),
-    -- What must be done at Stripe; it stays until Stripe says that it is done.
+    -- What must be done at Stripe; it stays until Stripe reports it done.
     wanted        text        CHECK (wanted IN ('capture', 'void', 'refund')),
     stripe_id     text        UNIQUE,
     client_secret text,
@@ -43,7 +43,7 @@ CREATE TABLE payment (
     -- When the background job looks at this payment next, and how often it has since something was last wanted.
     due_at        timestamptz,
     tries         integer     NOT NULL DEFAULT 0,
-    -- The trace of the request or event that wanted something last.
+    -- The trace of the request or event that last wanted something.
     traceparent   text,
     created_at    timestamptz NOT NULL DEFAULT instant(),
     UNIQUE (order_id, attempt),
@@ -52,7 +52,7 @@ CREATE TABLE payment (
     CHECK (wanted IS DISTINCT FROM 'capture' OR state = 'authorized')
 );
 
--- One order, one charge: while a payment is under way or taken there is no second one, whatever the code does.
+-- One order, one charge: while a payment is in progress or captured there is no second one, whatever the code does.
 CREATE UNIQUE INDEX one_live_payment_per_order ON payment (order_id)
     WHERE state IN ('created', 'requires_action', 'authorized', 'captured');
 CREATE UNIQUE INDEX one_taken_payment_per_order ON payment (order_id) WHERE state IN ('captured', 'refunded');
@@ -80,7 +80,7 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- What Stripe did cannot be undone by a late message: a payment's state only moves on.
+-- A late message does not undo what happened at Stripe: a payment's state only moves forward.
 CREATE TRIGGER guard_payment BEFORE UPDATE ON payment FOR EACH ROW EXECUTE FUNCTION guard_payment();
 
 CREATE FUNCTION keep_payment() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -89,7 +89,7 @@ BEGIN
 END $$;
 CREATE TRIGGER keep_payment BEFORE DELETE ON payment FOR EACH ROW EXECUTE FUNCTION keep_payment();
 
--- What Stripe told us, as it came; it is stored before it is answered and worked off afterwards.
+-- Webhooks as they arrived: each is stored before it is acknowledged, and processed afterwards.
 CREATE TABLE webhook (
     number       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     source       text        NOT NULL,
@@ -97,7 +97,7 @@ CREATE TABLE webhook (
     body         text        NOT NULL,
     received_at  timestamptz NOT NULL DEFAULT instant(),
     processed_at timestamptz,
-    -- What came of it: news, known, unknown object, or the mismatch for which it was not believed.
+    -- What processing it led to.
     finding      text,
     UNIQUE (source, event_id)
 );

@@ -1,5 +1,5 @@
--- Money that moved stays on the books: nothing about a payment, its order or Stripe's own words can be deleted or
--- rewritten, but for what is expected to change.
+-- Records of money are permanent: the service cannot delete orders or payments, and can change the installation and
+-- the webhooks only where they are expected to change.
 DO $$
 DECLARE service text := nullif(current_setting('admitone.service_role', true), '');
 BEGIN

@@ -16,18 +16,18 @@ CREATE TABLE ticket (
     status      text        NOT NULL DEFAULT 'available' CHECK (status IN ('available', 'reserved', 'sold')),
     -- The order that holds the ticket, or has bought it.
     order_id    uuid,
-    -- Whole milliseconds, as the API shows it: a page's cursor then says exactly where the page ended.
+    -- Whole milliseconds, as the API shows it, so that a page's cursor is exact.
     created_at  timestamptz NOT NULL DEFAULT date_trunc('milliseconds', instant()),
-    -- The words of title and venue as the service splits them, so that a search splits no other way.
+    -- The words of title and venue, split by the service, which splits the words of a search in the same way.
     words       tsvector    NOT NULL,
-    -- The ticket as the API shows it: written once per change, and sent as it is thousands of times.
+    -- The ticket as the API shows it: written once per change, read many times.
     shown       text        NOT NULL,
 
-    -- A lock has a holder, and what nobody holds is free: a lock can neither be forgotten nor linger.
+    -- A locked ticket has an order, and a free one has none.
     CONSTRAINT held_by_an_order CHECK ((status = 'available') = (order_id IS NULL))
 );
 
--- The shelf, in each order it can be asked for; what cannot be bought is in none of these.
+-- Listings in each order that the API offers; only tickets that can be bought are in these indexes.
 CREATE INDEX ticket_shelf_by_age ON ticket (created_at, id) WHERE status = 'available';
 CREATE INDEX ticket_shelf_by_price ON ticket (price_cents, id) WHERE status = 'available';
 -- Tickets without a date come last; '9999-12-31Z' is later than any date the table takes.
@@ -37,11 +37,10 @@ CREATE INDEX ticket_shelf_by_word ON ticket USING gin (words) WHERE status = 'av
 
 CREATE INDEX ticket_of_seller ON ticket (user_id, created_at, id);
 
--- One order holds one ticket, so no event about an order can ever speak of two.
+-- One order holds one ticket.
 CREATE UNIQUE INDEX one_ticket_per_order ON ticket (order_id) WHERE order_id IS NOT NULL;
 
--- The ticket as the API shows it. Compact, because json_strip_nulls writes it anew without spaces; the price keeps
--- its two places, because numeric does.
+-- The ticket as the API shows it. json_strip_nulls also removes the spaces; numeric keeps the price's two decimals.
 CREATE FUNCTION shown_ticket(one ticket) RETURNS text LANGUAGE sql STABLE
 RETURN json_strip_nulls(json_build_object(
     'id', one.id,
@@ -78,8 +77,8 @@ BEGIN
            IS DISTINCT FROM (OLD.id, OLD.user_id, OLD.currency, OLD.created_at) THEN
             RAISE EXCEPTION 'ticket % cannot change its seller, currency or age', OLD.id;
         END IF;
-        -- An edit leaves the ticket available. Whatever touches a lock leaves what is offered as it is: the price of
-        -- a locked ticket is the price of its order.
+        -- An edit leaves the ticket available, and a change of the lock leaves the offer as it is: the price of a
+        -- locked ticket is the price of its order.
         IF (OLD.status <> 'available' OR NEW.status <> 'available')
            AND (NEW.title, NEW.price_cents, NEW.event_date, NEW.venue, NEW.section, NEW."row", NEW.seat, NEW.note)
                IS DISTINCT FROM
@@ -98,10 +97,10 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- Versions grow by one, sold is the end, and a locked ticket is not edited: said once, for every statement to come.
+-- For every statement: versions grow by one, a sold ticket never changes, and a locked one is not edited.
 CREATE TRIGGER guard_ticket BEFORE INSERT OR UPDATE ON ticket FOR EACH ROW EXECUTE FUNCTION guard_ticket();
 
--- A ticket that was listed stays: orders and payments speak of it.
+-- A listed ticket is never deleted: orders and payments refer to it.
 DO $$
 DECLARE service text := nullif(current_setting('admitone.service_role', true), '');
 BEGIN

@@ -2,8 +2,9 @@
 
 export function helpForms(root) {
   for (const form of root.querySelectorAll("form[data-once]")) sendOnce(form);
-  const price = root.querySelector("#price");
-  if (price) price.addEventListener("blur", () => writeOut(price));
+  for (const input of root.querySelectorAll("input[inputmode=decimal]")) {
+    input.addEventListener("blur", () => writeOut(input));
+  }
   const when = root.querySelector("#eventDate");
   if (when) takeLocalTime(when, root.querySelector("[data-zone]"));
   const preview = root.querySelector("[data-preview]");
@@ -66,15 +67,16 @@ function takeLocalTime(input, hint) {
 function follow(fields, preview) {
   const currency = preview.querySelector(".ticket-currency").textContent;
   const format = new Intl.NumberFormat("en", { style: "currency", currency: currency.toUpperCase() });
+  const money = (text) => (cents(text) === null ? "" : format.format(amount(cents(text))));
   const shown = {
     title: (text) => text || "Title",
-    price: (text) => (cents(text) === null ? "" : format.format(amount(cents(text)))),
     eventDate: (text) => text && new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }),
   };
   function show(input) {
     const place = preview.querySelector(`[data-shows="${input.name}"]`);
     if (!place) return;
-    const text = (shown[input.name] ?? ((typed) => typed))(input.value.trim());
+    const plain = input.inputMode === "decimal" ? money : (typed) => typed;
+    const text = (shown[input.name] ?? plain)(input.value.trim());
     place.textContent = text;
     if (input.name === "price") place.classList.toggle("long", text.length > 9);
     const part = place.closest("dl > div") ?? (input.name === "note" ? place : null);

@@ -1,4 +1,4 @@
--- Events told by this service, written in the transaction that made them true. The relay publishes them.
+-- Events this service publishes, written in the transaction of the change. The relay sends them to the bus.
 CREATE TABLE outbox (
     position        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id              uuid        NOT NULL,
@@ -8,9 +8,9 @@ CREATE TABLE outbox (
     data            text        NOT NULL,
     traceparent     text,
     recorded_at     timestamptz NOT NULL DEFAULT instant(),
-    -- The bus's sequence number once it acknowledged the event; NULL means "still to be published".
+    -- The stream sequence with which the bus acknowledged the event; NULL while it is unpublished.
     stream_sequence bigint,
-    -- How often it was published anew: part of the message id, or the bus would drop the copy as a duplicate.
+    -- How often it was published again: part of the message id, or the bus would drop the copy as a duplicate.
     copies          integer     NOT NULL DEFAULT 0
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
@@ -19,7 +19,7 @@ CREATE INDEX outbox_published ON outbox (stream_sequence) WHERE stream_sequence 
 CREATE INDEX outbox_aggregate ON outbox (aggregate, version);
 CREATE INDEX outbox_age ON outbox (recorded_at);
 
--- What was told cannot be rewritten: the service may only note where the bus put it, and prune.
+-- Published events cannot be rewritten: the service may only record their acknowledgement and delete old ones.
 DO $$
 DECLARE service text := nullif(current_setting('admitone.service_role', true), '');
 BEGIN

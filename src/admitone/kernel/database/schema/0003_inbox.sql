@@ -1,11 +1,11 @@
--- Events this service has taken in: the row is written in the transaction of the effect, so an event has one effect.
+-- Events this service has consumed: the row is written in the transaction of the effect, so an event has one effect.
 CREATE TABLE inbox (
     id          uuid        PRIMARY KEY,
     received_at timestamptz NOT NULL DEFAULT instant()
 );
 CREATE INDEX inbox_age ON inbox (received_at);
 
--- Events whose handling failed. While `given_up_at` is NULL the bus delivers them again; afterwards people decide.
+-- Events whose handler failed. While `given_up_at` is NULL the bus delivers them again; then an operator decides.
 CREATE TABLE dead_letter (
     id              text        PRIMARY KEY,
     subject         text        NOT NULL,
@@ -17,7 +17,7 @@ CREATE TABLE dead_letter (
     given_up_at     timestamptz
 );
 
--- How far this service has followed each aggregate of another service.
+-- The version that each aggregate of another service has reached here.
 CREATE TABLE followed (
     aggregate uuid    PRIMARY KEY,
     version   integer NOT NULL

@@ -1,4 +1,4 @@
--- Answers already given to creating requests, by the caller's Idempotency-Key, stored in the transaction of the effect.
+-- Responses to creating requests by the caller's Idempotency-Key, stored in the transaction of the effect.
 CREATE TABLE answer (
     person       uuid        NOT NULL,
     key          text        NOT NULL,

@@ -1,4 +1,4 @@
--- Sessions that were ended before their token expires; `noticed` lets every process of the service read only news.
+-- Sessions that ended before their token expires; `noticed` lets each process read only the rows it has not seen.
 CREATE TABLE revoked_session (
     session_id uuid        PRIMARY KEY,
     noticed    bigint      GENERATED ALWAYS AS IDENTITY,

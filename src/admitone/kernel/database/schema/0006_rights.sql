@@ -1,5 +1,5 @@
--- What was taken in, answered or migrated cannot be rewritten: a service that was broken into must not be able to make
--- its past look otherwise.
+-- Consumed events, stored responses and applied migrations cannot be rewritten: an attacker with the service's
+-- privileges must not be able to change its history.
 DO $$
 DECLARE service text := nullif(current_setting('admitone.service_role', true), '');
 BEGIN

@@ -1,0 +1,43 @@
+"""How a command fails: with one line on standard error, and an exit code that scripts can rely on.
+
+0 success · 1 it ran, and the result is negative · 2 it could not run: a setting, a port, a folder or a server is wrong
+"""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import click
+
+from admitone.kernel.database.pool import UNREACHABLE
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.http.server import CannotListen
+from admitone.kernel.runner import MigrationsMissing
+from admitone.kernel.settings import SettingsError
+from admitone.local.errors import LocalError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CannotRun(click.ClickException):
+    """Something that the command needs is missing or wrong"""
+
+    exit_code = 2
+
+
+def report_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Report errors that an operator can correct as one line with exit code 2. A bug keeps its traceback."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (SettingsError, LocalError, MigrationsMissing, CannotListen) as error:
+            raise CannotRun(str(error)) from error
+        except (Unavailable, *UNREACHABLE) as error:
+            raise CannotRun(f"The database cannot be reached: {str(error) or type(error).__name__}") from error
+        except OSError as error:
+            raise CannotRun(str(error)) from error
+
+    return run

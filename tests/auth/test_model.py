@@ -1,0 +1,48 @@
+"""The rules of attempt counters and client networks."""
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from admitone.auth.model import Attempts, network_of
+from admitone.kernel.errors import TooManyRequests
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+FREE_ATTEMPTS = 5
+
+
+def test_each_attempt_beyond_the_free_ones_doubles_the_delay_up_to_a_minute() -> None:
+    attempts, now, delays = Attempts(b"", 0, NOON, NOON), NOON, []
+    for _ in range(40):
+        attempts = attempts.one_more(now, FREE_ATTEMPTS)
+        delays.append((attempts.wait_until - now).total_seconds())
+        now = attempts.wait_until
+    assert delays == [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, *[60] * 30]
+
+
+def test_an_early_attempt_is_refused_with_the_seconds_left() -> None:
+    attempts = Attempts(b"", FREE_ATTEMPTS, NOON, NOON + timedelta(seconds=8))
+    with pytest.raises(TooManyRequests) as refused:
+        attempts.one_more(NOON + timedelta(seconds=1.5), FREE_ATTEMPTS)
+    assert refused.value.retry_after_seconds == 7
+    assert attempts.one_more(NOON + timedelta(seconds=8), FREE_ATTEMPTS).count == FREE_ATTEMPTS + 1
+
+
+def test_attempts_older_than_an_hour_do_not_count() -> None:
+    attempts = Attempts(b"", 500, NOON, NOON + timedelta(seconds=60))
+    assert attempts.one_more(NOON + timedelta(hours=1), FREE_ATTEMPTS).count == 501
+    assert attempts.one_more(NOON + timedelta(hours=1, seconds=1), FREE_ATTEMPTS).count == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("203.0.113.9", "203.0.113.0/24"),
+        ("2001:db8:1:2ff:3::4", "2001:db8:1:200::/56"),
+        ("2001:db8::1", "2001:db8::/56"),
+        (None, "0.0.0.0/24"),
+    ],
+)
+def test_a_client_network_is_the_prefix_of_one_customer(address: str | None, network: str) -> None:
+    assert network_of(ip_address(address) if address else None) == ip_network(network)

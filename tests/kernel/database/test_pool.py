@@ -1,0 +1,147 @@
+"""The database: rows and events commit together, and outages are told from bugs."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from admitone.kernel.database.pool import UNREACHABLE, Database, affected_rows
+from admitone.kernel.errors import Unavailable
+from admitone.local.postgres import Postgres
+from tests import engines
+from tests.kernel.support import World, kill, note, start_again
+from tests.support import eventually
+
+
+async def outbox_count(database: Database) -> int:
+    count: int = await database.fetchval("SELECT count(*) FROM outbox")
+    return count
+
+
+async def end_sessions(world: World) -> None:
+    """End every session of alpha's database, as an operator or a crash of the server would."""
+    connection = await asyncpg.connect(world.alpha_fresh.superuser_url)
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await connection.close()
+
+
+async def test_a_transaction_has_one_instant_by_the_clock_of_the_database(world: World) -> None:
+    async with world.alpha.transaction() as tx:
+        tx.publish(note("one"))
+        await tx.execute("SELECT pg_sleep(0.01)")
+        assert tx.now == await tx.fetchval("SELECT instant()") == await tx.fetchval("SELECT now()")
+        now = tx.now
+    assert await world.alpha.fetchval("SELECT recorded_at FROM outbox") == now
+
+
+async def test_a_service_cannot_change_its_published_events(world: World) -> None:
+    await world.publish(note("published"))
+    for statement in ("UPDATE outbox SET data = '{}'", "UPDATE outbox SET position = 7", "TRUNCATE outbox"):
+        with pytest.raises(asyncpg.PostgresError):
+            await world.alpha.execute(statement)
+
+
+async def test_a_connection_lost_inside_a_transaction_is_an_outage_and_leaves_nothing(world: World) -> None:
+    async def interrupted() -> None:
+        async with world.alpha.transaction() as tx:
+            tx.publish(note("never"))
+            await tx.write_events()
+            await end_sessions(world)
+            await tx.fetchval("SELECT 1")
+
+    with pytest.raises((Unavailable, *UNREACHABLE)):
+        await interrupted()
+    assert await outbox_count(world.alpha) == 0
+
+
+async def test_an_unknown_outcome_of_a_commit_is_raised_as_an_outage(world: World) -> None:
+    """The connection breaks during the commit, which sometimes took effect and sometimes did not."""
+    outcomes: set[tuple[bool, int]] = set()
+    for attempt in range(6):
+        committing = asyncio.Event()
+
+        async def publishes(committing: asyncio.Event = committing, text: str = f"attempt {attempt}") -> bool:
+            try:
+                async with world.alpha.transaction() as tx:
+                    tx.publish(note(text))
+                    committing.set()
+            except (Unavailable, *UNREACHABLE):
+                return False
+            return True
+
+        task = world.run(publishes())
+        await committing.wait()
+        if attempt % 2:
+            await end_sessions(world)
+        was_committed = await asyncio.wait_for(task, 5)
+        connection = await asyncpg.connect(world.alpha_fresh.url)
+        pattern = f'%"attempt {attempt}"%'
+        outcomes.add(
+            (was_committed, await connection.fetchval("SELECT count(*) FROM outbox WHERE data LIKE $1", pattern))
+        )
+        await connection.close()
+    assert (True, 0) not in outcomes, "what was reported as committed is stored"
+    assert (True, 1) in outcomes
+
+
+async def test_no_caller_waits_longer_than_a_second_for_a_connection(databases: engines.Databases) -> None:
+    fresh = await databases.fresh("alpha")
+    database = await Database.connect(fresh.url, application="alpha", connections=1)
+    try:
+        async with database.connection():
+            with pytest.raises(Unavailable):
+                await database.fetchval("SELECT 1")
+        assert await database.fetchval("SELECT 1") == 1
+    finally:
+        await database.close()
+
+
+async def test_a_killed_server_is_an_outage_and_is_used_again_when_it_is_up(
+    private_postgres: Postgres,
+) -> None:
+    fresh = await engines.Databases(private_postgres).fresh("alpha")
+    database = await Database.connect(fresh.url, application="alpha")
+    async with database.transaction() as tx:
+        tx.publish(note("kept"))
+
+    kill(private_postgres)
+    for _ in range(3):
+        with pytest.raises((Unavailable, *UNREACHABLE)):
+            await database.fetchval("SELECT 1")
+    await start_again(private_postgres)
+
+    async def is_reachable() -> bool:
+        try:
+            return await outbox_count(database) == 1
+        except (Unavailable, *UNREACHABLE):
+            return False
+
+    await eventually(is_reachable, "the pool reaches the server again")
+    await database.close()
+
+
+async def test_an_argument_of_a_wrong_type_is_a_bug_and_not_an_outage(world: World) -> None:
+    for arguments in (["seven"], [7, 8]):
+        with pytest.raises((asyncpg.InterfaceError, asyncpg.DataError)) as caught:
+            await world.alpha.fetchval("SELECT $1::integer", *arguments)
+        assert not isinstance(caught.value, UNREACHABLE)
+
+
+async def test_the_relay_is_woken_after_the_commit_and_only_if_events_were_published(world: World) -> None:
+    seen: list[int] = []
+    elsewhere = await world.database(world.alpha_fresh, "alpha")
+    waking: list[asyncio.Task[int]] = []
+    world.alpha.on_publish(lambda: waking.append(asyncio.create_task(outbox_count(elsewhere))))
+    async with world.alpha.transaction() as tx:
+        await tx.execute("SELECT 1")
+    assert waking == []
+    await world.publish(note("one"), note("two"))
+    seen += await asyncio.gather(*waking)
+    assert seen == [2]
+
+
+def test_the_number_of_affected_rows_is_read_from_the_command_tag() -> None:
+    assert [affected_rows(tag) for tag in ("UPDATE 3", "INSERT 0 1", "DELETE 0")] == [3, 1, 0]

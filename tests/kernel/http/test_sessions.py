@@ -1,0 +1,143 @@
+"""Sessions: forged, expired and revoked tokens are refused, and public keys are fetched rarely and kept."""
+
+import asyncio
+import base64
+import json
+from datetime import timedelta
+
+import msgspec
+import pytest
+
+from admitone.auth.tokens import SigningKeys, new_signing_key
+from admitone.events import SessionRevoked
+from admitone.kernel import clock
+from admitone.kernel.errors import Unavailable
+from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier, session_revoked
+from admitone.kernel.ids import new_id
+from admitone.kernel.messaging.event import unwrap, wrap
+from admitone.kernel.messaging.inbox import Inbox
+from admitone.kernel.runner import App
+from tests.kernel.http.support import error_of, forged
+from tests.kernel.support import World
+from tests.support import eventually, set_token, signed_in
+
+
+class Keys:
+    """Auth's public keys, as another service fetches them."""
+
+    def __init__(self) -> None:
+        self.signing = SigningKeys.from_pem(new_signing_key())
+        self.is_unreachable = False
+        self.fetches = 0
+
+    async def fetch(self) -> bytes:
+        self.fetches += 1
+        if self.is_unreachable:
+            raise ConnectionError
+        return msgspec.json.encode(self.signing.published)
+
+
+def session(hours: float = 1) -> SignedInUser:
+    expires_at = (clock.now() + timedelta(hours=hours)).timestamp()
+    return SignedInUser(id=new_id(), email="alice@example.com", session_id=new_id(), expires_at=expires_at)
+
+
+async def test_s16_a_revoked_session_is_refused_by_every_process_within_a_second(world: World) -> None:
+    keys, alice = Keys(), session()
+    token = keys.signing.sign(alice, clock.now())
+    here, elsewhere = Sessions(TokenVerifier(keys.fetch)), Sessions(TokenVerifier(keys.fetch))
+    for sessions, database in (
+        (here, world.beta),
+        (elsewhere, await world.database(world.beta_fresh, "beta")),
+    ):
+        world.run(sessions.follow_revocations(database))
+        assert await sessions.user(token) == SignedInUser(
+            alice.id, alice.email, alice.session_id, int(alice.expires_at)
+        )
+
+    event = SessionRevoked(session_id=alice.session_id, user_id=alice.id, expires_at=clock.now() + timedelta(hours=1))
+    message = wrap(new_id(), "auth", "SessionRevoked", event.aggregate, clock.now(), event.encode(), None)
+    inbox = Inbox("beta", world.beta, await world.bus("beta"), {SessionRevoked: session_revoked})
+    for _ in range(2):
+        async with world.beta.transaction() as tx:
+            await inbox.consume(tx, [unwrap(message)])
+
+    async def refused_everywhere() -> bool:
+        return await here.user(token) is None and await elsewhere.user(token) is None
+
+    await eventually(refused_everywhere, "both processes refuse the session", seconds=1)
+
+
+async def test_s16_an_expired_token_is_refused_though_it_was_verified_before() -> None:
+    keys, alice = Keys(), session(hours=0.5 / 3600)
+    sessions = Sessions(TokenVerifier(keys.fetch))
+    token = keys.signing.sign(alice, clock.now())
+    assert await Sessions(TokenVerifier(keys.fetch)).user(keys.signing.sign(session(hours=-1), clock.now())) is None
+
+    async def is_refused() -> bool:
+        return await sessions.user(token) is None
+
+    await eventually(is_refused, "the token has expired", seconds=3)
+
+
+async def test_keys_are_fetched_once_kept_while_auth_is_down_and_not_fetched_for_every_forged_token() -> None:
+    keys, alice = Keys(), session()
+    sessions = Sessions(TokenVerifier(keys.fetch))
+    token = keys.signing.sign(alice, clock.now())
+    foreign = SigningKeys.from_pem(new_signing_key()).sign(alice, clock.now())
+    assert await sessions.user(token) is not None
+
+    keys.is_unreachable = True
+    found = await asyncio.gather(*(sessions.user(foreign) for _ in range(20)))
+    assert found == [None] * 20
+    assert await sessions.user(token) is not None
+    assert keys.fetches <= 2
+
+
+async def test_without_any_key_a_token_is_not_refused_for_good() -> None:
+    keys = Keys()
+    keys.is_unreachable = True
+    sessions = Sessions(TokenVerifier(keys.fetch))
+    token = keys.signing.sign(session(), clock.now())
+    with pytest.raises(Unavailable):
+        await sessions.user(token)
+    keys.is_unreachable = False
+    assert await sessions.user(token) is not None
+
+
+BAD_TOKENS = [
+    "x",
+    "..",
+    "a.b.c",
+    "x" * 5000,
+    forged(b"[" * 1400),
+    forged({"alg": "none", "typ": "at+jwt", "kid": "x"}),
+    forged({"alg": "HS256", "typ": "at+jwt", "kid": "x"}),
+    forged({"alg": "EdDSA", "typ": "JWT", "kid": "x"}),
+    forged({"alg": "EdDSA", "typ": "at+jwt", "kid": ["x"]}),
+    forged({"alg": "EdDSA", "typ": "at+jwt", "kid": "unknown"}),
+    forged({"alg": "EdDSA", "typ": "at+jwt"}),
+    forged(b"[]"),
+    forged(b"\xff"),
+]
+
+
+async def test_g03_a_malformed_or_forged_token_is_refused(app: App) -> None:
+    async with app.client() as mallory:
+        for token in BAD_TOKENS:
+            set_token(mallory, token)
+            response = await mallory.post("/api/notes", json={"text": "x"})
+            assert error_of(response) == (401, [("Not authorized", None)]), token[:40]
+
+
+async def test_g03_a_token_with_any_changed_part_is_refused(app: App) -> None:
+    async with signed_in(app, "alice") as alice:
+        token = alice.cookies["session"]
+        assert (await alice.post("/api/notes", json={"text": "x"})).status_code == 201
+    head, body, signature = token.split(".")
+    claims = json.loads(base64.urlsafe_b64decode(body + "=="))
+    swapped = base64.urlsafe_b64encode(json.dumps({**claims, "sub": str(new_id())}).encode()).decode().rstrip("=")
+    for changed in (f"{head}.{swapped}.{signature}", f"{head}.{body}.{'A' * len(signature)}", f"{head}.{body}."):
+        async with app.client() as mallory:
+            set_token(mallory, changed)
+            assert (await mallory.post("/api/notes", json={"text": "x"})).status_code == 401
