@@ -29,7 +29,7 @@ _ADMITONE: Final = (sys.executable, "-m", "admitone")
 
 @contextmanager
 def demo_marketplace() -> Iterator[str]:
-    """Start a marketplace with fresh data, fill it, and stop it at the end; yield its address."""
+    """Start a marketplace with demo data and stop it at the end; yield its origin."""
     data, port = Path(tempfile.mkdtemp(prefix="admitone-pictures-")), free_port()
     origin = f"http://127.0.0.1:{port}"
     command = [*_ADMITONE, "up", "--port", str(port), "--data", str(data)]
@@ -48,7 +48,7 @@ def _wait_until_ready(origin: str, running: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if running.poll() is not None:
-            raise RuntimeError("the marketplace ended while it started")
+            raise RuntimeError("the marketplace exited while starting")
         try:
             if httpx.get(f"{origin}/health/ready").status_code == httpx.codes.OK:
                 return
@@ -58,8 +58,8 @@ def _wait_until_ready(origin: str, running: "subprocess.Popen[bytes]") -> None:
     raise TimeoutError("the marketplace is not ready after 60 s")
 
 
-async def take(browser: Browser, origin: str, device: str, theme: str) -> None:
-    """Walk through a purchase on one device in one theme, and keep a picture of each page on the way."""
+async def take_screenshots(browser: Browser, origin: str, device: str, theme: str) -> None:
+    """Take a screenshot of each page of a purchase, on one device in one theme."""
     width, height = DEVICES[device]
     context = await browser.new_context(
         viewport={"width": width, "height": height},
@@ -71,22 +71,22 @@ async def take(browser: Browser, origin: str, device: str, theme: str) -> None:
     )
     page = await context.new_page()
 
-    async def keep(name: str) -> None:
+    async def screenshot(name: str) -> None:
         await page.screenshot(path=PICTURES / f"{name}-{device}-{theme}.png")
 
     await page.goto(origin)
-    await keep("list")
+    await screenshot("list")
     await _sign_up(page, origin)
     await page.goto(f"{origin}/?q=Swan")
     await page.locator(".ticket[data-state=available] .ticket-title a").first.click()
     await page.get_by_role("button", name="Buy for").wait_for()
-    await keep("ticket")
+    await screenshot("ticket")
     await page.get_by_role("button", name="Buy for").click()
     await page.wait_for_url(lambda url: urlsplit(url).path.startswith("/orders/"))
-    await keep("pay")
+    await screenshot("pay")
     await page.get_by_role("button", name="A card that works").click()
     await page.get_by_role("heading", name="It is yours").wait_for()
-    await keep("yours")
+    await screenshot("yours")
     await context.close()
 
 
@@ -98,25 +98,25 @@ async def _sign_up(page: Page, origin: str) -> None:
     await page.get_by_role("link", name="My orders").wait_for()
 
 
-async def take_all(origin: str) -> None:
+async def take_all_screenshots(origin: str) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"))
         for device in DEVICES:
             for theme in THEMES:
-                await take(browser, origin, device, theme)
+                await take_screenshots(browser, origin, device, theme)
         await browser.close()
 
 
 def main() -> None:
-    reader = argparse.ArgumentParser(description=__doc__)
-    reader.add_argument("--url", help="a marketplace that runs and is filled already, instead of a fresh one")
-    chosen = reader.parse_args()
-    if chosen.url:
-        asyncio.run(take_all(chosen.url))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", help="use a running marketplace with demo data instead of starting one")
+    arguments = parser.parse_args()
+    if arguments.url:
+        asyncio.run(take_all_screenshots(arguments.url))
         return
     with demo_marketplace() as origin:
-        asyncio.run(take_all(origin))
+        asyncio.run(take_all_screenshots(origin))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from admitone.kernel import clock, ids
 from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.runner import App
 from admitone.local.postgres import Postgres
-from admitone.web.assets import EDITION
+from admitone.web.assets import FINGERPRINT
 from admitone.web.service import SERVICE as WEB
 from proof.fuzz.requests import SOME_ID, Known, Mutator, Report, field_names, ways
 from tests import engines
@@ -64,7 +64,7 @@ class Stock:
             tickets=[*tickets, nothing],
             orders=[*orders, nothing],
             payments=[(str(row["id"]), row["stripe_id"], str(row["order_id"])) for row in payments],
-            edition=EDITION,
+            fingerprint=FINGERPRINT,
             webhook_secret=WEBHOOK_SECRET,
         )
 

@@ -28,10 +28,10 @@ from admitone.payments.gateway import ForgedWebhook, Gateway, PaymentIntent
 from admitone.payments.views import NewPayment, PaymentsOf
 from admitone.tickets.model import Position, searchable_words, words_of
 from admitone.tickets.views import TicketListing, TicketSearch, Versions, read_cursor, write_cursor
-from admitone.web.forms import amount_of, posted
-from admitone.web.selling import _listing, _preview
-from admitone.web.visit import own_place
-from admitone.web.words import money
+from admitone.web.formatting import money
+from admitone.web.forms import parse_amount, read_form
+from admitone.web.page_request import local_url
+from admitone.web.selling import ticket_body, ticket_preview
 from proof.fuzz.requests import stripe_signature
 
 T = TypeVar("T")
@@ -183,9 +183,9 @@ def text(octets: bytes) -> None:
         assert read_email(email) == email
     except ValueError:
         pass
-    amount = amount_of(typed)
+    amount = parse_amount(typed)
     assert amount is None or len(money(amount, "usd")) < 120
-    place = own_place(typed)
+    place = local_url(typed)
     assert place.isprintable()
     assert place.startswith("/")
     assert not place.startswith(("//", "/\\"))
@@ -197,11 +197,11 @@ def form(octets: bytes) -> None:
     """A form post, and the listing that it becomes."""
     kind = (b"content-type", b"application/x-www-form-urlencoded")
     try:
-        fields = _finished(posted(_request([kind], octets)))
+        fields = _finished(read_form(_request([kind], octets)))
     except Refusal:
         return
-    msgspec.json.encode(_listing(fields))
-    _preview(fields, "usd")
+    msgspec.json.encode(ticket_body(fields))
+    ticket_preview(fields, "usd")
 
 
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {

@@ -350,7 +350,7 @@ class Known:
     orders: Sequence[str]
     payments: Sequence[tuple[str, str, str]] = ()
     """Each with Stripe's id of it and its order's."""
-    edition: str = ""
+    fingerprint: str = ""
     webhook_secret: str = ""
 
 
@@ -369,7 +369,7 @@ class Mutator:
         body = None if way.body is None else {**way.body}
         named = {
             "id": dice.choice(known.orders if "/orders" in way.path else known.tickets),
-            "edition": known.edition,
+            "fingerprint": known.fingerprint,
             "name": dice.choice(("style.css", "live.js", "nothing.js")),
         }
         named["anything:path"] = "nothing/here"
@@ -578,7 +578,7 @@ _HEADER_VALUES: Final = (
 
 
 # What the edges and jobs are to say of hostile input; everything else that is logged as an error is a finding.
-_FORESEEN: Final = ("a webhook is not believed",)
+_FORESEEN: Final = ("a webhook is not trusted",)
 _answering: ContextVar[Sent | None] = ContextVar("answering", default=None)
 
 

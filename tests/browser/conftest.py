@@ -1,4 +1,4 @@
-"""A whole marketplace as `admitone up` runs it, a real browser, and people who use both."""
+"""A whole marketplace, run by `admitone up`, a real browser, and visitors who use both."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from playwright.async_api import Browser, async_playwright, expect
 from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
 from admitone.local.server import free_port
-from tests.browser.people import Marketplace, Visitors
+from tests.browser.visitors import Marketplace, Visitors
 from tests.engines import short_folder, wait_until
 
 CHROMIUM_FLAGS = [
@@ -27,13 +27,13 @@ CHROMIUM_FLAGS = [
     "--disable-sync",
 ]
 
-# Long enough for a machine that does other things as well; what has to be quick is measured where it matters.
+# Long enough for a busy machine; tests that require speed measure it themselves.
 expect.set_options(timeout=20_000)
 
 
 @contextmanager
 def running_marketplace(**environment: str) -> Iterator[Marketplace]:
-    """Everything on this machine, started with the one command people start it with."""
+    """Start a marketplace with the command people use, and stop it at the end."""
     with short_folder() as folder, (folder / "up.log").open("wb") as log:
         port = free_port()
         process = subprocess.Popen(
@@ -43,7 +43,7 @@ def running_marketplace(**environment: str) -> Iterator[Marketplace]:
             stderr=subprocess.STDOUT,
         )
         try:
-            wait_until(lambda: process.poll() is not None or _answers(port), "the marketplace serves", seconds=60)
+            wait_until(lambda: process.poll() is not None or _is_ready(port), "the marketplace is ready", seconds=60)
             assert process.poll() is None, (folder / "up.log").read_text()
             yield Marketplace(f"http://127.0.0.1:{port}", _settings(folder / "data"))
         finally:
@@ -51,7 +51,7 @@ def running_marketplace(**environment: str) -> Iterator[Marketplace]:
             assert process.wait(30) == 0, (folder / "up.log").read_text()
 
 
-def _answers(port: int) -> bool:
+def _is_ready(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200
     except httpx.TransportError:
@@ -66,21 +66,21 @@ def _settings(data: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def marketplace() -> Iterator[Marketplace]:
-    """A marketplace with the usual fifteen minutes to pay; tests share it and make their own people and tickets."""
+    """A marketplace with the default hold of 15 minutes; tests share it and create their own users and tickets."""
     with running_marketplace() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def hasty_marketplace() -> Iterator[Marketplace]:
-    """A marketplace where a ticket is held for six seconds."""
+def short_hold_marketplace() -> Iterator[Marketplace]:
+    """A marketplace with a hold of six seconds."""
     with running_marketplace(ADMITONE_ORDER_WINDOW_SECONDS="6") as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> AsyncIterator[Browser]:
-    """Debian's Chromium where there is one, else the one `playwright install chromium` fetched."""
+    """The system's Chromium if it has one, else the one of `playwright install chromium`."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
         yield browser
@@ -89,22 +89,22 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitors(chromium: Browser, marketplace: Marketplace) -> AsyncIterator[Visitors]:
-    """People in front of a browser each. At the end none of their consoles may hold an error."""
-    async with Visitors(chromium, marketplace) as everyone:
-        yield everyone
-        assert everyone.problems() == []
+    """Visitors with a browser each; at the end, no console may have reported an error."""
+    async with Visitors(chromium, marketplace) as all_visitors:
+        yield all_visitors
+        assert all_visitors.problems() == []
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def hasty_visitors(chromium: Browser, hasty_marketplace: Marketplace) -> AsyncIterator[Visitors]:
-    """The same where a ticket is held for six seconds."""
-    async with Visitors(chromium, hasty_marketplace) as everyone:
-        yield everyone
-        assert everyone.problems() == []
+async def short_hold_visitors(chromium: Browser, short_hold_marketplace: Marketplace) -> AsyncIterator[Visitors]:
+    """The same with a hold of six seconds."""
+    async with Visitors(chromium, short_hold_marketplace) as all_visitors:
+        yield all_visitors
+        assert all_visitors.problems() == []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Report what the tests measured, beside whether they passed."""
+    """Report what the tests measured."""
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")

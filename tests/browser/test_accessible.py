@@ -1,4 +1,4 @@
-"""Every page in every state, for people who see little, hear pages or use a narrow screen: axe finds nothing."""
+"""Accessibility: axe finds no violation on any page in any state, narrow and wide, light and dark."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,13 +11,13 @@ from playwright.async_api import Browser, expect
 from admitone.kernel import ids
 from admitone.payments.resources import PaymentSettings
 from tests.browser.conftest import running_marketplace
-from tests.browser.people import Visitor, Visitors, failing_provider
+from tests.browser.visitors import Visitor, Visitors, failing_provider
 
-# A browser belongs to the event loop it was started in.
+# A browser must be used in the event loop in which it was started.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LOOKS = [(width, theme) for width in (320, 1280) for theme in ("light", "dark")]
-# Everything axe knows of WCAG 2.2 AA and of good practice, with the rules it leaves off by default.
+# All of axe's rules for WCAG 2.2 AA and best practice, including those that are off by default.
 RULES = {
     "runOnly": {
         "type": "tag",
@@ -39,13 +39,13 @@ STATES: dict[str, State] = {}
 
 
 def state(reach: State) -> State:
-    """Note how a page's state is reached; the function's name says which it is."""
+    """Register how to reach a state of a page; the function's name says which state."""
     STATES[reach.__name__] = reach
     return reach
 
 
 async def check(visitor: Visitor) -> None:
-    """Look at the page as everybody does: narrow and wide, light and dark."""
+    """Check the page with every width and theme."""
     for width, theme in LOOKS:
         await visitor.page.set_viewport_size({"width": width, "height": 800})
         await visitor.page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ async def check(visitor: Visitor) -> None:
 
 @state
 async def the_list(visitors: Visitors) -> Visitor:
-    alice, carol = await visitors.person("alice"), await visitors.somebody()
+    alice, carol = await visitors.signed_in("alice"), await visitors.signed_out()
     word = f"evening{ids.new_token(4)}"
     await alice.list_ticket(f"Fado {word}", **FULL)
     await alice.list_ticket(f"A very expensive {word} with a rather long title", "12500.00")
@@ -69,7 +69,7 @@ async def the_list(visitors: Visitors) -> Visitor:
 
 @state
 async def the_list_signed_in_with_a_ticket_being_bought(visitors: Visitors) -> Visitor:
-    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+    alice, bob, carol = await visitors.all_signed_in("alice", "bob", "carol")
     ticket = await alice.list_ticket("Fado night", **FULL)
     await carol.go("/?q=Fado")
     await bob.reserve(ticket)
@@ -78,22 +78,22 @@ async def the_list_signed_in_with_a_ticket_being_bought(visitors: Visitors) -> V
 
 
 @state
-async def a_search_without_a_hit(visitors: Visitors) -> Visitor:
-    carol = await visitors.somebody()
+async def a_search_without_results(visitors: Visitors) -> Visitor:
+    carol = await visitors.signed_out()
     await carol.go("/?q=nobodyliststhis")
     return carol
 
 
 @state
 async def signing_up(visitors: Visitors) -> Visitor:
-    carol = await visitors.somebody()
+    carol = await visitors.signed_out()
     await carol.go("/auth/signup")
     return carol
 
 
 @state
-async def signing_in_with_mistakes(visitors: Visitors) -> Visitor:
-    carol = await visitors.somebody()
+async def signing_in_with_errors(visitors: Visitors) -> Visitor:
+    carol = await visitors.signed_out()
     await carol.go("/auth/signin?next=/tickets/new")
     await carol.page.get_by_role("button", name="Sign in").click()
     await expect(carol.page.get_by_role("alert")).to_be_visible()
@@ -102,35 +102,35 @@ async def signing_in_with_mistakes(visitors: Visitors) -> Visitor:
 
 @state
 async def signing_out(visitors: Visitors) -> Visitor:
-    alice = await visitors.person("alice")
+    alice = await visitors.signed_in("alice")
     await alice.go("/auth/signout")
     return alice
 
 
 @state
 async def signed_out(visitors: Visitors) -> Visitor:
-    carol = await visitors.somebody()
+    carol = await visitors.signed_out()
     await carol.go("/auth/signout")
     return carol
 
 
 @state
 async def the_account(visitors: Visitors) -> Visitor:
-    alice = await visitors.person("alice")
+    alice = await visitors.signed_in("alice")
     await alice.go("/account?done=email")
     return alice
 
 
 @state
 async def a_new_listing(visitors: Visitors) -> Visitor:
-    alice = await visitors.person("alice")
+    alice = await visitors.signed_in("alice")
     await alice.go("/tickets/new")
     return alice
 
 
 @state
-async def a_new_listing_with_mistakes(visitors: Visitors) -> Visitor:
-    alice = await visitors.person("alice")
+async def a_new_listing_with_errors(visitors: Visitors) -> Visitor:
+    alice = await visitors.signed_in("alice")
     await alice.go("/tickets/new")
     await alice.page.get_by_role("button", name="List the ticket").click()
     await expect(alice.page.get_by_role("alert")).to_be_visible()
@@ -139,14 +139,14 @@ async def a_new_listing_with_mistakes(visitors: Visitors) -> Visitor:
 
 @state
 async def an_edit(visitors: Visitors) -> Visitor:
-    alice = await visitors.person("alice")
+    alice = await visitors.signed_in("alice")
     await alice.go(f"/tickets/{await alice.list_ticket('Fado night', **FULL)}/edit")
     return alice
 
 
 @state
 async def a_locked_edit(visitors: Visitors) -> Visitor:
-    alice, bob = await visitors.people("alice", "bob")
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     ticket = await alice.list_ticket("Fado night", **FULL)
     await alice.go(f"/tickets/{ticket}/edit")
     await bob.reserve(ticket)
@@ -155,15 +155,15 @@ async def a_locked_edit(visitors: Visitors) -> Visitor:
 
 
 @state
-async def no_listings(visitors: Visitors) -> Visitor:
-    alice = await visitors.person("alice")
+async def no_listings_of_the_user(visitors: Visitors) -> Visitor:
+    alice = await visitors.signed_in("alice")
     await alice.go("/sell")
     return alice
 
 
 @state
-async def own_listings(visitors: Visitors) -> Visitor:
-    alice, bob = await visitors.people("alice", "bob")
+async def listings_of_the_user(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await alice.list_ticket("Fado night", **FULL)
     ticket = await alice.list_ticket("Being bought", **FULL)
     await bob.reserve(ticket)
@@ -173,29 +173,29 @@ async def own_listings(visitors: Visitors) -> Visitor:
 
 
 @state
-async def a_ticket(visitors: Visitors) -> Visitor:
-    alice, carol = await visitors.person("alice"), await visitors.somebody()
+async def a_ticket_signed_out(visitors: Visitors) -> Visitor:
+    alice, carol = await visitors.signed_in("alice"), await visitors.signed_out()
     await carol.go(f"/tickets/{await alice.list_ticket('Fado night', **FULL)}")
     return carol
 
 
 @state
-async def a_ticket_one_can_buy(visitors: Visitors) -> Visitor:
-    alice, bob = await visitors.people("alice", "bob")
+async def a_ticket_that_can_be_bought(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await bob.go(f"/tickets/{await alice.list_ticket('Fado night')}")
     return bob
 
 
 @state
-async def a_ticket_of_ones_own(visitors: Visitors) -> Visitor:
-    alice = await visitors.person("alice")
+async def a_ticket_of_the_user(visitors: Visitors) -> Visitor:
+    alice = await visitors.signed_in("alice")
     await alice.go(f"/tickets/{await alice.list_ticket('Fado night', **FULL)}")
     return alice
 
 
 @state
-async def a_ticket_of_ones_own_being_bought(visitors: Visitors) -> Visitor:
-    alice, bob = await visitors.people("alice", "bob")
+async def a_ticket_of_the_user_being_bought(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     ticket = await alice.list_ticket("Fado night", **FULL)
     await bob.reserve(ticket)
     await alice.go(f"/tickets/{ticket}")
@@ -205,7 +205,7 @@ async def a_ticket_of_ones_own_being_bought(visitors: Visitors) -> Visitor:
 
 @state
 async def a_ticket_being_bought(visitors: Visitors) -> Visitor:
-    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+    alice, bob, carol = await visitors.all_signed_in("alice", "bob", "carol")
     ticket = await alice.list_ticket("Fado night", **FULL)
     await bob.reserve(ticket)
     await carol.go(f"/tickets/{ticket}")
@@ -214,8 +214,8 @@ async def a_ticket_being_bought(visitors: Visitors) -> Visitor:
 
 
 @state
-async def a_ticket_one_holds(visitors: Visitors) -> Visitor:
-    alice, bob = await visitors.people("alice", "bob")
+async def a_ticket_held_for_the_user(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     ticket = await alice.list_ticket("Fado night", **FULL)
     await bob.reserve(ticket)
     await bob.go(f"/tickets/{ticket}")
@@ -226,7 +226,7 @@ async def a_ticket_one_holds(visitors: Visitors) -> Visitor:
 @state
 async def a_sold_ticket(visitors: Visitors) -> Visitor:
     bob = await a_purchase(visitors)
-    carol = await visitors.somebody()
+    carol = await visitors.signed_out()
     shown = (await bob.client.get(f"/api/orders/{bob.path.rpartition('/')[2]}")).json()
     await carol.go(f"/tickets/{shown['ticket']['id']}")
     await expect(carol.page.get_by_role("heading", name="Sold")).to_be_visible()
@@ -235,10 +235,10 @@ async def a_sold_ticket(visitors: Visitors) -> Visitor:
 
 @state
 async def a_lost_race(visitors: Visitors) -> Visitor:
-    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+    alice, bob, carol = await visitors.all_signed_in("alice", "bob", "carol")
     ticket = await alice.list_ticket("Fado night", **FULL)
     await alice.list_ticket("Fado night, second row", **FULL)
-    carol.is_cut_off = True
+    carol.may_fail_requests = True
     await carol.page.route("**/live?*", lambda route: route.abort())
     await carol.go(f"/tickets/{ticket}")
     await bob.reserve(ticket)
@@ -248,15 +248,15 @@ async def a_lost_race(visitors: Visitors) -> Visitor:
 
 
 @state
-async def no_orders(visitors: Visitors) -> Visitor:
-    bob = await visitors.person("bob")
+async def no_orders_of_the_user(visitors: Visitors) -> Visitor:
+    bob = await visitors.signed_in("bob")
     await bob.go("/orders")
     return bob
 
 
 @state
-async def own_orders(visitors: Visitors) -> Visitor:
-    alice, bob = await visitors.people("alice", "bob")
+async def orders_of_the_user(visitors: Visitors) -> Visitor:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     cancelled = await bob.reserve(await alice.list_ticket("Fado night"))
     await bob.client.delete(f"/api/orders/{cancelled}")
     await bob.reserve(await alice.list_ticket("Another night"))
@@ -266,7 +266,7 @@ async def own_orders(visitors: Visitors) -> Visitor:
 
 @state
 async def an_order_to_pay(visitors: Visitors) -> Visitor:
-    alice, bob = await visitors.people("alice", "bob")
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night", **FULL))
     return bob
 
@@ -280,7 +280,7 @@ async def an_order_with_a_declined_card(visitors: Visitors) -> Visitor:
 
 
 @state
-async def an_order_whose_bank_asks_back(visitors: Visitors) -> Visitor:
+async def an_order_to_confirm_with_the_bank(visitors: Visitors) -> Visitor:
     bob = await an_order_to_pay(visitors)
     await bob.page.get_by_role("button", name="A card that asks back").click()
     await expect(bob.page.get_by_role("link", name="Confirm the payment")).to_be_visible()
@@ -304,7 +304,7 @@ async def a_cancelled_order(visitors: Visitors) -> Visitor:
 
 
 @state
-async def an_order_refused_too_often(visitors: Visitors) -> Visitor:
+async def an_order_out_of_payment_attempts(visitors: Visitors) -> Visitor:
     bob = await an_order_to_pay(visitors)
     heading = bob.page.get_by_role("heading", name="The payment did not go through")
     for _ in range(visitors.market.settings.read(PaymentSettings).payment_attempts):
@@ -316,8 +316,8 @@ async def an_order_refused_too_often(visitors: Visitors) -> Visitor:
 
 @state
 async def a_ticket_whose_price_changed(visitors: Visitors) -> Visitor:
-    alice, bob = await visitors.people("alice", "bob")
-    bob.is_cut_off = True
+    alice, bob = await visitors.all_signed_in("alice", "bob")
+    bob.may_fail_requests = True
     await bob.page.route("**/live?*", lambda route: route.abort())
     ticket = await alice.list_ticket("Fado night", **FULL)
     await bob.go(f"/tickets/{ticket}")
@@ -328,15 +328,15 @@ async def a_ticket_whose_price_changed(visitors: Visitors) -> Visitor:
 
 
 @state
-async def a_page_that_is_not_there(visitors: Visitors) -> Visitor:
-    carol = await visitors.somebody()
+async def a_page_that_does_not_exist(visitors: Visitors) -> Visitor:
+    carol = await visitors.signed_out()
     await carol.go("/nothing/here")
     return carol
 
 
 @state
-async def somebody_elses_order(visitors: Visitors) -> Visitor:
-    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+async def an_order_of_another_user(visitors: Visitors) -> Visitor:
+    alice, bob, carol = await visitors.all_signed_in("alice", "bob", "carol")
     await carol.go(f"/orders/{await bob.reserve(await alice.list_ticket('Fado night'))}")
     return carol
 
@@ -357,60 +357,60 @@ async def test_axe_finds_nothing_while_the_payment_provider_is_down(visitors: Vi
 
 
 @asynccontextmanager
-async def _done_to(visitors: Visitors, service: str, do: str, undo: str) -> AsyncIterator[None]:
-    """Do something to a service's database while the block lasts."""
+async def _database_changed(visitors: Visitors, service: str, change: str, revert: str) -> AsyncIterator[None]:
+    """Change a service's database inside the block."""
     connection = await asyncpg.connect(visitors.market.settings.migrator_urls[service])
     try:
-        await connection.execute(do)
+        await connection.execute(change)
         try:
             yield
         finally:
-            await connection.execute(undo)
+            await connection.execute(revert)
     finally:
         await connection.close()
 
 
-async def test_axe_finds_nothing_when_a_database_does_not_answer(visitors: Visitors) -> None:
-    carol = await visitors.somebody()
-    async with _done_to(visitors, "tickets", "BEGIN; LOCK TABLE ticket", "ROLLBACK"):
+async def test_axe_finds_nothing_while_a_database_does_not_respond(visitors: Visitors) -> None:
+    carol = await visitors.signed_out()
+    async with _database_changed(visitors, "tickets", "BEGIN; LOCK TABLE ticket", "ROLLBACK"):
         await carol.go("/")
         assert await carol.heading() == "We cannot answer just now"
         await check(carol)
 
 
-async def test_axe_finds_nothing_when_something_is_broken(visitors: Visitors) -> None:
-    alice, carol = await visitors.person("alice"), await visitors.somebody()
+async def test_axe_finds_nothing_when_a_row_is_corrupt(visitors: Visitors) -> None:
+    alice, carol = await visitors.signed_in("alice"), await visitors.signed_out()
     ticket = await alice.list_ticket("Fado night")
-    spoilt = f"""
+    corrupt = f"""
         ALTER TABLE ticket DISABLE TRIGGER guard_ticket;
         UPDATE ticket SET shown = {{}} WHERE id = '{ticket}';
         ALTER TABLE ticket ENABLE TRIGGER guard_ticket;
     """
-    async with _done_to(visitors, "tickets", spoilt.format("'{}'"), spoilt.format("shown_ticket(ticket)")):
+    async with _database_changed(visitors, "tickets", corrupt.format("'{}'"), corrupt.format("shown_ticket(ticket)")):
         await carol.go(f"/tickets/{ticket}")
         assert await carol.heading() == "Something went wrong on our side"
         await check(carol)
 
 
-async def test_axe_finds_nothing_when_a_payment_could_not_be_sent(visitors: Visitors) -> None:
+async def test_axe_finds_nothing_when_a_payment_cannot_be_sent(visitors: Visitors) -> None:
     bob = await an_order_to_pay(visitors)
-    async with _done_to(visitors, "payments", "BEGIN; LOCK TABLE payment", "ROLLBACK"):
+    async with _database_changed(visitors, "payments", "BEGIN; LOCK TABLE payment", "ROLLBACK"):
         await bob.page.get_by_role("button", name="A card that works").click()
         await expect(bob.page.get_by_role("heading", name="The payment could not be sent")).to_be_visible()
         await check(bob)
 
 
-async def test_axe_finds_nothing_when_the_time_ran_out(hasty_visitors: Visitors) -> None:
-    bob = await an_order_to_pay(hasty_visitors)
+async def test_axe_finds_nothing_when_the_hold_expired(short_hold_visitors: Visitors) -> None:
+    bob = await an_order_to_pay(short_hold_visitors)
     await expect(bob.page.get_by_role("heading", name="Time ran out")).to_be_visible()
     await check(bob)
 
 
-async def test_axe_finds_nothing_where_nothing_is_on_sale(chromium: Browser) -> None:
+async def test_axe_finds_nothing_when_nothing_is_on_sale(chromium: Browser) -> None:
     with running_marketplace() as empty:
-        async with Visitors(chromium, empty) as everyone:
-            carol = await everyone.somebody()
+        async with Visitors(chromium, empty) as visitors:
+            carol = await visitors.signed_out()
             await carol.go("/")
             await expect(carol.page.get_by_role("heading", name="Nothing is on sale right now")).to_be_visible()
             await check(carol)
-            assert everyone.problems() == []
+            assert visitors.problems() == []

@@ -1,4 +1,4 @@
-"""Signing up, in and out, and changing one's account, with a browser."""
+"""Signing up, in and out, and changing the account, with a browser."""
 
 import re
 
@@ -6,14 +6,14 @@ import pytest
 from playwright.async_api import expect
 
 from admitone.kernel import ids
-from tests.browser.people import PASSWORD, Visitors
+from tests.browser.visitors import PASSWORD, Visitors
 
-# A browser belongs to the event loop it was started in.
+# A browser must be used in the event loop in which it was started.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_alice_signs_up_signs_out_and_signs_in(visitors: Visitors) -> None:
-    alice = await visitors.somebody()
+    alice = await visitors.signed_out()
     email = f"alice-{ids.new_token(6)}@example.com"
     await alice.go("/")
     await alice.page.get_by_role("link", name="Sign up").click()
@@ -33,8 +33,8 @@ async def test_alice_signs_up_signs_out_and_signs_in(visitors: Visitors) -> None
     await expect(alice.page.get_by_role("link", name="My orders")).to_be_visible()
 
 
-async def test_errors_stand_beside_the_field_and_in_a_summary_that_has_the_focus(visitors: Visitors) -> None:
-    alice = await visitors.somebody()
+async def test_errors_are_shown_at_the_field_and_in_a_focused_summary(visitors: Visitors) -> None:
+    alice = await visitors.signed_out()
     await alice.go("/auth/signup")
     await alice.page.get_by_label("E-mail").fill("alice@")
     await alice.page.get_by_label("Password").fill("short")
@@ -52,9 +52,9 @@ async def test_errors_stand_beside_the_field_and_in_a_summary_that_has_the_focus
     await expect(alice.page.get_by_label("E-mail")).to_be_focused()
 
 
-async def test_an_e_mail_in_use_and_wrong_credentials_are_said_so(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
-    stranger = await visitors.somebody()
+async def test_an_email_in_use_and_wrong_credentials_are_reported(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
+    stranger = await visitors.signed_out()
     await stranger.go("/auth/signup")
     await stranger.page.get_by_label("E-mail").fill(alice.email or "")
     await stranger.page.get_by_label("Password").fill(PASSWORD)
@@ -68,22 +68,22 @@ async def test_an_e_mail_in_use_and_wrong_credentials_are_said_so(visitors: Visi
     await expect(stranger.page.get_by_role("alert")).to_contain_text("Invalid credentials")
 
 
-async def test_too_many_tries_are_told_when_to_come_back(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
-    stranger = await visitors.somebody()
+async def test_after_too_many_tries_the_page_says_when_to_try_again(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
+    stranger = await visitors.signed_out()
     for _ in range(30):
         await stranger.go("/auth/signin")
         await stranger.page.get_by_label("E-mail").fill(alice.email or "")
         await stranger.page.get_by_label("Password").fill("a wrong password")
         await stranger.page.get_by_role("button", name="Sign in").click()
-        said = await stranger.page.get_by_role("alert").text_content() or ""
-        if "Too many tries" in said:
+        alert = await stranger.page.get_by_role("alert").text_content() or ""
+        if "Too many tries" in alert:
             break
-    assert re.search(r"Try again in \d+ (second|minute)", said)
+    assert re.search(r"Try again in \d+ (second|minute)", alert)
 
 
-async def test_a_signed_out_visitor_signs_in_and_is_back_where_they_were(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
+async def test_after_signing_in_the_user_returns_to_the_page_they_wanted(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
     await alice.context.clear_cookies()
     await alice.go("/tickets/new")
     assert alice.path == "/auth/signin"
@@ -95,7 +95,7 @@ async def test_a_signed_out_visitor_signs_in_and_is_back_where_they_were(visitor
 
 
 async def test_signing_in_never_leads_to_another_site(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
+    alice = await visitors.signed_in("alice")
     await alice.context.clear_cookies()
     await alice.go("/auth/signin?next=//evil.example/")
     await alice.page.get_by_label("E-mail").fill(alice.email or "")
@@ -105,8 +105,8 @@ async def test_signing_in_never_leads_to_another_site(visitors: Visitors) -> Non
     assert alice.page.url == f"{alice.market.origin}/"
 
 
-async def test_alice_changes_her_e_mail_and_her_password(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
+async def test_alice_changes_her_email_and_her_password(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
     await alice.go("/account")
     email = f"alice-{ids.new_token(6)}@example.org"
     section = alice.page.get_by_role("region", name="E-mail")
@@ -128,11 +128,11 @@ async def test_alice_changes_her_e_mail_and_her_password(visitors: Visitors) -> 
 
 
 async def test_signing_out_everywhere_ends_the_other_device_too(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
-    phone = await visitors.somebody()
-    answer = await phone.client.post("/api/users/signin", json={"email": alice.email, "password": PASSWORD})
+    alice = await visitors.signed_in("alice")
+    phone = await visitors.signed_out()
+    response = await phone.client.post("/api/users/signin", json={"email": alice.email, "password": PASSWORD})
     await phone.context.add_cookies(
-        [{"name": "session", "value": answer.cookies["session"], "url": phone.market.origin}]
+        [{"name": "session", "value": response.cookies["session"], "url": phone.market.origin}]
     )
     await phone.go("/orders")
     assert await phone.heading() == "My orders"

@@ -1,4 +1,4 @@
-"""Buying tickets with a browser: every way it goes well, and every way it ends otherwise."""
+"""Buying tickets with a browser: every way to succeed and to fail."""
 
 import asyncio
 import re
@@ -7,14 +7,14 @@ import pytest
 from playwright.async_api import Page, expect
 
 from admitone.payments.resources import PaymentSettings
-from tests.browser.people import Visitor, Visitors, failing_provider
+from tests.browser.visitors import Visitor, Visitors, failing_provider
 
-# A browser belongs to the event loop it was started in.
+# A browser must be used in the event loop in which it was started.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 WORKS = "A card that works"
 DECLINED = "A card that is declined"
-ASKS_BACK = "A card that asks back"
+NEEDS_CONFIRMATION = "A card that asks back"
 
 
 async def pay(buyer: Visitor, card: str) -> None:
@@ -28,13 +28,13 @@ async def payments_of(buyer: Visitor) -> list[dict[str, object]]:
 
 
 async def is_yours(page: Page) -> None:
-    # Without scripts the page loads itself again every few seconds.
+    # Without scripts, the page reloads itself every few seconds.
     await expect(page.get_by_role("heading", name="It is yours")).to_be_visible()
 
 
 async def test_g17_bob_buys_a_ticket_and_carol_sees_it_being_bought_and_sold(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
-    carol = await visitors.somebody()
+    alice, bob = await visitors.all_signed_in("alice", "bob")
+    carol = await visitors.signed_out()
     ticket = await alice.list_ticket("Fado night")
     await carol.go(f"/tickets/{ticket}")
     await bob.buy(ticket)
@@ -55,7 +55,7 @@ async def test_g17_bob_buys_a_ticket_and_carol_sees_it_being_bought_and_sold(vis
 
 
 async def test_a_declined_card_is_explained_and_another_one_works(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night"))
     await pay(bob, DECLINED)
     problem = bob.page.get_by_role("alert")
@@ -68,8 +68,8 @@ async def test_a_declined_card_is_explained_and_another_one_works(visitors: Visi
     await is_yours(bob.page)
 
 
-async def test_a_card_refused_too_often_ends_the_order(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+async def test_the_last_declined_card_ends_the_order(visitors: Visitors) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night"))
     for _ in range(visitors.market.settings.read(PaymentSettings).payment_attempts):
         await bob.page.get_by_role("button", name=DECLINED).click()
@@ -78,10 +78,10 @@ async def test_a_card_refused_too_often_ends_the_order(visitors: Visitors) -> No
     await expect(bob.page.get_by_text("Nothing was charged")).to_be_visible()
 
 
-async def test_a_bank_that_asks_back_is_answered_and_the_ticket_is_bobs(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+async def test_bob_confirms_with_his_bank_and_gets_the_ticket(visitors: Visitors) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night"))
-    await pay(bob, ASKS_BACK)
+    await pay(bob, NEEDS_CONFIRMATION)
     await expect(bob.page.get_by_role("heading", name="Your bank wants to know it is you")).to_be_visible()
     await bob.page.get_by_role("link", name="Confirm the payment").click()
     await bob.page.get_by_role("button", name="Approve").click()
@@ -89,10 +89,10 @@ async def test_a_bank_that_asks_back_is_answered_and_the_ticket_is_bobs(visitors
     await is_yours(bob.page)
 
 
-async def test_a_bank_that_is_told_no_leaves_the_ticket_held(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+async def test_bob_refuses_at_his_bank_and_the_ticket_stays_held(visitors: Visitors) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night"))
-    await pay(bob, ASKS_BACK)
+    await pay(bob, NEEDS_CONFIRMATION)
     await bob.page.get_by_role("link", name="Confirm the payment").click()
     await bob.page.get_by_role("button", name="Refuse").click()
     await bob.page.wait_for_url("**/orders/*")
@@ -101,8 +101,8 @@ async def test_a_bank_that_is_told_no_leaves_the_ticket_held(visitors: Visitors)
     await is_yours(bob.page)
 
 
-async def test_time_runs_out_while_bob_looks_and_he_reserves_again(hasty_visitors: Visitors) -> None:
-    alice, bob = await hasty_visitors.people("alice", "bob")
+async def test_the_hold_expires_while_bob_watches_and_he_reserves_again(short_hold_visitors: Visitors) -> None:
+    alice, bob = await short_hold_visitors.all_signed_in("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night"))
     await expect(bob.page.locator("[data-time-left]")).to_have_text(re.compile(r"^0:0[1-6]$"))
     await expect(bob.page.get_by_role("heading", name="Time ran out")).to_be_visible()
@@ -113,8 +113,8 @@ async def test_time_runs_out_while_bob_looks_and_he_reserves_again(hasty_visitor
     assert bob.page.url != first
 
 
-async def test_bob_cancels_and_the_ticket_is_free_again(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+async def test_bob_cancels_and_the_ticket_is_available_again(visitors: Visitors) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     ticket = await alice.list_ticket("Fado night")
     await bob.buy(ticket)
     await bob.page.get_by_role("button", name="Cancel, I do not want it").click()
@@ -125,14 +125,14 @@ async def test_bob_cancels_and_the_ticket_is_free_again(visitors: Visitors) -> N
     await expect(bob.page.get_by_role("listitem")).to_contain_text(["You cancelled"])
 
 
-async def test_of_two_who_click_at_once_the_loser_reads_that_someone_was_faster(visitors: Visitors) -> None:
-    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+async def test_of_two_simultaneous_buyers_the_loser_is_told_that_someone_was_faster(visitors: Visitors) -> None:
+    alice, bob, carol = await visitors.all_signed_in("alice", "bob", "carol")
     ticket = await alice.list_ticket("Fado night")
     await alice.list_ticket("Fado night, second row")
     for buyer in (bob, carol):
         await buyer.go(f"/tickets/{ticket}")
         await expect(buyer.page.get_by_role("button", name="Buy for")).to_be_enabled()
-    # Clicked without waiting for what becomes of it, as two people would.
+    # Two people click without waiting for each other.
     clicks = [buyer.page.locator("form[action$='/buy'] button").dispatch_event("click") for buyer in (bob, carol)]
     await asyncio.gather(*clicks)
     outcome = re.compile(r"/orders/|/buy$")
@@ -145,8 +145,8 @@ async def test_of_two_who_click_at_once_the_loser_reads_that_someone_was_faster(
 
 
 async def test_a_price_that_changed_before_the_click_reserves_nothing(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
-    bob = await visitors.person("bob", java_script_enabled=False)
+    alice = await visitors.signed_in("alice")
+    bob = await visitors.signed_in("bob", java_script_enabled=False)
     ticket = await alice.list_ticket("Fado night", "20")
     await bob.go(f"/tickets/{ticket}")
     await alice.client.put(f"/api/tickets/{ticket}", json={"title": "Fado night", "price": 25})
@@ -159,9 +159,9 @@ async def test_a_price_that_changed_before_the_click_reserves_nothing(visitors: 
 
 
 async def test_a_double_click_on_buy_makes_one_order_and_on_pay_one_payment(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
+    alice = await visitors.signed_in("alice")
     for scripts in (True, False):
-        bob = await visitors.person("bob", java_script_enabled=scripts)
+        bob = await visitors.signed_in("bob", java_script_enabled=scripts)
         ticket = await alice.list_ticket("Fado night")
         await bob.go(f"/tickets/{ticket}")
         await bob.page.get_by_role("button", name="Buy for").dblclick()
@@ -172,54 +172,54 @@ async def test_a_double_click_on_buy_makes_one_order_and_on_pay_one_payment(visi
         assert len(await payments_of(bob)) == 1
 
 
-async def test_the_same_form_sent_twice_at_once_does_one_thing(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+async def test_the_same_form_posted_five_times_at_once_makes_one_order(visitors: Visitors) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     ticket = await alice.list_ticket("Fado night")
     await bob.go(f"/tickets/{ticket}")
     key = await bob.page.locator("input[name=key]").input_value()
     send = {"key": key, "price": "19.50"}
-    answers = await asyncio.gather(*(bob.client.post(f"/tickets/{ticket}/buy", data=send) for _ in range(5)))
-    assert {answer.status_code for answer in answers} == {303}
-    assert len({answer.headers["location"] for answer in answers}) == 1
+    responses = await asyncio.gather(*(bob.client.post(f"/tickets/{ticket}/buy", data=send) for _ in range(5)))
+    assert {response.status_code for response in responses} == {303}
+    assert len({response.headers["location"] for response in responses}) == 1
     assert len(await bob.orders()) == 1
 
 
 async def test_when_the_payment_provider_is_down_the_page_says_so_and_recovers(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night"))
     async with failing_provider(visitors.market):
         await pay(bob, WORKS)
         waiting = bob.page.get_by_role("heading", name="Confirming your payment")
         unreachable = bob.page.get_by_role("heading", name="The payment could not be sent")
         await expect(waiting.or_(unreachable)).to_be_visible(timeout=20_000)
-        asks_to_pay_again = await unreachable.is_visible()
-    if asks_to_pay_again:
+        must_pay_again = await unreachable.is_visible()
+    if must_pay_again:
         await pay(bob, WORKS)
     await expect(bob.page.get_by_role("heading", name="It is yours")).to_be_visible(timeout=40_000)
     assert len([each for each in await payments_of(bob) if each["status"] == "captured"]) == 1
 
 
-async def test_a_page_that_answered_a_form_follows_what_happens_without_sending_it_again(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
-    bob = await visitors.person("bob")
+async def test_a_page_that_is_the_response_to_a_form_updates_without_posting_it_again(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
+    bob = await visitors.signed_in("bob")
     ticket = await alice.list_ticket("Fado night", "20")
-    bob.is_cut_off = True
+    bob.may_fail_requests = True
     await bob.page.route("**/live?*", lambda route: route.abort(), times=1)
     await bob.go(f"/tickets/{ticket}")
     await alice.client.put(f"/api/tickets/{ticket}", json={"title": "Fado night", "price": 25})
     await bob.page.get_by_role("button", name="Buy for $20.00").click()
     await expect(bob.page.get_by_role("heading", name="The price changed since you looked")).to_be_visible()
     assert bob.path.endswith("/buy")
-    carol = await visitors.person("carol")
+    carol = await visitors.signed_in("carol")
     await carol.reserve(ticket)
     await expect(bob.page.get_by_role("heading", name="Being bought")).to_be_visible()
     assert await bob.orders() == []
 
 
-async def test_a_clock_that_is_ten_minutes_wrong_counts_down_right(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
+async def test_the_countdown_is_right_if_the_computers_clock_is_ten_minutes_wrong(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
     for minutes in (10, -10):
-        bob = await visitors.person("bob")
+        bob = await visitors.signed_in("bob")
         await bob.context.add_init_script(
             f"""
             const TrueDate = Date;
@@ -234,7 +234,7 @@ async def test_a_clock_that_is_ten_minutes_wrong_counts_down_right(visitors: Vis
 
 
 async def test_the_time_left_is_announced_at_five_two_and_one_minutes_and_not_in_between(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     order = await bob.reserve(await alice.list_ticket("Fado night"))
     await bob.page.clock.install()
     await bob.go(f"/orders/{order}")
@@ -246,8 +246,8 @@ async def test_the_time_left_is_announced_at_five_two_and_one_minutes_and_not_in
         await expect(announcements).to_have_text(f"{text} left to pay")
 
 
-async def test_loading_the_page_again_never_starts_the_countdown_again(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+async def test_reloading_the_page_does_not_restart_the_countdown(visitors: Visitors) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await bob.buy(await alice.list_ticket("Fado night"))
     await expect(bob.page.locator("[data-time-left]")).to_have_text(re.compile(r"^14:[0-5]\d$"))
     before = await bob.page.locator("[data-time-left]").text_content() or ""
@@ -257,7 +257,7 @@ async def test_loading_the_page_again_never_starts_the_countdown_again(visitors:
 
 
 async def test_a_whole_purchase_by_keyboard_alone(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     await alice.list_ticket("Keyboard concert")
     await bob.go("/")
     page = bob.page
@@ -280,16 +280,16 @@ async def test_a_whole_purchase_by_keyboard_alone(visitors: Visitors) -> None:
 
 
 async def _tab_to(page: Page, selector: str) -> None:
-    """Press Tab until the focus, which must always be visible, is where the selector says."""
+    """Press Tab until the element with this selector has the focus."""
     for _ in range(40):
         await page.keyboard.press("Tab")
         if await page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
             return
-    raise AssertionError(f"Tab never comes to {selector}")
+    raise AssertionError(f"Tab does not reach {selector}")
 
 
 async def test_a_whole_purchase_with_javascript_off(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob", java_script_enabled=False)
+    alice, bob = await visitors.all_signed_in("alice", "bob", java_script_enabled=False)
     await alice.go("/tickets/new")
     await alice.page.get_by_label("Title").fill("Paper concert")
     await alice.page.get_by_label("Price").fill("12.50")
@@ -308,8 +308,8 @@ async def test_a_whole_purchase_with_javascript_off(visitors: Visitors) -> None:
     await expect(bob.page.get_by_role("listitem")).to_contain_text(["Yours"])
 
 
-async def test_an_order_is_nobody_elses_to_see(visitors: Visitors) -> None:
-    alice, bob, carol = await visitors.people("alice", "bob", "carol")
+async def test_only_the_buyer_can_see_an_order(visitors: Visitors) -> None:
+    alice, bob, carol = await visitors.all_signed_in("alice", "bob", "carol")
     order = await bob.reserve(await alice.list_ticket("Fado night"))
     await carol.go(f"/orders/{order}")
     assert await carol.heading() == "This is somebody else’s"

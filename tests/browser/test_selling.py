@@ -1,18 +1,18 @@
-"""Listing tickets and changing them, with a browser."""
+"""Listing tickets and editing them, with a browser."""
 
 import re
 
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.people import Visitors
+from tests.browser.visitors import Visitors
 
-# A browser belongs to the event loop it was started in.
+# A browser must be used in the event loop in which it was started.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def test_alice_lists_a_ticket_and_sees_it_take_shape(visitors: Visitors) -> None:
-    alice = await visitors.person("alice", timezone_id="Europe/Lisbon")
+async def test_alice_lists_a_ticket_and_sees_a_preview(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice", timezone_id="Europe/Lisbon")
     await alice.go("/tickets/new")
     page = alice.page
     await page.get_by_label("Title").fill("Fado night")
@@ -35,8 +35,8 @@ async def test_alice_lists_a_ticket_and_sees_it_take_shape(visitors: Visitors) -
     await expect(page.get_by_role("listitem")).to_contain_text(["On sale"])
 
 
-async def test_each_mistake_in_a_listing_is_named(visitors: Visitors) -> None:
-    alice = await visitors.person("alice")
+async def test_each_error_in_a_listing_is_shown(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
     await alice.go("/tickets/new")
     await alice.page.get_by_label("Price").fill("-3")
     await alice.page.get_by_role("button", name="List the ticket").click()
@@ -47,7 +47,7 @@ async def test_each_mistake_in_a_listing_is_named(visitors: Visitors) -> None:
 
 
 async def test_alice_edits_her_ticket(visitors: Visitors) -> None:
-    alice = await visitors.person("alice", timezone_id="America/New_York")
+    alice = await visitors.signed_in("alice", timezone_id="America/New_York")
     ticket = await alice.list_ticket("Fado night", eventDate="2027-07-01T20:30:00Z", note="Row three")
     await alice.go(f"/tickets/{ticket}")
     await alice.page.get_by_role("link", name="Edit").click()
@@ -59,20 +59,20 @@ async def test_alice_edits_her_ticket(visitors: Visitors) -> None:
     assert (shown["price"], shown["eventDate"], shown["note"]) == (25, "2027-07-01T20:30:00Z", "Row three")
 
 
-async def test_an_edit_of_a_ticket_that_changed_meanwhile_is_not_taken(visitors: Visitors) -> None:
-    alice = await visitors.person("alice", java_script_enabled=False)
+async def test_an_edit_of_a_ticket_that_changed_meanwhile_is_refused(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice", java_script_enabled=False)
     ticket = await alice.list_ticket("Fado night")
     await alice.go(f"/tickets/{ticket}/edit")
-    answer = await alice.client.put(f"/api/tickets/{ticket}", json={"title": "Fado night", "price": 30})
-    assert answer.status_code == 200
+    response = await alice.client.put(f"/api/tickets/{ticket}", json={"title": "Fado night", "price": 30})
+    assert response.status_code == 200
     await alice.page.get_by_label("Price").fill("25")
     await alice.page.get_by_role("button", name="Save").click()
     await expect(alice.page.get_by_role("alert")).to_contain_text("The ticket changed since you opened this page")
     assert (await alice.client.get(f"/api/tickets/{ticket}")).json()["price"] == 30
 
 
-async def test_a_ticket_that_is_being_bought_cannot_be_edited_and_the_page_says_why(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+async def test_a_ticket_being_bought_cannot_be_edited_and_the_page_says_why(visitors: Visitors) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     ticket = await alice.list_ticket("Fado night")
     await alice.go(f"/tickets/{ticket}/edit")
     await alice.page.get_by_label("Title").fill("Fado night, front row")
@@ -89,17 +89,17 @@ async def test_a_ticket_that_is_being_bought_cannot_be_edited_and_the_page_says_
     await expect(alice.page.get_by_role("heading", name="Fado night, front row")).to_be_visible()
 
 
-async def test_a_save_that_comes_too_late_is_refused_with_the_reason(visitors: Visitors) -> None:
-    alice = await visitors.person("alice", java_script_enabled=False)
-    bob = await visitors.person("bob")
+async def test_saving_a_ticket_that_was_reserved_meanwhile_is_refused_with_the_reason(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice", java_script_enabled=False)
+    bob = await visitors.signed_in("bob")
     ticket = await alice.list_ticket("Fado night")
     await alice.go(f"/tickets/{ticket}/edit")
     await bob.go(f"/tickets/{ticket}")
     await bob.buy(ticket)
     await expect(bob.page.get_by_text("Held for you").first).to_be_visible()
-    watcher = await visitors.somebody()
-    await watcher.go(f"/tickets/{ticket}")
-    await expect(watcher.page.get_by_role("heading", name="Being bought")).to_be_visible()
+    carol = await visitors.signed_out()
+    await carol.go(f"/tickets/{ticket}")
+    await expect(carol.page.get_by_role("heading", name="Being bought")).to_be_visible()
 
     await alice.page.get_by_label("Price").fill("99")
     await alice.page.get_by_role("button", name="Save").click()
@@ -107,8 +107,8 @@ async def test_a_save_that_comes_too_late_is_refused_with_the_reason(visitors: V
     await expect(alice.page.get_by_label("Price")).to_be_disabled()
 
 
-async def test_a_stranger_may_not_edit_the_ticket(visitors: Visitors) -> None:
-    alice, bob = await visitors.people("alice", "bob")
+async def test_only_the_seller_can_edit_a_ticket(visitors: Visitors) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
     ticket = await alice.list_ticket("Fado night")
     await bob.go(f"/tickets/{ticket}/edit")
     assert await bob.heading() == "This is somebody else’s"

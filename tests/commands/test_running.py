@@ -13,7 +13,7 @@ import nats
 import pytest
 
 from admitone.kernel.settings import Settings
-from admitone.local.installation import found_running
+from admitone.local.installation import running_settings
 from tests.engines import short_folder, wait_until
 from tests.whole import Up, run, running_up
 
@@ -26,7 +26,7 @@ def up() -> Iterator[Up]:
 
 @pytest.fixture
 def settings(up: Up) -> Settings:
-    found = found_running(up.folder)
+    found = running_settings(up.folder)
     assert found is not None
     return found
 

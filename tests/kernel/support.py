@@ -160,7 +160,7 @@ class World:
             state = (await jetstream.stream_info("alpha")).state
         except NotFoundError:
             return []
-        for sequence in range(state.first_seq, state.last_seq + 1):
+        for sequence in range(max(state.first_seq, 1), state.last_seq + 1):
             try:
                 message = await jetstream.get_msg("alpha", sequence)
             except NotFoundError:

@@ -66,7 +66,7 @@ POST   /orders/{id}/pay               401    403      303   403    401     401  
 POST   /orders/{id}/cancel            401    403      303   403    401     401   401    401      401  401  401   401 401
 """
 PUBLIC_PAGES = {
-    *("/static/{edition}/{name}", "/live", "/", "/auth/signup", "/auth/signin", "/auth/signout", "/tickets/{id}"),
+    *("/static/{fingerprint}/{name}", "/live", "/", "/auth/signup", "/auth/signin", "/auth/signout", "/tickets/{id}"),
     "/{anything:path}",
 }
 

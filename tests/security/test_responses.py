@@ -46,8 +46,8 @@ async def methods_and_paths(market: Market) -> list[tuple[str, str]]:
     found += [(method, route.path) for route in routes for method in sorted(route.methods or ["GET"])]
     found += [("GET", path) for path in ("/api", "/api/openapi.json", "/health/live", "/health/ready", "/api/nothing")]
     found += [("TRACE", "/"), ("OPTIONS", "/api/tickets"), ("DELETE", "/"), ("PATCH", "/api/orders"), ("GET", "/x")]
-    edition, _, name = assets.address("style.css").removeprefix("/static/").partition("/")
-    named = {"{id}": str(ids.new_id()), "{edition}": edition, "{name}": name, "{anything:path}": "nothing/here"}
+    fingerprint, _, name = assets.url("style.css").removeprefix("/static/").partition("/")
+    named = {"{id}": str(ids.new_id()), "{fingerprint}": fingerprint, "{name}": name, "{anything:path}": "nothing/here"}
     for placeholder, value in named.items():
         found = [(method, path.replace(placeholder, value)) for method, path in found]
     return [each for each in found if each[1] != "/live"]  # an endless stream; the mutated requests check its headers

@@ -9,6 +9,7 @@ import httpx
 import uvicorn
 
 from admitone.invariants import Sources, check
+from admitone.kernel.messaging import bus as buses
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
 from admitone.local.nats import Nats
@@ -92,18 +93,27 @@ class Market:
         await eventually(confirmed, "the lock is confirmed")
         return order
 
-    async def all_told(self) -> None:
-        """Wait until every outbox is published and nothing waits on the bus."""
+    async def settled(self) -> None:
+        """Wait until every event is published and every consumer has handled and acknowledged what it receives."""
+        await eventually(self._is_settled, "every event is consumed", 30)
 
-        async def quiet() -> bool:
-            for service in self.services:
-                if service.has_database and await self.database(service.name).fetchval(
-                    "SELECT count(*) FROM outbox WHERE stream_sequence IS NULL"
-                ):
+    async def _is_settled(self) -> bool:
+        for service in self.services:
+            if service.has_database and await self.database(service.name).fetchval(
+                "SELECT count(*) FROM outbox WHERE stream_sequence IS NULL"
+            ):
+                return False
+        names = {each.name for each in self.services}
+        for service in self.services:
+            for producer in names & {event.producer for event in service.subscriptions}:
+                bus = self.app.running[service.name].bus
+                try:
+                    consumer = await bus.jetstream.consumer_info(producer, service.name)
+                except buses.UNREACHABLE:
                     return False
-            return True
-
-        await eventually(quiet, "everything is told", 30)
+                if consumer.num_pending or consumer.num_ack_pending:
+                    return False
+        return True
 
     async def is_sound(self) -> None:
         """Assert every invariant of the design over this marketplace."""

@@ -87,5 +87,5 @@ async def test_s15_poison_stops_nobody_and_has_its_effect_once_after_the_fix(
             versions = await orders.fetch("SELECT version FROM ticket WHERE id = ANY($1)", poisonous)
             assert [row["version"] for row in versions] == [0, 0, 0]
             await market.reserves(bob, {"id": poisonous[0]})
-            await market.all_told()
+            await market.settled()
             await market.is_sound()

@@ -29,7 +29,7 @@ async def test_s03_a_history_told_ten_times_again_changes_nothing(
             return await market.database(service).fetchval(sql)
 
         await everything_ended(value)
-        await market.all_told()
+        await market.settled()
         settings = market.app.running["orders"].settings
         events = await history(settings)
         assert {each.type for each in events} >= {

@@ -39,7 +39,7 @@ async def test_a_purchase_is_one_trace_across_orders_tickets_and_payments(
             assert paid.status_code == 201, paid.text
             await market.order_becomes(bob, order, "complete")
             await market.ticket_becomes(ticket, "sold")
-            await market.all_told()
+            await market.settled()
     of_purchase = [span for span in spans.get_finished_spans() if f"{span.context.trace_id:032x}" == TRACE]
     names = {span.name for span in of_purchase}
     assert names >= {

@@ -105,7 +105,7 @@ async def test_s03_the_whole_history_delivered_again_changes_nothing(world: Worl
         cancelled = await market.locked(bob, tickets[3])
         await bob.delete(f"/api/orders/{cancelled['id']}")
         await market.ticket_becomes(tickets[3], "available")
-        await market.all_told()
+        await market.settled()
 
         async def state() -> list[Any]:
             queries = {
@@ -157,8 +157,9 @@ async def test_o11_o13_o17_what_orders_hears_is_acknowledged(world: World) -> No
 
         async def all_acknowledged() -> bool:
             for producer in ("tickets", "expiration"):
-                consumer = await bus.request(f"$JS.API.CONSUMER.INFO.{producer}.orders", {})
-                if consumer["num_ack_pending"] or consumer["num_pending"] or not consumer["ack_floor"]["stream_seq"]:
+                consumer = await bus.jetstream.consumer_info(producer, "orders")
+                assert consumer.ack_floor is not None
+                if consumer.num_ack_pending or consumer.num_pending or not consumer.ack_floor.stream_seq:
                     return False
             return True
 
@@ -201,7 +202,7 @@ async def test_s06_an_old_deadline_leaves_the_next_buyers_lock_alone(world: Worl
             )
 
         await eventually(bobs_deadline_has_passed, "Bob's deadline passes")
-        await market.all_told()
+        await market.settled()
         assert await carol_has_it()
         assert (await carol.get(f"/api/orders/{carols['id']}")).json()["status"] == "created"
 

@@ -138,9 +138,9 @@ async def test_t21_t23_events_from_the_bus_are_acknowledged(
             return states == ["sold", "available"]
 
         async def is_acknowledged() -> bool:
-            state = await orders.request("$JS.API.CONSUMER.INFO.orders.tickets", {})
-            pending, last = (state["num_ack_pending"], state["num_pending"]), state["ack_floor"]["stream_seq"]
-            return (pending, last) == ((0, 0), 4)
+            consumer = await orders.jetstream.consumer_info("orders", "tickets")
+            assert consumer.ack_floor is not None
+            return (consumer.num_ack_pending, consumer.num_pending, consumer.ack_floor.stream_seq) == (0, 0, 4)
 
         await eventually(is_settled, "the tickets settled")
         await eventually(is_acknowledged, "every event acknowledged")

@@ -1,4 +1,4 @@
-"""The web service in front of the services it asks, all real, in one process."""
+"""The web service and the services it requests, all real, in one process."""
 
 from collections.abc import AsyncIterator
 

@@ -1,35 +1,35 @@
-"""Reading form posts strictly."""
+"""Parsing forms strictly."""
 
 import re
 from collections.abc import Sequence
 from decimal import Decimal
 
 import pytest
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.types import Message
 
 from admitone.kernel.errors import BodyTooLarge, FieldError, Invalid, Refusal, UnsupportedMediaType
-from admitone.web.forms import Form, amount_of, key_of, posted
+from admitone.web.forms import Form, idempotency_key, parse_amount, read_form
 
 FORM = "application/x-www-form-urlencoded"
 
 
-def request(chunks: Sequence[bytes], media_type: str = FORM) -> Request:
+def request(chunks: Sequence[bytes], media_type: str = FORM) -> HttpRequest:
     messages: list[Message] = [{"type": "http.request", "body": each, "more_body": True} for each in chunks]
     messages.append({"type": "http.request", "body": b"", "more_body": False})
 
     async def receive() -> Message:
         return messages.pop(0)
 
-    return Request({"type": "http", "method": "POST", "headers": [(b"content-type", media_type.encode())]}, receive)
+    return HttpRequest({"type": "http", "method": "POST", "headers": [(b"content-type", media_type.encode())]}, receive)
 
 
-async def test_fields_are_read_whatever_pieces_they_come_in() -> None:
-    assert await posted(request([b"title=Fado+", b"n%C3%A3o&price="])) == {"title": "Fado não", "price": ""}
+async def test_a_form_may_arrive_in_several_chunks() -> None:
+    assert await read_form(request([b"title=Fado+", b"n%C3%A3o&price="])) == {"title": "Fado não", "price": ""}
 
 
 async def test_a_form_may_be_empty() -> None:
-    assert await posted(request([])) == {}
+    assert await read_form(request([])) == {}
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ async def test_a_form_may_be_empty() -> None:
         (b"--x", "multipart/form-data; boundary=x", UnsupportedMediaType),
     ],
 )
-async def test_what_no_form_of_ours_sends_is_refused(body: bytes, media_type: str, refusal: type[Refusal]) -> None:
+async def test_a_malformed_form_is_refused(body: bytes, media_type: str, refusal: type[Refusal]) -> None:
     with pytest.raises(refusal):
-        await posted(request([body], media_type))
+        await read_form(request([body], media_type))
 
 
-def test_an_error_stands_beside_its_field() -> None:
+def test_an_error_is_shown_at_its_field() -> None:
     form = Form(("title",), {"title": "x"}, [FieldError("Title is required", "title"), FieldError("Try again")])
     assert form.error("title") == "Title is required"
     assert form.error("price") == ""
@@ -61,18 +61,18 @@ def test_an_error_stands_beside_its_field() -> None:
     ("typed", "amount"),
     [("19.5", "19.5"), (" 19,50 ", "19.50"), ("-3", "-3"), ("0", "0"), ("999999999.9999", "999999999.9999")],
 )
-def test_amounts_are_read_as_people_write_them(typed: str, amount: str) -> None:
-    assert amount_of(typed) == Decimal(amount)
+def test_an_amount_may_have_a_comma_or_spaces_around_it(typed: str, amount: str) -> None:
+    assert parse_amount(typed) == Decimal(amount)
 
 
 @pytest.mark.parametrize(
     "typed", ["", "x", "1e9", "1E+999999999", "NaN", "Infinity", "1_000", "1.000,50", "१९", "9" * 40]
 )
-def test_what_is_no_amount_is_none(typed: str) -> None:
-    assert amount_of(typed) is None
+def test_anything_else_is_not_an_amount(typed: str) -> None:
+    assert parse_amount(typed) is None
 
 
-def test_a_forms_key_is_kept_when_it_is_one() -> None:
-    assert key_of({"key": "0123abc"}) == "0123abc"
+def test_a_malformed_idempotency_key_is_replaced() -> None:
+    assert idempotency_key({"key": "0123abc"}) == "0123abc"
     for key in ("", "é", "a\r\nb", "x" * 65):
-        assert re.fullmatch("[0-9a-f]{32}", key_of({"key": key}))
+        assert re.fullmatch("[0-9a-f]{32}", idempotency_key({"key": key}))

@@ -1,4 +1,4 @@
-"""What the hub tells whom: everyone the tickets, each person their own orders, and nobody more than they can read."""
+"""Which messages the hub sends to which connection, and how many it keeps."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -8,10 +8,10 @@ import msgspec
 from admitone.events import OrderCancelled, OrderCreated, OrderedTicket, TicketUpdated
 from admitone.kernel import clock, ids
 from admitone.kernel.http.sessions import SignedInUser
-from admitone.web.live import KEPT_MESSAGES, UNSENT_BYTES_MAX, Browser, Hub
+from admitone.web.hub import RECENT_MESSAGES_MAX, UNSENT_BYTES_MAX, Hub, LiveConnection
 
 
-def person(seconds: float = 3600) -> SignedInUser:
+def user(seconds: float = 3600) -> SignedInUser:
     return SignedInUser(ids.new_id(), "bob@example.com", ids.new_id(), clock.now().timestamp() + seconds)
 
 
@@ -38,29 +38,31 @@ def order_created(buyer: UUID, expires_at: datetime | None = None) -> OrderCreat
     )
 
 
-async def heard(browser: Browser) -> list[str]:
-    """Return the names of the messages that wait for a browser."""
-    text = (await browser.next_messages()).decode()
+async def received(connection: LiveConnection) -> list[str]:
+    """Return the names of the messages queued for a connection."""
+    text = (await connection.next_messages()).decode()
     return [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
 
 
-async def test_everyone_hears_of_tickets_and_only_the_buyer_of_an_order() -> None:
+async def test_ticket_messages_go_to_everyone_and_order_messages_only_to_the_buyer() -> None:
     hub = Hub()
-    bob, carol = person(), person()
-    browsers = {name: hub.join(who, hub.last_id) for name, who in [("bob", bob), ("carol", carol), ("nobody", None)]}
-    hub.hear(ticket_updated())
-    hub.hear(order_created(bob.id))
-    assert await heard(browsers["bob"]) == ["ticket", "order"]
-    assert await heard(browsers["carol"]) == ["ticket"]
-    assert await heard(browsers["nobody"]) == ["ticket"]
+    bob, carol = user(), user()
+    connections = {
+        name: hub.connect(user, hub.last_id) for name, user in [("bob", bob), ("carol", carol), ("nobody", None)]
+    }
+    hub.publish(ticket_updated())
+    hub.publish(order_created(bob.id))
+    assert await received(connections["bob"]) == ["ticket", "order"]
+    assert await received(connections["carol"]) == ["ticket"]
+    assert await received(connections["nobody"]) == ["ticket"]
 
 
-async def test_a_ticket_message_says_what_is_public_and_nothing_else() -> None:
+async def test_a_ticket_message_contains_only_public_fields() -> None:
     hub = Hub()
-    browser = hub.join(None, hub.last_id)
+    connection = hub.connect(None, hub.last_id)
     event = ticket_updated()
-    hub.hear(event)
-    text = (await browser.next_messages()).decode()
+    hub.publish(event)
+    text = (await connection.next_messages()).decode()
     data = next(line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: "))
     assert msgspec.json.decode(data) == {
         "id": str(event.id),
@@ -71,55 +73,55 @@ async def test_a_ticket_message_says_what_is_public_and_nothing_else() -> None:
     }
 
 
-async def test_who_comes_back_hears_what_they_missed_and_no_secret_of_others() -> None:
+async def test_a_browser_that_reconnects_gets_what_it_missed_and_nothing_of_other_users() -> None:
     hub = Hub()
-    bob, carol = person(), person()
+    bob, carol = user(), user()
     last_id = hub.last_id
-    hub.hear(ticket_updated())
-    hub.hear(order_created(bob.id))
-    hub.hear(order_created(carol.id))
-    assert await heard(hub.join(bob, last_id)) == ["ticket", "order"]
-    assert await heard(hub.join(None, last_id)) == ["ticket"]
-    assert await heard(hub.join(bob, hub.last_id)) == []
+    hub.publish(ticket_updated())
+    hub.publish(order_created(bob.id))
+    hub.publish(order_created(carol.id))
+    assert await received(hub.connect(bob, last_id)) == ["ticket", "order"]
+    assert await received(hub.connect(None, last_id)) == ["ticket"]
+    assert await received(hub.connect(bob, hub.last_id)) == []
 
 
-async def test_who_was_away_too_long_or_comes_from_another_process_is_told_to_read_the_page_again() -> None:
-    hub = Hub()
-    last_id = hub.last_id
-    for _ in range(KEPT_MESSAGES + 1):
-        hub.hear(ticket_updated())
-    assert await heard(hub.join(None, last_id)) == ["reset"]
-    for strange in ("", "x", "other-3", last_id + "0000", last_id.replace("-0", "--1"), last_id.replace("-0", "-²")):
-        assert await heard(hub.join(None, strange)) == ["reset"]
-
-
-async def test_who_missed_more_than_may_wait_unsent_reads_the_page_again_instead() -> None:
+async def test_an_id_that_is_too_old_or_from_another_process_gets_a_reset() -> None:
     hub = Hub()
     last_id = hub.last_id
-    for _ in range(KEPT_MESSAGES - 1):
-        hub.hear(ticket_updated())
-    browser = hub.join(None, last_id)
-    assert not browser.is_closed
-    assert await heard(browser) == ["reset"]
+    for _ in range(RECENT_MESSAGES_MAX + 1):
+        hub.publish(ticket_updated())
+    assert await received(hub.connect(None, last_id)) == ["reset"]
+    for unknown in ("", "x", "other-3", last_id + "0000", last_id.replace("-0", "--1"), last_id.replace("-0", "-²")):
+        assert await received(hub.connect(None, unknown)) == ["reset"]
 
 
-async def test_after_the_bus_was_away_everyone_reads_the_page_again() -> None:
+async def test_a_browser_that_missed_more_than_may_queue_gets_a_reset() -> None:
     hub = Hub()
-    browser = hub.join(None, hub.last_id)
-    away = hub.last_id
-    await browser.next_messages()
-    hub.lost_events()
-    assert await heard(browser) == ["reset"]
-    assert await heard(hub.join(None, away)) == ["reset"]
+    last_id = hub.last_id
+    for _ in range(RECENT_MESSAGES_MAX - 1):
+        hub.publish(ticket_updated())
+    connection = hub.connect(None, last_id)
+    assert not connection.is_closed
+    assert await received(connection) == ["reset"]
 
 
-async def test_a_browser_that_reads_too_slowly_is_dropped_and_keeps_no_memory() -> None:
+async def test_after_the_bus_was_unreachable_everyone_gets_a_reset() -> None:
     hub = Hub()
-    slow, quick = hub.join(None, hub.last_id), hub.join(None, hub.last_id)
+    connection = hub.connect(None, hub.last_id)
+    last_id = hub.last_id
+    await connection.next_messages()
+    hub.reset()
+    assert await received(connection) == ["reset"]
+    assert await received(hub.connect(None, last_id)) == ["reset"]
+
+
+async def test_a_connection_that_reads_too_slowly_is_closed_and_its_queue_is_freed() -> None:
+    hub = Hub()
+    slow, quick = hub.connect(None, hub.last_id), hub.connect(None, hub.last_id)
     messages = 0
     while len(hub) == 2:
-        hub.hear(ticket_updated())
-        assert await heard(quick) == ["ticket"]
+        hub.publish(ticket_updated())
+        assert await received(quick) == ["ticket"]
         messages += 1
         assert messages * 100 < UNSENT_BYTES_MAX
     assert slow.is_closed
@@ -127,29 +129,29 @@ async def test_a_browser_that_reads_too_slowly_is_dropped_and_keeps_no_memory() 
     assert await slow.next_messages() == b""
 
 
-async def test_the_end_of_a_session_ends_its_connections_only() -> None:
+async def test_ending_a_session_closes_only_its_connections() -> None:
     hub = Hub()
-    bob, carol = person(), person()
-    browsers = [hub.join(bob, hub.last_id), hub.join(bob, hub.last_id), hub.join(carol, hub.last_id)]
+    bob, carol = user(), user()
+    connections = [hub.connect(bob, hub.last_id), hub.connect(bob, hub.last_id), hub.connect(carol, hub.last_id)]
     hub.end_session(bob.session_id)
-    assert [each.is_closed for each in browsers] == [True, True, False]
+    assert [each.is_closed for each in connections] == [True, True, False]
     assert len(hub) == 1
 
 
-async def test_a_session_that_expires_ends_its_connection_with_the_next_heartbeat() -> None:
+async def test_the_heartbeat_closes_connections_with_an_expired_session() -> None:
     hub = Hub()
-    expired, current = hub.join(person(seconds=-1), hub.last_id), hub.join(person(), hub.last_id)
+    expired, current = hub.connect(user(seconds=-1), hub.last_id), hub.connect(user(), hub.last_id)
     hub.heartbeat()
     assert (expired.is_closed, current.is_closed) == (True, False)
 
 
-def test_the_end_of_a_hold_is_known_while_it_lasts() -> None:
+def test_the_end_of_a_hold_is_known_until_the_order_is_cancelled() -> None:
     hub = Hub()
     event = order_created(ids.new_id())
     assert hub.held_until(event.ticket.id) is None
-    hub.hear(event)
+    hub.publish(event)
     assert hub.held_until(event.ticket.id) == event.expires_at
-    hub.hear(
+    hub.publish(
         OrderCancelled(
             id=event.id, version=1, user_id=event.user_id, ticket_id=event.ticket.id, reason="cancelled_by_buyer"
         )

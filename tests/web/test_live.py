@@ -1,4 +1,4 @@
-"""The live stream as browsers get it: over HTTP, from real events on a real bus."""
+"""The live stream over HTTP, from real events on a real bus."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from tests.support import eventually, id_of, signed_in
 
 
 class Stream:
-    """One open connection to `/live`, as the server's side of it looks."""
+    """One open connection to `/live`: what the server has sent."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -32,18 +32,18 @@ class Stream:
     def names(self) -> list[str]:
         return [line.removeprefix("event: ") for line in self.text.splitlines() if line.startswith("event: ")]
 
-    async def heard(self, wanted: str) -> None:
-        async def has_come() -> bool:
+    async def wait_for(self, wanted: str) -> None:
+        async def is_received() -> bool:
             return wanted in self.text
 
-        await eventually(has_come, wanted)
+        await eventually(is_received, wanted)
 
 
 @asynccontextmanager
-async def listening(
+async def open_stream(
     app: App, client: httpx.AsyncClient, *, since: str = "", last_id: str = ""
 ) -> AsyncIterator[Stream]:
-    """Hold a connection open; httpx's own in-process transport waits for the end of an answer, and this has none."""
+    """Keep a stream open; httpx's in-process transport would wait for the end of the response, which never comes."""
     stream, gone = Stream(), asyncio.Event()
 
     async def receive() -> Message:
@@ -67,74 +67,77 @@ async def listening(
     }
     task = asyncio.create_task(app(scope, receive, stream.send))
     try:
-        await stream.heard("retry: ")
+        await stream.wait_for("retry: ")
         yield stream
     finally:
         gone.set()
         await asyncio.wait_for(task, 5)
 
 
-async def _listens_to_the_bus(app: App) -> None:
+async def _wait_until_subscribed(app: App) -> None:
     hub = app.running["web"].resources.hub
 
-    async def is_listening() -> bool:
-        return bool(hub.is_listening)
+    async def is_subscribed() -> bool:
+        return bool(hub.is_subscribed)
 
-    await eventually(is_listening, "the hub listens to the bus")
+    await eventually(is_subscribed, "the hub is subscribed to the bus")
 
 
 async def list_ticket(seller: httpx.AsyncClient, title: str = "Fado night") -> str:
-    answer = await seller.post("/api/tickets", json={"title": title, "price": 19.5})
-    assert answer.status_code == 201, answer.text
-    ticket_id: str = answer.json()["id"]
+    response = await seller.post("/api/tickets", json={"title": title, "price": 19.5})
+    assert response.status_code == 201, response.text
+    ticket_id: str = response.json()["id"]
     return ticket_id
 
 
 async def reserve(buyer: httpx.AsyncClient, ticket_id: str) -> str:
     async def reserved() -> str | None:
-        answer = await buyer.post("/api/orders", json={"ticketId": ticket_id})
-        return answer.json()["id"] if answer.status_code == 201 else None
+        response = await buyer.post("/api/orders", json={"ticketId": ticket_id})
+        return response.json()["id"] if response.status_code == 201 else None
 
     order_id: str = await eventually(reserved, "the ticket can be reserved")
     return order_id
 
 
-async def test_a_lock_reaches_everybody_and_the_order_only_its_buyer(app: App) -> None:
+async def test_everyone_sees_a_ticket_locked_and_only_the_buyer_sees_the_order(app: App) -> None:
     alice, bob, carol = (signed_in(app, name) for name in ("alice", "bob", "carol"))
-    await _listens_to_the_bus(app)
+    await _wait_until_subscribed(app)
     since = app.running["web"].resources.hub.last_id
-    async with listening(app, bob, since=since) as bobs, listening(app, carol, since=since) as carols:
-        assert bobs.status == 200
-        assert bobs.headers[b"content-type"].startswith(b"text/event-stream")
+    async with (
+        open_stream(app, bob, since=since) as stream_of_bob,
+        open_stream(app, carol, since=since) as stream_of_carol,
+    ):
+        assert stream_of_bob.status == 200
+        assert stream_of_bob.headers[b"content-type"].startswith(b"text/event-stream")
         ticket = await list_ticket(alice)
         order = await reserve(bob, ticket)
-        for stream in (bobs, carols):
-            await stream.heard(f'"id":"{ticket}","state":"reserved","version":1')
-        await bobs.heard(f'"id":"{order}"')
-        assert order not in carols.text
-        assert str(await id_of(bob)) not in carols.text
+        for stream in (stream_of_bob, stream_of_carol):
+            await stream.wait_for(f'"id":"{ticket}","state":"reserved","version":1')
+        await stream_of_bob.wait_for(f'"id":"{order}"')
+        assert order not in stream_of_carol.text
+        assert str(await id_of(bob)) not in stream_of_carol.text
 
 
-async def test_who_comes_back_with_the_last_id_gets_what_they_missed(app: App) -> None:
+async def test_a_browser_that_reconnects_with_the_last_id_gets_what_it_missed(app: App) -> None:
     alice = signed_in(app, "alice")
-    await _listens_to_the_bus(app)
+    await _wait_until_subscribed(app)
     hub = app.running["web"].resources.hub
     since = hub.last_id
     first = await list_ticket(alice, "First")
-    async with listening(app, app.client(), since=since) as stream:
-        await stream.heard(first)
+    async with open_stream(app, app.client(), since=since) as stream:
+        await stream.wait_for(first)
     last_id = hub.last_id
     second = await list_ticket(alice, "Second")
-    async with listening(app, app.client(), since=since, last_id=last_id) as stream:
-        await stream.heard(second)
+    async with open_stream(app, app.client(), since=since, last_id=last_id) as stream:
+        await stream.wait_for(second)
         assert first not in stream.text
         assert "reset" not in stream.names()
 
 
 async def test_signing_out_ends_the_stream(app: App) -> None:
     bob = signed_in(app, "bob")
-    await _listens_to_the_bus(app)
-    async with listening(app, bob, since=app.running["web"].resources.hub.last_id) as stream:
+    await _wait_until_subscribed(app)
+    async with open_stream(app, bob, since=app.running["web"].resources.hub.last_id) as stream:
         await bob.post("/api/users/signout")
 
         async def is_over() -> bool:
@@ -143,15 +146,15 @@ async def test_signing_out_ends_the_stream(app: App) -> None:
         await eventually(is_over, "the stream ends")
 
 
-async def test_a_browser_that_leaves_is_forgotten(app: App) -> None:
+async def test_a_browser_that_disconnects_is_removed(app: App) -> None:
     hub = app.running["web"].resources.hub
-    async with listening(app, app.client()):
+    async with open_stream(app, app.client()):
         assert len(hub) == 1
     assert len(hub) == 0
 
 
 async def test_streams_end_when_the_service_stops(app: App) -> None:
-    async with listening(app, app.client()) as stream:
+    async with open_stream(app, app.client()) as stream:
         app.stopping()
 
         async def is_over() -> bool:

@@ -1,4 +1,4 @@
-"""The pages without a browser: what is sent, to whom, and what is refused."""
+"""The pages without a browser: headers, redirects, forms and errors."""
 
 import gzip
 import re
@@ -18,66 +18,66 @@ from tests.engines import Databases
 from tests.support import PASSWORD, StartNats, eventually, running_app, sign_up, signed_in
 
 SOME_ID = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
-OWN_PAGES = ["/tickets/new", "/sell", "/orders", "/account", f"/orders/{SOME_ID}", f"/tickets/{SOME_ID}/edit"]
+SIGNED_IN_PAGES = ["/tickets/new", "/sell", "/orders", "/account", f"/orders/{SOME_ID}", f"/tickets/{SOME_ID}/edit"]
 
 
 async def list_ticket(seller: httpx.AsyncClient, **fields: str) -> str:
     form = {"title": "Fado night", "price": "19.50", "key": ids.new_token(8), **fields}
-    answer = await seller.post("/tickets/new", data=form)
-    assert answer.status_code == 303, answer.text
-    return answer.headers["location"]
+    response = await seller.post("/tickets/new", data=form)
+    assert response.status_code == 303, response.text
+    return response.headers["location"]
 
 
 async def reserve(buyer: httpx.AsyncClient, ticket: str) -> str:
     async def reserved() -> str | None:
-        answer = await buyer.post(f"{ticket}/buy", data={"key": ids.new_token(8), "price": "19.50"})
-        return answer.headers["location"] if answer.status_code == 303 else None
+        response = await buyer.post(f"{ticket}/buy", data={"key": ids.new_token(8), "price": "19.50"})
+        return response.headers["location"] if response.status_code == 303 else None
 
     order: str = await eventually(reserved, "the ticket can be reserved")
     return order
 
 
 @pytest.mark.parametrize("path", ["/", "/auth/signup", "/auth/signin", "/nothing/here", "/tickets/x"])
-async def test_every_page_forbids_what_it_does_not_need(app: App, path: str) -> None:
-    answer = await app.client().get(path)
-    policy = answer.headers["content-security-policy"]
+async def test_the_content_security_policy_allows_only_what_pages_need(app: App, path: str) -> None:
+    response = await app.client().get(path)
+    policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "script-src 'self';" in policy
     assert "unsafe" not in policy
     assert "stripe" not in policy
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert not re.search(r"<script(?![^>]+src=)|<style|\sstyle=|\son\w+=", answer.text)
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert not re.search(r"<script(?![^>]+src=)|<style|\sstyle=|\son\w+=", response.text)
 
 
-async def test_a_page_is_compressed_for_who_reads_that(app: App) -> None:
+async def test_a_page_is_compressed_if_the_browser_accepts_it(app: App) -> None:
     client = app.client()
     plain = await client.get("/", headers={"accept-encoding": "identity"})
     assert "content-encoding" not in plain.headers
     assert "cookie" in plain.headers["vary"]
-    packed = await client.get("/", headers={"accept-encoding": "gzip"})
-    assert packed.headers["content-encoding"] == "gzip"
-    assert packed.text == plain.text
+    compressed = await client.get("/", headers={"accept-encoding": "gzip"})
+    assert compressed.headers["content-encoding"] == "gzip"
+    assert compressed.text == plain.text
 
 
-async def test_what_somebody_signed_in_saw_is_kept_by_no_browser(app: App) -> None:
+async def test_browsers_do_not_store_pages_of_signed_in_users(app: App) -> None:
     assert (await signed_in(app, "alice").get("/sell")).headers["cache-control"] == "no-store"
     assert (await app.client().get("/")).headers["cache-control"] == "private, no-cache"
 
 
-async def test_static_files_are_kept_for_a_year_under_what_they_contain(app: App) -> None:
+async def test_static_files_are_cached_for_a_year_under_their_fingerprint(app: App) -> None:
     client = app.client()
     page = await client.get("/")
-    address = assets.address("style.css")
-    assert address in page.text
-    answer = await client.get(address, headers={"accept-encoding": "gzip"})
-    assert answer.status_code == 200
-    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
-    assert answer.headers["content-encoding"] == "gzip"
-    assert answer.headers["content-type"] == "text/css; charset=utf-8"
-    plain = await client.get(address, headers={"accept-encoding": "identity"})
-    assert plain.content == answer.content
+    url = assets.url("style.css")
+    assert url in page.text
+    response = await client.get(url, headers={"accept-encoding": "gzip"})
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert response.headers["content-encoding"] == "gzip"
+    assert response.headers["content-type"] == "text/css; charset=utf-8"
+    plain = await client.get(url, headers={"accept-encoding": "identity"})
+    assert plain.content == response.content
     assert (await client.get("/static/000000000000/style.css")).status_code == 404
-    assert (await client.get(f"/static/{assets.EDITION}/..%2fpages.py")).status_code == 404
+    assert (await client.get(f"/static/{assets.FINGERPRINT}/..%2fpages.py")).status_code == 404
 
 
 async def test_html_and_style_of_the_first_page_fit_in_50_kilobytes(app: App) -> None:
@@ -85,31 +85,31 @@ async def test_html_and_style_of_the_first_page_fit_in_50_kilobytes(app: App) ->
     for number in range(50):
         await list_ticket(alice, title=f"Concert number {number}", venue="Grand Hall, Paris", seat=str(number))
     html = (await app.client().get("/", headers={"accept-encoding": "identity"})).content
-    style = (await app.client().get(assets.address("style.css"))).content
+    style = (await app.client().get(assets.url("style.css"))).content
     assert html.count(b"<article") == 50
     assert len(gzip.compress(html, 5)) + len(gzip.compress(style, 9)) < 50_000
 
 
-@pytest.mark.parametrize("path", OWN_PAGES)
-async def test_who_is_signed_out_signs_in_first_and_comes_back(app: App, path: str) -> None:
-    answer = await app.client().get(path)
-    assert answer.status_code == 303
-    assert httpx.URL(answer.headers["location"]).params["next"] == path
+@pytest.mark.parametrize("path", SIGNED_IN_PAGES)
+async def test_a_signed_out_user_is_redirected_to_sign_in_and_back(app: App, path: str) -> None:
+    response = await app.client().get(path)
+    assert response.status_code == 303
+    assert httpx.URL(response.headers["location"]).params["next"] == path
 
 
-async def test_a_form_sent_signed_out_leads_back_to_its_page_after_signing_in(app: App) -> None:
+async def test_a_form_posted_signed_out_leads_back_to_its_page_after_signing_in(app: App) -> None:
     ticket = f"/tickets/{SOME_ID}"
-    answer = await app.client().post(f"{ticket}/buy", data={"key": "k", "price": "1"})
-    assert httpx.URL(answer.headers["location"]).params["next"] == ticket
+    response = await app.client().post(f"{ticket}/buy", data={"key": "k", "price": "1"})
+    assert httpx.URL(response.headers["location"]).params["next"] == ticket
 
 
-@pytest.mark.parametrize("place", ["//evil.example", "https://evil.example", "/\\evil.example", "/\tx", "x", "/" * 600])
-async def test_signing_in_leads_nowhere_else(app: App, place: str) -> None:
-    answer = await app.client().post(
+@pytest.mark.parametrize("url", ["//evil.example", "https://evil.example", "/\\evil.example", "/\tx", "x", "/" * 600])
+async def test_signing_in_never_redirects_to_another_site(app: App, url: str) -> None:
+    response = await app.client().post(
         "/auth/signup",
-        data={"email": f"{ids.new_token(4)}@example.com", "password": PASSWORD, "next": place, "key": ids.new_token(8)},
+        data={"email": f"{ids.new_token(4)}@example.com", "password": PASSWORD, "next": url, "key": ids.new_token(8)},
     )
-    assert answer.headers["location"] == "/"
+    assert response.headers["location"] == "/"
 
 
 async def test_a_form_from_another_site_is_refused(app: App) -> None:
@@ -120,12 +120,12 @@ async def test_a_form_from_another_site_is_refused(app: App) -> None:
         {"sec-fetch-site": "same-site"},
         {"origin": "https://evil.example"},
     ):
-        answer = await alice.post("/tickets/new", data=form, headers=headers)
-        assert answer.status_code == 403
+        response = await alice.post("/tickets/new", data=form, headers=headers)
+        assert response.status_code == 403
     assert (await alice.get("/api/tickets/mine")).json()["tickets"] == []
 
 
-async def test_the_same_form_sent_twice_lists_one_ticket(app: App) -> None:
+async def test_the_same_form_posted_twice_lists_one_ticket(app: App) -> None:
     alice = signed_in(app, "alice")
     first = await list_ticket(alice, key="the-same")
     assert await list_ticket(alice, key="the-same") == first
@@ -148,7 +148,7 @@ async def test_the_face_value_is_shown_on_the_ticket_and_removed_by_an_edit(app:
         assert "Face value" not in (await app.client().get(ticket)).text
 
 
-async def test_one_persons_session_never_serves_another(app: App) -> None:
+async def test_each_user_sees_only_their_own_session(app: App) -> None:
     alice, bob = app.client(), app.client()
     await alice.post("/auth/signup", data={"email": "alice@example.com", "password": PASSWORD, "key": "a"})
     await bob.post("/auth/signup", data={"email": "bob@example.com", "password": PASSWORD, "key": "b"})
@@ -159,7 +159,7 @@ async def test_one_persons_session_never_serves_another(app: App) -> None:
     assert "Sign in" in (await nobody.get("/")).text
 
 
-async def test_a_new_ticket_is_on_the_list_of_who_looks_next(app: App) -> None:
+async def test_a_new_ticket_is_on_the_very_next_page_of_listings(app: App) -> None:
     alice, carol = signed_in(app, "alice"), app.client()
     for number in range(5):
         assert f"Night {number}" not in (await carol.get("/")).text
@@ -167,26 +167,26 @@ async def test_a_new_ticket_is_on_the_list_of_who_looks_next(app: App) -> None:
         assert f"Night {number}" in (await carol.get("/")).text
 
 
-async def test_what_people_type_is_shown_as_text(app: App) -> None:
+async def test_typed_text_is_escaped(app: App) -> None:
     alice = signed_in(app, "alice")
-    nasty = '<script>alert("1")</script>'
-    ticket = await list_ticket(alice, title=nasty, venue=nasty, note=nasty)
-    for path in ("/", ticket, f"{ticket}/edit", "/sell", f"/?q={nasty}"):
+    markup = '<script>alert("1")</script>'
+    ticket = await list_ticket(alice, title=markup, venue=markup, note=markup)
+    for path in ("/", ticket, f"{ticket}/edit", "/sell", f"/?q={markup}"):
         text = (await alice.get(path)).text
-        assert nasty not in text
+        assert markup not in text
     assert "&lt;script&gt;" in (await alice.get(ticket)).text
 
 
-async def test_a_sort_or_cursor_nobody_offers_shows_the_first_page(app: App) -> None:
+async def test_an_unknown_sort_or_cursor_shows_the_first_page(app: App) -> None:
     alice = signed_in(app, "alice")
     await list_ticket(alice)
     for query in ("sort=random", "cursor=x", "cursor=%00", "sort=price&cursor=9999"):
-        answer = await app.client().get(f"/?{query}")
-        assert answer.status_code == 200
-        assert "Fado night" in answer.text
+        response = await app.client().get(f"/?{query}")
+        assert response.status_code == 200
+        assert "Fado night" in response.text
 
 
-async def test_what_is_no_page_is_answered_as_a_page_and_below_api_as_the_api_answers(app: App) -> None:
+async def test_an_unknown_path_is_an_error_page_and_below_api_a_json_error(app: App) -> None:
     page = await app.client().get("/nothing")
     assert page.status_code == 404
     assert "There is no such page" in page.text
@@ -195,20 +195,20 @@ async def test_what_is_no_page_is_answered_as_a_page_and_below_api_as_the_api_an
     assert (await app.client().get("/tickets/x/buy")).status_code == 404
 
 
-async def test_a_session_that_a_service_no_longer_takes_is_asked_to_sign_in_and_not_sent_in_circles(app: App) -> None:
+async def test_a_session_that_a_service_refuses_leads_to_sign_in_without_a_redirect_loop(app: App) -> None:
     alice = app.client()
     await sign_up(alice, "alice@example.com")
-    # As if the web service had not heard yet what the others know.
-    person = await app.running["web"].sessions.user(alice.cookies["session"])
-    assert person is not None
-    app.running["orders"].sessions.revoke(person.session_id)
-    answer = await alice.get("/orders")
-    assert answer.status_code == 303
-    signing_in = await alice.get(answer.headers["location"])
-    assert signing_in.status_code == 200
+    # The revocation has reached orders and not yet the web service.
+    user = await app.running["web"].sessions.user(alice.cookies["session"])
+    assert user is not None
+    app.running["orders"].sessions.revoke(user.session_id)
+    response = await alice.get("/orders")
+    assert response.status_code == 303
+    sign_in_page = await alice.get(response.headers["location"])
+    assert sign_in_page.status_code == 200
 
 
-async def test_the_order_page_is_shown_while_payments_is_away(app: App) -> None:
+async def test_the_order_page_works_while_payments_is_unreachable(app: App) -> None:
     alice, bob = signed_in(app, "alice"), signed_in(app, "bob")
     order = await reserve(bob, await list_ticket(alice))
     page = await bob.get(order)
@@ -217,13 +217,11 @@ async def test_the_order_page_is_shown_while_payments_is_away(app: App) -> None:
     sent = await bob.post(f"{order}/pay", data={"key": "the-key", "token": "pm_card_visa"})
     assert sent.status_code == 503
     assert "The payment could not be sent" in sent.text
-    # Sent again, it is the same payment.
+    # Posted again, it is the same payment.
     assert 'name="key" value="the-key"' in sent.text
 
 
-async def test_stripes_origins_are_allowed_on_the_page_to_pay_and_nowhere_else(
-    databases: Databases, start_nats: StartNats
-) -> None:
+async def test_stripes_origins_are_allowed_only_on_the_order_page(databases: Databases, start_nats: StartNats) -> None:
     async with running_app(
         databases, start_nats, AUTH, TICKETS, ORDERS, WEB, stripe_publishable_key="pk_test_1"
     ) as app:
@@ -239,34 +237,34 @@ async def test_stripes_origins_are_allowed_on_the_page_to_pay_and_nowhere_else(
 
 
 @pytest.mark.parametrize("path", ["/tickets/mine", "/tickets/x%3Fy", "/tickets/new%00", "/tickets/é"])
-async def test_an_id_is_never_taken_for_anything_else(app: App, path: str) -> None:
+async def test_a_malformed_id_is_not_found(app: App, path: str) -> None:
     assert (await signed_in(app, "alice").get(path)).status_code == 404
 
 
 @pytest.mark.parametrize(
     "cookie", ["session=é", 'session="a\\012b"', "session=", "session=a b; x", "=; session=%0d%0a"]
 )
-async def test_a_cookie_that_is_no_token_is_nobodys(app: App, cookie: str) -> None:
+async def test_a_cookie_that_is_not_a_token_is_ignored(app: App, cookie: str) -> None:
     client = app.client()
     headers = {"cookie": cookie.encode("latin-1")}
     assert (await client.get("/", headers=headers)).status_code == 200  # type: ignore[arg-type]
     form = {"email": "alice@example.com", "password": PASSWORD}
-    answer = await client.post("/auth/signin", data=form, headers=headers)  # type: ignore[arg-type]
-    assert "Invalid credentials" in answer.text
+    response = await client.post("/auth/signin", data=form, headers=headers)  # type: ignore[arg-type]
+    assert "Invalid credentials" in response.text
 
 
-async def test_fields_that_no_form_of_ours_sends_do_no_harm(app: App) -> None:
+async def test_control_characters_and_huge_numbers_in_fields_do_no_harm(app: App) -> None:
     alice = signed_in(app, "alice")
     ticket = await list_ticket(alice, key="é\r\nx: y")
-    answer = await alice.post(f"{ticket}/edit", data={"title": "Fado", "price": "20", "etag": "é\r\nx: y"})
-    assert "The ticket changed since you opened this page" in answer.text
+    response = await alice.post(f"{ticket}/edit", data={"title": "Fado", "price": "20", "etag": "é\r\nx: y"})
+    assert "The ticket changed since you opened this page" in response.text
     bob = signed_in(app, "bob")
     order = await reserve(bob, ticket)
     assert (await bob.get(f"{order}?was=1E%2B999999999")).status_code == 200
     assert (await alice.get("/?q=%00")).status_code == 400
 
 
-async def test_a_list_that_people_share_says_nothing_about_any_of_them(app: App) -> None:
+async def test_the_cached_listings_page_contains_nothing_about_a_user(app: App) -> None:
     alice, bob = signed_in(app, "alice"), signed_in(app, "bob")
     await list_ticket(alice)
 

@@ -1,7 +1,7 @@
 """The job that signals deadlines to orders."""
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 
 from admitone.events import OrderExpired
 from admitone.expiration import store
@@ -12,7 +12,7 @@ _BATCH_MAX: Final = 500
 _POLL_SECONDS: Final = 0.25
 
 
-async def signal_deadlines(service: RunningService[Any]) -> None:
+async def signal_deadlines(service: RunningService[None]) -> None:
     """Publish OrderExpired as soon as a deadline has passed, and repeatedly until the order is settled."""
     while True:
         while await _signal_due(service) == _BATCH_MAX:
@@ -21,7 +21,7 @@ async def signal_deadlines(service: RunningService[Any]) -> None:
         await asyncio.sleep(_POLL_SECONDS if seconds is None else min(max(seconds, 0), _POLL_SECONDS))
 
 
-async def _signal_due(service: RunningService[Any]) -> int:
+async def _signal_due(service: RunningService[None]) -> int:
     async with service.database.transaction() as tx:
         due = await store.take_due_signals(tx, _BATCH_MAX)
         for order_id in due:

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from typing import Any, Final
+from typing import Final
 
 from admitone.kernel.running import RunningService
 from admitone.orders import store
+from admitone.orders.resources import Resources
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +16,7 @@ _PAUSE_SECONDS: Final = 2.0
 _BATCH_MAX: Final = 200
 
 
-async def cancel_overdue_orders(service: RunningService[Any]) -> None:
+async def cancel_overdue_orders(service: RunningService[Resources]) -> None:
     """Cancel orders that are overdue by more than the grace period."""
     while True:
         while await _cancel_overdue(service) == _BATCH_MAX:
@@ -23,7 +24,7 @@ async def cancel_overdue_orders(service: RunningService[Any]) -> None:
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _cancel_overdue(service: RunningService[Any]) -> int:
+async def _cancel_overdue(service: RunningService[Resources]) -> int:
     async with service.database.transaction() as tx:
         overdue = await store.overdue_orders(tx, GRACE_SECONDS, _BATCH_MAX)
         cancelled = [order.cancelled("expired") for order in overdue]

@@ -1,1 +1,1 @@
-"""Pages for people: everything is asked of the other services by their HTTP API, and follows the bus live."""
+"""Pages for people. They read and change everything through the other services' HTTP API and follow the bus live."""

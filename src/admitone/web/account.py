@@ -1,4 +1,4 @@
-"""Signing up, in and out, and changing what one signed up with."""
+"""Accounts: signing up, in and out, and changing the e-mail address or the password."""
 
 from typing import Final
 
@@ -8,149 +8,147 @@ from admitone.kernel import ids
 from admitone.kernel.errors import FieldError, Invalid, NotSignedIn, TooManyRequests
 from admitone.kernel.http.app import status_of
 from admitone.kernel.http.operations import OK
-from admitone.web.backend import Refused
-from admitone.web.forms import Form, key_of
-from admitone.web.visit import Visit, address, go, own_place
-from admitone.web.words import minutes
+from admitone.web.api_client import ServiceRefused
+from admitone.web.formatting import duration
+from admitone.web.forms import Form, idempotency_key
+from admitone.web.page_request import PageRequest, local_url, redirect, with_query
 
-_FIELDS: Final = ("email", "password")
+_SIGN_IN_FIELDS: Final = ("email", "password")
 _ACCOUNT_FIELDS: Final = ("email", "emailPassword", "currentPassword", "password")
-
-
-async def sign_up(visit: Visit) -> Response:
-    return _entrance(visit, Form(_FIELDS), own_place(visit.asked("next", "/")), new=True)
-
-
-async def sign_in(visit: Visit) -> Response:
-    return _entrance(visit, Form(_FIELDS), own_place(visit.asked("next", "/")), new=False)
-
-
-async def signed_up(visit: Visit) -> Response:
-    return await _enter(visit, new=True)
-
-
-async def signed_in(visit: Visit) -> Response:
-    return await _enter(visit, new=False)
-
-
-async def _enter(visit: Visit, *, new: bool) -> Response:
-    fields = await visit.posted()
-    place = own_place(fields.get("next", "/"))
-    typed = {name: fields.get(name, "") for name in _FIELDS}
-    try:
-        if new:
-            session = await visit.backend.sign_up(visit.caller, typed, key_of(fields))
-        else:
-            session = await visit.backend.sign_in(visit.caller, typed)
-    except Refused as refused:
-        if not issubclass(refused.kind, (Invalid, TooManyRequests)):
-            raise
-        form = Form(_FIELDS, {"email": typed["email"]}, _said(refused))
-        return _entrance(visit, form, place, new=new, status=status_of(refused.kind))
-    return go(place, session.cookies)
-
-
-def _said(refused: Refused) -> list[FieldError]:
-    """Return what a service said, with the time to wait where it named one."""
-    if issubclass(refused.kind, TooManyRequests) and refused.retry_after_seconds:
-        return [FieldError(f"Too many tries. Try again in {minutes(refused.retry_after_seconds)}.")]
-    return refused.errors
-
-
-def _entrance(visit: Visit, form: Form, place: str, *, new: bool, status: int = OK) -> Response:
-    if visit.viewer is not None:
-        return go(place)
-    return visit.page(
-        "signin.html",
-        _marked("Sign up" if new else "Sign in", form),
-        status=status,
-        heading="Sign up" if new else "Sign in",
-        reason=_reason(place),
-        form=form,
-        action="/auth/signup" if new else "/auth/signin",
-        next=place,
-        new=new,
-        key=ids.new_token(16),
-        other=address("/auth/signin" if new else "/auth/signup", next=place if place != "/" else ""),
-    )
-
-
-def _marked(title: str, form: Form) -> str:
-    return f"Error: {title}" if form.errors else title
-
-
-def _reason(place: str) -> str:
-    """Say why somebody who was on the way to a place finds themselves here."""
-    if place == "/tickets/new":
-        return "Then you can list your ticket."
-    if place.startswith("/tickets/"):
-        return "Then you come back to the ticket."
-    return "Then you come back to where you were." if place != "/" else ""
-
-
-async def sign_out(visit: Visit) -> Response:
-    """Ask before signing out, for those who come by a link; show that one is signed out."""
-    return visit.page("signout.html", "Sign out", viewer=visit.viewer)
-
-
-async def signed_out(visit: Visit) -> Response:
-    session = await visit.backend.sign_out(visit.caller)
-    visit.forget_session()
-    return go("/auth/signout", session.cookies)
-
-
-_DONE: Final = {
+_CHANGED: Final = {
     "email": "Your e-mail address is changed.",
     "password": "Your password is changed. Other devices are signed out.",
 }
 
 
-async def account(visit: Visit) -> Response:
-    form = Form(_ACCOUNT_FIELDS, {"email": visit.person.email})
-    return _account(visit, form, done=_DONE.get(visit.asked("done"), ""))
+async def sign_up_form(request: PageRequest) -> Response:
+    return _sign_in_page(request, Form(_SIGN_IN_FIELDS), local_url(request.query("next", "/")), new=True)
 
 
-def _account(visit: Visit, form: Form, *, done: str = "", status: int = OK) -> Response:
-    return visit.page(
-        "account.html", _marked("Account", form), status=status, form=form, done=done, viewer=visit.person
+async def sign_in_form(request: PageRequest) -> Response:
+    return _sign_in_page(request, Form(_SIGN_IN_FIELDS), local_url(request.query("next", "/")), new=False)
+
+
+async def sign_up(request: PageRequest) -> Response:
+    return await _sign_in(request, new=True)
+
+
+async def sign_in(request: PageRequest) -> Response:
+    return await _sign_in(request, new=False)
+
+
+async def _sign_in(request: PageRequest, *, new: bool) -> Response:
+    fields = await request.form()
+    next_url = local_url(fields.get("next", "/"))
+    typed = {name: fields.get(name, "") for name in _SIGN_IN_FIELDS}
+    try:
+        if new:
+            cookies = await request.api.sign_up(request.forwarded, typed, idempotency_key(fields))
+        else:
+            cookies = await request.api.sign_in(request.forwarded, typed)
+    except ServiceRefused as refused:
+        if not issubclass(refused.kind, (Invalid, TooManyRequests)):
+            raise
+        form = Form(_SIGN_IN_FIELDS, {"email": typed["email"]}, _errors(refused))
+        return _sign_in_page(request, form, next_url, new=new, status=status_of(refused.kind))
+    return redirect(next_url, cookies)
+
+
+def _errors(refused: ServiceRefused) -> list[FieldError]:
+    """Return the service's errors, or the time to wait if it named one."""
+    if issubclass(refused.kind, TooManyRequests) and refused.retry_after_seconds:
+        return [FieldError(f"Too many tries. Try again in {duration(refused.retry_after_seconds)}.")]
+    return refused.errors
+
+
+def _sign_in_page(request: PageRequest, form: Form, next_url: str, *, new: bool, status: int = OK) -> Response:
+    if request.maybe_user is not None:
+        return redirect(next_url)
+    heading = "Sign up" if new else "Sign in"
+    return request.page(
+        "signin.html",
+        _title(heading, form),
+        status=status,
+        heading=heading,
+        reason=_reason(next_url),
+        form=form,
+        action="/auth/signup" if new else "/auth/signin",
+        next=next_url,
+        new=new,
+        key=ids.new_token(16),
+        other_url=with_query("/auth/signin" if new else "/auth/signup", next=next_url if next_url != "/" else ""),
     )
 
 
-async def email_changed(visit: Visit) -> Response:
-    fields = await visit.posted()
+def _title(title: str, form: Form) -> str:
+    return f"Error: {title}" if form.errors else title
+
+
+def _reason(next_url: str) -> str:
+    """Return why the user was sent here to sign in, or an empty string."""
+    if next_url == "/tickets/new":
+        return "Then you can list your ticket."
+    if next_url.startswith("/tickets/"):
+        return "Then you come back to the ticket."
+    return "Then you come back to where you were." if next_url != "/" else ""
+
+
+async def sign_out_form(request: PageRequest) -> Response:
+    """Confirm signing out, for users who follow a link; afterwards, show that the user is signed out."""
+    return request.page("signout.html", "Sign out", user=request.maybe_user)
+
+
+async def sign_out(request: PageRequest) -> Response:
+    cookies = await request.api.sign_out(request.forwarded)
+    request.revoke_session()
+    return redirect("/auth/signout", cookies)
+
+
+async def show_account(request: PageRequest) -> Response:
+    form = Form(_ACCOUNT_FIELDS, {"email": request.user.email})
+    return _account_page(request, form, changed=_CHANGED.get(request.query("done"), ""))
+
+
+def _account_page(request: PageRequest, form: Form, *, changed: str = "", status: int = OK) -> Response:
+    title = _title("Account", form)
+    return request.page("account.html", title, status=status, form=form, changed=changed, user=request.user)
+
+
+async def change_email(request: PageRequest) -> Response:
+    fields = await request.form()
     body = {"email": fields.get("email", ""), "currentPassword": fields.get("emailPassword", "")}
-    return await _change(visit, body, "email", {"currentPassword": "emailPassword"})
+    return await _change(request, body, "email", {"currentPassword": "emailPassword"})
 
 
-async def password_changed(visit: Visit) -> Response:
-    fields = await visit.posted()
+async def change_password(request: PageRequest) -> Response:
+    fields = await request.form()
     body = {"password": fields.get("password", ""), "currentPassword": fields.get("currentPassword", "")}
-    return await _change(visit, body, "password", {})
+    return await _change(request, body, "password", {})
 
 
-async def _change(visit: Visit, body: dict[str, str], what: str, renamed: dict[str, str]) -> Response:
-    person = visit.person
+async def _change(request: PageRequest, body: dict[str, str], what: str, form_fields: dict[str, str]) -> Response:
+    """Change the account; `form_fields` maps the API's names of fields to the form's where they differ."""
+    user = request.user
     try:
-        session = await visit.backend.change_person(visit.caller, body)
-    except Refused as refused:
+        cookies = await request.api.change_account(request.forwarded, body)
+    except ServiceRefused as refused:
         if not issubclass(refused.kind, (Invalid, TooManyRequests)):
             raise
         errors = [
-            FieldError(each.message, renamed.get(each.field, each.field) if each.field else None)
-            for each in _said(refused)
+            FieldError(each.message, form_fields.get(each.field, each.field) if each.field else None)
+            for each in _errors(refused)
         ]
-        form = Form(_ACCOUNT_FIELDS, {"email": body.get("email", person.email)}, errors)
-        return _account(visit, form, status=status_of(refused.kind))
-    return go(f"/account?done={what}", session.cookies)
+        form = Form(_ACCOUNT_FIELDS, {"email": body.get("email", user.email)}, errors)
+        return _account_page(request, form, status=status_of(refused.kind))
+    return redirect(f"/account?done={what}", cookies)
 
 
-async def signed_out_everywhere(visit: Visit) -> Response:
-    """End every session of this person."""
+async def sign_out_everywhere(request: PageRequest) -> Response:
     try:
-        session = await visit.backend.sign_out_everywhere(visit.caller)
-    except Refused as refused:
+        cookies = await request.api.sign_out_everywhere(request.forwarded)
+    except ServiceRefused as refused:
         if not issubclass(refused.kind, NotSignedIn):
             raise
-        return go("/auth/signout")
-    visit.forget_session()
-    return go("/auth/signout", session.cookies)
+        return redirect("/auth/signout")
+    request.revoke_session()
+    return redirect("/auth/signout", cookies)

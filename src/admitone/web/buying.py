@@ -1,8 +1,8 @@
-"""Buying: from the click on Buy to "it is yours", with every way it can end otherwise."""
+"""Buying: reserving a ticket, paying for it, and every way an order can end."""
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -21,31 +21,46 @@ from admitone.kernel.errors import (
 from admitone.kernel.http.app import status_of
 from admitone.kernel.http.operations import OK
 from admitone.web import render
-from admitone.web.backend import Order, Payments, Refused, Ticket, ticket_page
-from admitone.web.catalogue import ticket_page_of
-from admitone.web.forms import Form, amount_of, key_of
-from admitone.web.visit import OWN_POLICY, STRIPE_POLICY, Visit, address, go
+from admitone.web.api_client import OrderJson, PaymentListJson, ServiceRefused, TicketJson, parse_tickets
+from admitone.web.forms import Form, idempotency_key, parse_amount
+from admitone.web.listings import ticket_page
+from admitone.web.page_request import (
+    CONTENT_SECURITY_POLICY,
+    STRIPE_CONTENT_SECURITY_POLICY,
+    PageRequest,
+    redirect,
+    with_query,
+)
 
-_ORDERS_A_PAGE: Final = 50
-_SIMILAR: Final = 4
+_ORDERS_PER_PAGE: Final = 50
+_RECENT_ORDERS: Final = 10
+_SIMILAR_TICKETS: Final = 4
+_NO_PAYMENTS: Final = PaymentListJson([], 0)
+_UNKNOWN_SELLER: Final = UUID(int=0)
 
-_TITLES: Final = {
-    "yours": "It is yours",
-    "confirming": "Confirming",
-    "checking": "Confirming",
+# What an order's page shows. The buyer can pay in `hold`, `declined`, `unreachable` and `confirm`; `checking` and
+# `confirming` wait for an outcome; `yours` and `ended` are final.
+OrderPageState = Literal["hold", "declined", "unreachable", "confirm", "checking", "confirming", "yours", "ended"]
+
+_TITLES: Final[dict[OrderPageState, str]] = {
+    "hold": "Pay",
+    "confirm": "Pay",
     "declined": "Error: Pay",
     "unreachable": "Error: Pay",
+    "checking": "Confirming",
+    "confirming": "Confirming",
+    "yours": "It is yours",
     "ended": "Order ended",
 }
 
 
 class SandboxCard(NamedTuple):
-    """A card of the sandbox, offered as a button."""
+    """A test card, offered as a button."""
 
     token: str
     name: str
-    ends: str
-    does: str
+    last_digits: str
+    effect: str
 
 
 # Source: Stripe documentation, "Testing".
@@ -58,20 +73,20 @@ SANDBOX_CARDS: Final = (
 )
 
 
-class Ending(NamedTuple):
-    """How an order ended without a purchase, in words."""
+class EndedOrderText(NamedTuple):
+    """Why an order ended without a purchase, in words."""
 
     heading: str
-    words: str
+    text: str
 
 
-_ENDINGS: Final = {
-    "expired": Ending("Time ran out", "The ticket was not paid in time."),
-    "cancelled_by_buyer": Ending("You cancelled", "The ticket is no longer held for you."),
-    "ticket_changed": Ending(
+_ENDED_TEXTS: Final = {
+    "expired": EndedOrderText("Time ran out", "The ticket was not paid in time."),
+    "cancelled_by_buyer": EndedOrderText("You cancelled", "The ticket is no longer held for you."),
+    "ticket_changed": EndedOrderText(
         "The ticket changed", "The seller changed it just as you reserved it, so the order was taken back."
     ),
-    "payment_failed": Ending(
+    "payment_failed": EndedOrderText(
         "The payment did not go through", "The card was refused, so the ticket is no longer held for you."
     ),
 }
@@ -80,37 +95,37 @@ _ENDINGS: Final = {
 # Reserving
 
 
-async def bought(visit: Visit) -> Response:
-    """Reserve a ticket for the visitor, at the price they saw."""
-    person = visit.person
-    fields = await visit.posted()
-    seen = amount_of(fields.get("price", ""))
-    ticket, _ = await visit.backend.ticket(visit.id)
-    if ticket.user_id == person.id:
-        return await ticket_page_of(visit, visit.id, status=status_of(Conflict))
-    if ticket.status == "available" and seen is not None and seen != ticket.price:
-        return await ticket_page_of(visit, visit.id, was=seen, status=status_of(Conflict))
+async def reserve_ticket(request: PageRequest) -> Response:
+    """Reserve a ticket at the price the user saw."""
+    user = request.user
+    fields = await request.form()
+    seen_price = parse_amount(fields.get("price", ""))
+    ticket, _ = await request.api.ticket(request.id)
+    if ticket.user_id == user.id:
+        return await ticket_page(request, request.id, status=status_of(Conflict))
+    if ticket.status == "available" and seen_price is not None and seen_price != ticket.price:
+        return await ticket_page(request, request.id, seen_price=seen_price, status=status_of(Conflict))
     try:
-        order = await visit.backend.create_order(visit.caller, visit.id, key_of(fields))
-    except Refused as refused:
+        order = await request.api.create_order(request.forwarded, request.id, idempotency_key(fields))
+    except ServiceRefused as refused:
         if issubclass(refused.kind, NotFound):
-            # Listed a moment ago, and orders has not heard of it yet.
-            raise Refused(Unavailable, [], None) from None
+            # The ticket was listed a moment ago, and its event has not reached orders yet.
+            raise ServiceRefused(Unavailable, [], None) from None
         if not issubclass(refused.kind, (Invalid, Conflict)):
             raise
-        return await _was_slower(visit, ticket)
-    was = str(seen) if seen is not None and seen != order.ticket.price else ""
-    return go(address(f"/orders/{order.id}", was=was))
+        return await _reserved_by_another(request, ticket)
+    was = str(seen_price) if seen_price is not None and seen_price != order.ticket.price else ""
+    return redirect(with_query(f"/orders/{order.id}", was=was))
 
 
-async def _was_slower(visit: Visit, ticket: Ticket) -> Response:
-    """Say that someone was faster, unless that someone is the visitor."""
-    mine = await visit.backend.orders(visit.caller, {"limit": "10"})
-    for order in mine.orders:
+async def _reserved_by_another(request: PageRequest, ticket: TicketJson) -> Response:
+    """Show that another buyer was faster, or the user's own order of this ticket if there is one."""
+    recent = await request.api.orders(request.forwarded, {"limit": str(_RECENT_ORDERS)})
+    for order in recent.orders:
         if order.ticket.id == ticket.id and order.status != "cancelled":
-            return go(f"/orders/{order.id}")
-    heading, similar = await _similar(visit, ticket)
-    return visit.page(
+            return redirect(f"/orders/{order.id}")
+    heading, similar = await _similar_tickets(request, ticket)
+    return request.page(
         "raced.html",
         "Someone was faster",
         status=status_of(Conflict),
@@ -120,20 +135,20 @@ async def _was_slower(visit: Visit, ticket: Ticket) -> Response:
     )
 
 
-async def _similar(visit: Visit, ticket: Ticket) -> tuple[str, list[Ticket]]:
-    """Return tickets like this one; the newest ones where none is."""
+async def _similar_tickets(request: PageRequest, ticket: TicketJson) -> tuple[str, list[TicketJson]]:
+    """Return a heading and tickets with a similar title, or else the newest tickets."""
     words = sorted(ticket.title.split(), key=len, reverse=True)
     for heading, q in (
         ("Similar tickets", ticket.title),
         ("Similar tickets", words[0] if words else ""),
         ("Other tickets", ""),
     ):
-        query = {"limit": str(_SIMILAR + 1), **({"q": q} if q else {})}
+        query = {"limit": str(_SIMILAR_TICKETS + 1), **({"q": q} if q else {})}
         try:
-            found = ticket_page(await visit.backend.tickets(query)).tickets
-        except Refused:
-            return "", []  # what is missing here is a kindness, not the answer
-        if others := [each for each in found if each.id != ticket.id][:_SIMILAR]:
+            found = parse_tickets(await request.api.tickets(query)).tickets
+        except ServiceRefused:
+            return "", []  # the page is complete without them
+        if others := [each for each in found if each.id != ticket.id][:_SIMILAR_TICKETS]:
             return heading, others
     return "", []
 
@@ -141,84 +156,79 @@ async def _similar(visit: Visit, ticket: Ticket) -> tuple[str, list[Ticket]]:
 # One order
 
 
-async def order(visit: Visit) -> Response:
-    """Show an order as it is now."""
-    if visit.asked("payment_intent"):
-        # Back from the bank, with more in the address than anybody should keep.
-        return go(address(f"/orders/{visit.id}", back="bank"))
-    return await _order_page(visit)
+async def show_order(request: PageRequest) -> Response:
+    if request.query("payment_intent"):
+        # The user comes back from the bank, with parameters in the URL that should not stay in the history.
+        return redirect(with_query(f"/orders/{request.id}", back="bank"))
+    return await _order_page(request)
 
 
-async def _order_page(visit: Visit, *, unreachable_with: str = "") -> Response:
-    """Return an order's page; `unreachable_with` is the key of a payment that could not even be asked for."""
-    live_id = visit.web.hub.last_id
-    found = await visit.backend.order(visit.caller, visit.id)
-    payments = await _payments(visit, found)
-    state = _state(found, payments)
-    if unreachable_with and state == "hold":
+async def _order_page(request: PageRequest, *, unsent_key: str = "") -> Response:
+    """Return an order's page; `unsent_key` is the idempotency key of a payment that could not be sent."""
+    live_id = request.resources.hub.last_id
+    order = await request.api.order(request.forwarded, request.id)
+    payments = await _payments(request, order)
+    state = _state(order, payments)
+    if unsent_key and state == "hold":
         state = "unreachable"
-    if state == "confirm" and visit.asked("back"):
-        state = "checking"  # the buyer has answered the bank, and the bank has yet to answer us
-    ended = _ending(found, payments) if state == "ended" else None
-    ticket = await _ticket_of(visit, found)
-    stripe_key = visit.web.stripe_publishable_key
-    return visit.page(
+    if state == "confirm" and request.query("back"):
+        state = "checking"  # the buyer has confirmed, and the bank has not reported it yet
+    ended = _ended_text(order, payments) if state == "ended" else None
+    ticket = await _ticket(request, order)
+    stripe_key = request.resources.stripe_publishable_key
+    return request.page(
         "order.html",
-        f"{_TITLES.get(state, 'Pay')}: {found.ticket.title}",
+        f"{_TITLES[state]}: {order.ticket.title}",
         status=status_of(Unavailable) if state == "unreachable" else OK,
-        policy=STRIPE_POLICY if stripe_key else OWN_POLICY,
+        content_security_policy=STRIPE_CONTENT_SECURITY_POLICY if stripe_key else CONTENT_SECURITY_POLICY,
         live_id=live_id,
-        order=found,
-        ticket=ticket if ended else _as_ordered(ticket, found),
+        order=order,
+        ticket=ticket if ended else _as_ordered(ticket, order),
         state=state,
         ended=ended,
-        money=_money(payments),
-        again=ticket if ended and ticket.status == "available" else None,
-        left_ms=_milliseconds(found.now, found.expires_at),
-        window_ms=max(1, _milliseconds(found.created_at, found.expires_at)),
-        form=_refusal_form(payments) if state == "declined" else Form(),
-        was=amount_of(visit.asked("was")),
-        # A payment that may have got through after all must be sent again as the same one.
-        key=unreachable_with or ids.new_token(16),
+        charged_text=_charged_text(payments),
+        ticket_on_sale=ticket if ended and ticket.status == "available" else None,
+        left_ms=_milliseconds(order.now, order.expires_at),
+        hold_ms=max(1, _milliseconds(order.created_at, order.expires_at)),
+        form=_declined_form(payments) if state == "declined" else Form(),
+        seen_price=parse_amount(request.query("was")),
+        # The payment may have arrived after all: with the same key, posting it again cannot charge twice.
+        key=unsent_key or ids.new_token(16),
         cards=SANDBOX_CARDS,
         stripe_key=stripe_key,
-        confirm=payments.last.action if payments.last else None,
+        action=payments.last.action if payments.last else None,
     )
 
 
-def _state(found: Order, payments: Payments) -> str:
-    """Return what the page shows of an order.
-
-    hold, declined and confirm can be paid; checking and confirming wait for an answer; yours and ended are final.
-    """
-    if found.status == "complete":
+def _state(order: OrderJson, payments: PaymentListJson) -> OrderPageState:
+    if order.status == "complete":
         return "yours"
-    if found.status == "awaiting:payment":
+    if order.status == "awaiting:payment":
         return "confirming"
-    if found.status == "cancelled":
+    if order.status == "cancelled":
         return "ended"
     last = payments.last
     if last is not None and last.is_unclear:
         return "checking"
-    if found.expires_at <= found.now or _is_refused_for_good(payments):
-        return "ended"  # the cancellation is on its way
+    if order.expires_at <= order.now or _is_out_of_attempts(payments):
+        return "ended"  # the order is about to be cancelled
     if last is not None and last.status == "requires_action":
         return "confirm"
     return "declined" if last is not None and last.status == "failed" else "hold"
 
 
-def _is_refused_for_good(payments: Payments) -> bool:
+def _is_out_of_attempts(payments: PaymentListJson) -> bool:
     return payments.last is not None and payments.last.status == "failed" and payments.attempts_left == 0
 
 
-def _ending(found: Order, payments: Payments) -> Ending:
-    """Return how an order ended, or is about to: its cancellation may still be on its way."""
-    reason = "payment_failed" if _is_refused_for_good(payments) else "expired"
-    return _ENDINGS[found.cancel_reason or reason]
+def _ended_text(order: OrderJson, payments: PaymentListJson) -> EndedOrderText:
+    """Return why an order ended; an order that is about to be cancelled has no reason of its own yet."""
+    reason = "payment_failed" if _is_out_of_attempts(payments) else "expired"
+    return _ENDED_TEXTS[order.cancel_reason or reason]
 
 
-def _money(payments: Payments) -> str:
-    """Return what became of the money of an order that ended, in a sentence."""
+def _charged_text(payments: PaymentListJson) -> str:
+    """Return a sentence about the money of an order that ended."""
     statuses = {each.status for each in payments.payments}
     if "refunded" in statuses:
         return "What was charged was given back in full."
@@ -231,133 +241,131 @@ def _milliseconds(start: datetime, end: datetime) -> int:
     return max(0, round((end - start).total_seconds() * 1000))
 
 
-def _refusal_form(payments: Payments) -> Form:
+def _declined_form(payments: PaymentListJson) -> Form:
     assert payments.last
-    said = (payments.last.reason or "The card was refused").rstrip(".")
+    reason = (payments.last.reason or "The card was refused").rstrip(".")
     left = payments.attempts_left
     tries = "You can try once more." if left == 1 else f"You can try {left} more times, with this card or another."
-    return Form(errors=[FieldError(f"{said}. Nothing was charged. {tries}")], heading="The payment did not go through")
+    error = FieldError(f"{reason}. Nothing was charged. {tries}")
+    return Form(errors=[error], heading="The payment did not go through")
 
 
-_NO_PAYMENTS: Final = Payments([], 0)
-
-
-async def _payments(visit: Visit, found: Order) -> Payments:
-    """Return the attempts to pay an order that is not bought; none when payments does not answer."""
-    if found.status not in {"created", "cancelled"}:
+async def _payments(request: PageRequest, order: OrderJson) -> PaymentListJson:
+    """Return the attempts to pay an order that is not paid; none if payments is unreachable."""
+    if order.status not in {"created", "cancelled"}:
         return _NO_PAYMENTS
     try:
-        return await visit.backend.payments(visit.caller, str(found.id))
-    except Refused as refused:
-        # Missing: payments has not heard of the order yet.
+        return await request.api.payments(request.forwarded, order.id)
+    except ServiceRefused as refused:
+        # NotFound: the order's event has not reached payments yet.
         if issubclass(refused.kind, (NotFound, Unavailable)):
             return _NO_PAYMENTS
         raise
 
 
-async def _ticket_of(visit: Visit, found: Order) -> Ticket:
-    """Return the ticket of an order with all that is printed on it; as much as the order knows when tickets is away."""
+async def _ticket(request: PageRequest, order: OrderJson) -> TicketJson:
+    """Return an order's ticket; if tickets is unreachable, only what the order itself knows of it."""
     try:
-        ticket, _ = await visit.backend.ticket(str(found.ticket.id))
-    except Refused as refused:
+        ticket, _ = await request.api.ticket(order.ticket.id)
+    except ServiceRefused as refused:
         if not issubclass(refused.kind, Unavailable):
             raise
-        return Ticket(
-            id=found.ticket.id,
-            title=found.ticket.title,
-            price=found.ticket.price,
-            currency=found.ticket.currency,
-            user_id=UUID(int=0),
-            version=found.ticket.version,
-            status="sold" if found.status == "complete" else "reserved",
-            created_at=found.created_at,
+        return TicketJson(
+            id=order.ticket.id,
+            title=order.ticket.title,
+            price=order.ticket.price,
+            currency=order.ticket.currency,
+            user_id=_UNKNOWN_SELLER,
+            version=order.ticket.version,
+            status="sold" if order.status == "complete" else "reserved",
+            created_at=order.created_at,
         )
     return ticket
 
 
-def _as_ordered(ticket: Ticket, found: Order) -> Ticket:
+def _as_ordered(ticket: TicketJson, order: OrderJson) -> TicketJson:
     """Return the ticket with the title and price of its order, which are what the buyer pays for."""
-    return msgspec.structs.replace(ticket, title=found.ticket.title, price=found.ticket.price)
+    return msgspec.structs.replace(ticket, title=order.ticket.title, price=order.ticket.price)
 
 
-async def paid(visit: Visit) -> Response:
-    """Pay an order. Whatever the outcome, the order's page tells it, and tells it again when it is loaded again."""
-    fields = await visit.posted()
-    key = key_of(fields)
+async def pay(request: PageRequest) -> Response:
+    """Pay an order. The order's page shows the outcome, also when it is loaded again."""
+    fields = await request.form()
+    key = idempotency_key(fields)
     try:
-        await visit.backend.pay(visit.caller, visit.id, fields.get("token", ""), key)
-    except Refused as refused:
+        await request.api.pay(request.forwarded, request.id, fields.get("token", ""), key)
+    except ServiceRefused as refused:
         if issubclass(refused.kind, Unavailable):
-            return await _order_page(visit, unreachable_with=key)
-        # Refused by the bank, or no longer payable: the order's own page says which.
+            return await _order_page(request, unsent_key=key)
+        # The bank declined, or the order cannot be paid any more: the order's page says which.
         if not issubclass(refused.kind, (PaymentRequired, Invalid, Conflict, IdempotencyKeyReused)):
             raise
-    return go(f"/orders/{visit.id}")
+    return redirect(f"/orders/{request.id}")
 
 
-async def cancelled(visit: Visit) -> Response:
-    """Cancel an order."""
+async def cancel_order(request: PageRequest) -> Response:
     try:
-        await visit.backend.cancel_order(visit.caller, visit.id)
-    except Refused as refused:
+        await request.api.cancel_order(request.forwarded, request.id)
+    except ServiceRefused as refused:
+        # Invalid or Conflict: it was paid or it ended meanwhile, and its page says so.
         if not issubclass(refused.kind, (Invalid, Conflict)):
-            raise  # otherwise it was paid meanwhile, and its page says so
-    return go(f"/orders/{visit.id}")
+            raise
+    return redirect(f"/orders/{request.id}")
 
 
-# All of one's orders
+# The user's orders
 
 
-class _Line(NamedTuple):
-    """An order in the list: its state in words and the one thing to do next."""
+class _OrderRow(NamedTuple):
+    """An order in the list: its status in words, and the one thing to do next."""
 
     id: UUID
     title: str
     price: Decimal
     currency: str
-    at: datetime
-    state_class: str
-    words: str
+    created_at: datetime
+    status_class: str
+    status: str
     next_url: str
-    next_words: str
+    next_text: str
 
 
-async def own_orders(visit: Visit) -> Response:
-    """Show one's orders, newest first."""
-    live_id = visit.web.hub.last_id
-    query = {"limit": str(_ORDERS_A_PAGE)}
-    if cursor := visit.asked("cursor"):
+async def show_orders_of_user(request: PageRequest) -> Response:
+    """Show the user's orders, newest first."""
+    live_id = request.resources.hub.last_id
+    query = {"limit": str(_ORDERS_PER_PAGE)}
+    if cursor := request.query("cursor"):
         query["cursor"] = cursor
-    found = await visit.backend.orders(visit.caller, query)
-    return visit.page(
+    found = await request.api.orders(request.forwarded, query)
+    return request.page(
         "orders.html",
         "My orders",
         live_id=live_id,
-        orders=[_line(each) for each in found.orders],
-        next_url=address("/orders", cursor=found.cursor) if found.cursor else None,
+        orders=[_order_row(each) for each in found.orders],
+        next_url=with_query("/orders", cursor=found.cursor) if found.cursor else None,
     )
 
 
-def _line(found: Order) -> _Line:
-    page = f"/orders/{found.id}"
-    match _state(found, _NO_PAYMENTS):
+def _order_row(order: OrderJson) -> _OrderRow:
+    url = f"/orders/{order.id}"
+    match _state(order, _NO_PAYMENTS):
         case "yours":
-            state_class, words, next_url, next_words = "done", "Yours", page, "See the ticket"
+            status_class, status, next_text = "done", "Yours", "See the ticket"
         case "confirming":
-            state_class, words, next_url, next_words = "held", "Confirming your payment", page, "See how far it is"
+            status_class, status, next_text = "held", "Confirming your payment", "See how far it is"
         case "ended":
-            words = _ending(found, _NO_PAYMENTS).heading
-            state_class, next_url, next_words = "over", f"/tickets/{found.ticket.id}", "Look at the ticket"
+            status_class, status, next_text = "over", _ended_text(order, _NO_PAYMENTS).heading, "Look at the ticket"
+            url = f"/tickets/{order.ticket.id}"
         case _:
-            state_class, words, next_url, next_words = "live", "Held for you, not paid yet", page, "Pay now"
-    return _Line(
-        id=found.id,
-        title=found.ticket.title,
-        price=found.ticket.price,
-        currency=found.ticket.currency,
-        at=found.created_at,
-        state_class=state_class,
-        words=words,
-        next_url=next_url,
-        next_words=next_words,
+            status_class, status, next_text = "live", "Held for you, not paid yet", "Pay now"
+    return _OrderRow(
+        id=order.id,
+        title=order.ticket.title,
+        price=order.ticket.price,
+        currency=order.ticket.currency,
+        created_at=order.created_at,
+        status_class=status_class,
+        status=status,
+        next_url=url,
+        next_text=next_text,
     )

@@ -1,4 +1,4 @@
-"""Forms as browsers post them: read strictly, and shown again with what was typed and what was wrong with it."""
+"""HTML forms: parsing what a browser posts, and what a form shows when it is rendered again with errors."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,27 +6,26 @@ from decimal import Decimal
 from typing import Final
 from urllib.parse import parse_qsl
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 
 from admitone.kernel import ids
-from admitone.kernel.errors import BodyTooLarge, FieldError, Invalid, UnsupportedMediaType
-from admitone.kernel.http.parsing import BODY_BYTES_MAX
+from admitone.kernel.errors import FieldError, Invalid, UnsupportedMediaType
+from admitone.kernel.http.app import read_bytes
 
 _FIELDS_MAX: Final = 20
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _AMOUNT: Final = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,4})?")
 
 
-async def posted(request: Request) -> dict[str, str]:
-    """Return the fields of a form post; raises a refusal when it is too large, malformed or names a field twice."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise BodyTooLarge
+async def read_form(request: HttpRequest) -> dict[str, str]:
+    """Return the fields of a posted form.
+
+    Raises BodyTooLarge, UnsupportedMediaType, or Invalid if the form is malformed or repeats a field.
+    """
+    body = await read_bytes(request)
     if not body:
         return {}
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/x-www-form-urlencoded":
         raise UnsupportedMediaType("The body must be a form")
     try:
@@ -45,20 +44,20 @@ async def posted(request: Request) -> dict[str, str]:
     return fields
 
 
-def key_of(fields: Mapping[str, str]) -> str:
-    """Return the key a form was given when it was shown, so that sending it twice does one thing; a new one without."""
+def idempotency_key(fields: Mapping[str, str]) -> str:
+    """Return the key the form was rendered with, so that posting it twice has one effect; a new key if it has none."""
     key = fields.get("key", "")
     return key if _KEY.fullmatch(key) else ids.new_token(16)
 
 
-def amount_of(text: str) -> Decimal | None:
-    """Return an amount as people write it, or None when it is none; a comma separates cents as well as a point."""
+def parse_amount(text: str) -> Decimal | None:
+    """Return an amount, or None if the text is not one; a comma is accepted as the decimal point."""
     typed = text.strip().replace(",", ".")
     return Decimal(typed) if _AMOUNT.fullmatch(typed) else None
 
 
 class Form:
-    """What a form shows: the values typed so far and, after a refusal, what to put right."""
+    """What a form shows: the values typed so far and, after a refusal, the errors."""
 
     def __init__(
         self,
@@ -79,5 +78,5 @@ class Form:
         return self._values.get(field, "")
 
     def error(self, field: str) -> str:
-        """Return what is wrong with one field; empty when nothing is."""
+        """Return the errors of one field as one text, empty if there are none."""
         return " ".join(each.message for each in self.errors if each.field == field)

@@ -1,7 +1,8 @@
-"""What happens in the marketplace, told to open pages as it happens: one subscription, any number of browsers.
+"""The hub: turns events into small messages and fans them out to the open pages.
 
-A browser that reconnects says what it heard last and gets what it missed; when that is too long ago, or the bus itself
-was away, it is told to read its page again. The stream is a convenience: every page is right without it.
+A browser that reconnects sends the id of the last message it received and gets the ones it missed. If those are no
+longer kept, or the bus was unreachable, it is sent `reset` and fetches its page again. The stream is a convenience:
+every page is correct without it.
 """
 
 import asyncio
@@ -18,14 +19,15 @@ from admitone.kernel import clock, ids
 from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.messaging.event import Event
 from admitone.kernel.money import decimal_of
-from admitone.web.words import money
+from admitone.web.formatting import money
 
 log = logging.getLogger(__name__)
 
-KEPT_MESSAGES: Final = 4096
+RECENT_MESSAGES_MAX: Final = 4096
 HOLDS_MAX: Final = 20_000
 UNSENT_BYTES_MAX: Final = 64 * 1024
 _RECONNECT_MILLISECONDS: Final = 1000
+_NUMBER_DIGITS_MAX: Final = 18
 
 
 class _TicketMessage(msgspec.Struct, frozen=True):
@@ -39,35 +41,35 @@ class _TicketMessage(msgspec.Struct, frozen=True):
 
 
 class _OrderMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something happened to an order, or to its payment; its page asks what."""
+    """An order or one of its payments changed; the order's page fetches the details."""
 
     id: UUID
     status: str | None = None
 
 
-class _Kept(msgspec.Struct, frozen=True):
-    number: int
-    audience: UUID | None
+class _RecentMessage(msgspec.Struct, frozen=True):
+    recipient_id: UUID | None
     text: bytes
 
 
-class Browser:
-    """One open connection: what it may hear, and what is still to be sent to it."""
+class LiveConnection:
+    """One open event stream: which messages it may receive, and those not yet sent."""
 
-    __slots__ = ("_unsent", "_unsent_bytes", "_wake", "is_closed", "person")
+    __slots__ = ("_unsent", "_unsent_bytes", "_wake", "is_closed", "user")
 
-    def __init__(self, person: SignedInUser | None) -> None:
-        self.person = person
+    def __init__(self, user: SignedInUser | None) -> None:
+        self.user = user
         self.is_closed = False
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._wake = asyncio.Event()
 
-    def subscriptions(self, audience: UUID | None) -> bool:
-        return audience is None or (self.person is not None and self.person.id == audience)
+    def may_receive(self, recipient_id: UUID | None) -> bool:
+        """Whether a message is for this connection; a message without a recipient is for everyone."""
+        return recipient_id is None or (self.user is not None and self.user.id == recipient_id)
 
-    def tell(self, text: bytes) -> bool:
-        """Queue a message; False when the browser reads too slowly and was given up."""
+    def send(self, text: bytes) -> bool:
+        """Queue a message; if the browser reads too slowly, close the connection and return False."""
         self._unsent_bytes += len(text)
         if self._unsent_bytes > UNSENT_BYTES_MAX:
             self.close()
@@ -77,13 +79,13 @@ class Browser:
         return True
 
     def close(self) -> None:
-        """End the connection; the browser comes back and says what it heard last."""
+        """End the stream; the browser reconnects with the id of the last message it received."""
         self.is_closed = True
         self._unsent.clear()
         self._wake.set()
 
     async def next_messages(self) -> bytes:
-        """Wait for messages and take all there are; empty once the connection is to end."""
+        """Wait for messages and return all that are queued; nothing once the connection is closed."""
         await self._wake.wait()
         self._wake.clear()
         messages = b"".join(self._unsent)
@@ -93,91 +95,95 @@ class Browser:
 
 
 class Hub:
-    """All open browsers of this process, and the last messages for those who come back."""
+    """The open connections of this process, and the recent messages for browsers that reconnect."""
 
     def __init__(self) -> None:
         self._epoch = ids.new_token(4)
         self._number = 0
-        self._kept: deque[_Kept] = deque(maxlen=KEPT_MESSAGES)
-        self._browsers: set[Browser] = set()
+        self._recent: deque[_RecentMessage] = deque(maxlen=RECENT_MESSAGES_MAX)
+        self._connections: set[LiveConnection] = set()
         self._held_until: OrderedDict[UUID, datetime] = OrderedDict()
-        self.is_listening = False
-        """Whether events are heard as they pass."""
+        self.is_subscribed = False
+        """Whether events arrive from the bus."""
 
     @property
     def last_id(self) -> str:
-        """The id of the last message: a page made now misses nothing that comes after it."""
+        """The id of the last message; a page made after reading it misses none of the later ones."""
         return f"{self._epoch}-{self._number}"
 
     def __len__(self) -> int:
-        return len(self._browsers)
+        return len(self._connections)
 
-    def join(self, person: SignedInUser | None, last_id: str) -> Browser:
-        """Add a browser that has heard everything up to `last_id`."""
-        browser = Browser(person)
-        browser.tell(f"retry: {_RECONNECT_MILLISECONDS}\n\n".encode())
+    def connect(self, user: SignedInUser | None, last_id: str) -> LiveConnection:
+        """Add a connection of a browser that received everything up to `last_id`."""
+        connection = LiveConnection(user)
+        connection.send(f"retry: {_RECONNECT_MILLISECONDS}\n\n".encode())
         missed = self._since(last_id)
-        texts = [kept.text for kept in missed if browser.subscriptions(kept.audience)] if missed is not None else []
-        # Reading the page again is cheaper than catching up on too much, and never more than may wait unsent.
+        texts = [each.text for each in missed if connection.may_receive(each.recipient_id)] if missed else []
+        # Fetching the page again is cheaper than catching up on many messages, and there is a limit to what may queue.
         is_too_much = missed is None or sum(map(len, texts)) > UNSENT_BYTES_MAX // 2
-        for text in [self._reset()] if is_too_much else texts:
-            browser.tell(text)
-        self._browsers.add(browser)
-        return browser
+        for text in [self._reset_message()] if is_too_much else texts:
+            connection.send(text)
+        self._connections.add(connection)
+        return connection
 
-    def leave(self, browser: Browser) -> None:
-        self._browsers.discard(browser)
+    def disconnect(self, connection: LiveConnection) -> None:
+        self._connections.discard(connection)
 
-    def _since(self, last_id: str) -> list[_Kept] | None:
-        """Return the messages after an id; None when some of them are no longer, or never were, kept here."""
+    def _since(self, last_id: str) -> list[_RecentMessage] | None:
+        """Return the messages after an id; None if this process does not keep all of them, or never sent that id."""
         epoch, _, text = last_id.partition("-")
-        if epoch != self._epoch or not text.isascii() or not text.isdigit() or len(text) > 18:
+        if epoch != self._epoch or not text.isascii() or not text.isdigit() or len(text) > _NUMBER_DIGITS_MAX:
             return None
-        number = int(text)
-        if number > self._number or number < self._number - len(self._kept):
+        missed = self._number - int(text)
+        if not 0 <= missed <= len(self._recent):
             return None
-        missing = self._number - number
-        return [self._kept[index] for index in range(len(self._kept) - missing, len(self._kept))]
+        return list(self._recent)[len(self._recent) - missed :]
 
-    def _reset(self) -> bytes:
+    def _reset_message(self) -> bytes:
         return f"id: {self.last_id}\nevent: reset\ndata: {{}}\n\n".encode()
 
-    def publish(self, name: str, message: msgspec.Struct, audience: UUID | None = None) -> None:
-        """Tell everyone, or one person's browsers only."""
+    def _publish(self, name: str, message: msgspec.Struct, recipient_id: UUID | None = None) -> None:
+        """Send a message to everyone, or to the browsers of one user."""
         self._number += 1
         text = b"id: %s\nevent: %s\ndata: %s\n\n" % (self.last_id.encode(), name.encode(), msgspec.json.encode(message))
-        self._kept.append(_Kept(self._number, audience, text))
-        self._tell(text, audience)
+        self._recent.append(_RecentMessage(recipient_id, text))
+        self._send(text, recipient_id)
 
-    def _tell(self, text: bytes, audience: UUID | None) -> None:
-        slow = [each for each in self._browsers if each.subscriptions(audience) and not each.tell(text)]
-        for browser in slow:
-            log.info("a browser reads too slowly and is dropped")
-            self._browsers.discard(browser)
+    def _send(self, text: bytes, recipient_id: UUID | None = None) -> None:
+        recipients = [each for each in self._connections if each.may_receive(recipient_id)]
+        for connection in recipients:
+            if not connection.send(text):
+                log.info("live connection closed: the browser reads too slowly")
+                self.disconnect(connection)
 
     def heartbeat(self) -> None:
-        """Keep connections open through proxies, and end those whose session is over."""
+        """Keep connections open through proxies, and close those whose session has expired."""
         now = clock.now().timestamp()
-        for browser in [each for each in self._browsers if each.person and each.person.expires_at <= now]:
-            browser.close()
-            self.leave(browser)
-        self._tell(b": still here\n\n", None)
+        self._close([each for each in self._connections if each.user and each.user.expires_at <= now])
+        self._send(b": still here\n\n")
 
-    def lost_events(self) -> None:
-        """Events may have passed unheard: everyone reads their page again, also those who come back later."""
+    def reset(self) -> None:
+        """Make every page be fetched again, also by browsers that reconnect later: events may have been missed."""
         self._epoch = ids.new_token(4)
         self._number = 0
-        self._kept.clear()
-        self._tell(self._reset(), None)
+        self._recent.clear()
+        self._send(self._reset_message())
 
     def end_session(self, session_id: UUID) -> None:
-        """End the connections of a session that was signed out."""
-        for browser in [each for each in self._browsers if each.person and each.person.session_id == session_id]:
-            browser.close()
-            self.leave(browser)
+        """Close the connections of a revoked session."""
+        self._close([each for each in self._connections if each.user and each.user.session_id == session_id])
+
+    def close(self) -> None:
+        self._close(list(self._connections))
+
+    def _close(self, connections: list[LiveConnection]) -> None:
+        for connection in connections:
+            connection.close()
+            self.disconnect(connection)
 
     def held_until(self, ticket_id: UUID) -> datetime | None:
-        """Return when the hold on a ticket ends, as far as this process has heard of it."""
+        """Return when the hold on a ticket ends, if it is held as far as this process knows."""
         until = self._held_until.get(ticket_id)
         return until if until is not None and until > clock.now() else None
 
@@ -187,30 +193,25 @@ class Hub:
         if len(self._held_until) > HOLDS_MAX:
             self._held_until.popitem(last=False)
 
-    def close(self) -> None:
-        for browser in self._browsers:
-            browser.close()
-        self._browsers.clear()
-
-    def hear(self, event: Event) -> None:
-        """Turn an event into what pages need to know of it."""
+    def publish(self, event: Event) -> None:
+        """Send what an event means for pages: a ticket's state to everyone, an order only to its buyer."""
         match event:
             case events.TicketCreated() | events.TicketUpdated():
                 price = money(decimal_of(event.price_cents), event.currency)
-                self.publish("ticket", _TicketMessage(event.id, event.status, event.version, event.title, price))
+                self._publish("ticket", _TicketMessage(event.id, event.status, event.version, event.title, price))
             case events.OrderCreated():
                 self._hold(event.ticket.id, event.expires_at)
-                self.publish("order", _OrderMessage(event.id, "created"), event.user_id)
+                self._publish("order", _OrderMessage(event.id, "created"), event.user_id)
             case events.OrderAwaitingPayment():
-                self.publish("order", _OrderMessage(event.id, "awaiting:payment"), event.user_id)
+                self._publish("order", _OrderMessage(event.id, "awaiting:payment"), event.user_id)
             case events.OrderCompleted():
-                self.publish("order", _OrderMessage(event.id, "complete"), event.user_id)
+                self._publish("order", _OrderMessage(event.id, "complete"), event.user_id)
             case events.OrderCancelled():
                 self._held_until.pop(event.ticket_id, None)
-                self.publish("order", _OrderMessage(event.id, "cancelled"), event.user_id)
+                self._publish("order", _OrderMessage(event.id, "cancelled"), event.user_id)
             case (
                 events.PaymentAuthorized() | events.PaymentCreated() | events.PaymentVoided() | events.PaymentRefunded()
             ):
-                self.publish("order", _OrderMessage(event.order_id), event.user_id)
+                self._publish("order", _OrderMessage(event.order_id), event.user_id)
             case _:
-                pass  # nothing that a page shows
+                pass  # no page shows it

@@ -1,10 +1,10 @@
-"""Every page and form of the site, and what people see when one of them cannot be shown."""
+"""The routes of every page and form, and the pages for errors. This is the HTTP edge of the web service."""
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
@@ -13,20 +13,19 @@ from admitone.kernel import errors
 from admitone.kernel.errors import NotFound, Refusal
 from admitone.kernel.http.app import session_token, status_of
 from admitone.kernel.http.operations import INTERNAL_ERROR
-from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.running import RunningService
-from admitone.web import account, assets, buying, catalogue, selling
-from admitone.web.backend import Refused
+from admitone.web import account, assets, buying, listings, selling
+from admitone.web.api_client import ServiceRefused
 from admitone.web.live import LiveStream
-from admitone.web.resources import Web
-from admitone.web.visit import SignInFirst, Visit, address, go
+from admitone.web.page_request import PageRequest, SignInRequired, redirect, with_query
+from admitone.web.resources import WebResources
 
 log = logging.getLogger(__name__)
 
-PageFunction = Callable[[Visit], Awaitable[Response]]
+PageFunction = Callable[[PageRequest], Awaitable[Response]]
 
 # For each kind of refusal: what happened, and what to do next.
-_WORDS: Final[Mapping[type[Refusal], tuple[str, str]]] = {
+_ERROR_TEXTS: Final[Mapping[type[Refusal], tuple[str, str]]] = {
     errors.Forbidden: (
         "This is somebody else’s",
         "Only the person it belongs to can see it. Perhaps you are signed in with another account.",
@@ -43,61 +42,72 @@ _WORDS: Final[Mapping[type[Refusal], tuple[str, str]]] = {
     errors.TooManyRequests: ("Too many tries", "Wait a moment, then try again."),
     Refusal: ("We could not read that", "Go back, load the page again and send it once more."),
 }
-_BROKEN_WORDS: Final = (
+_BUG_TEXT: Final = (
     "Something went wrong on our side",
     "It is noted. Try again; if it stays, come back a little later.",
 )
 
 
-class _Page:
-    """Runs one page function and turns everything it may raise into a page."""
+class _PageEndpoint:
+    """The ASGI endpoint of one page function; it turns whatever the function raises into a page or a redirect."""
 
-    def __init__(self, service: RunningService[Web], show: PageFunction, *, signed_in: bool = False) -> None:
+    def __init__(
+        self, service: RunningService[WebResources], page_function: PageFunction, *, signed_in: bool = False
+    ) -> None:
         self._service = service
-        self._show = show
+        self._page_function = page_function
         self._signed_in = signed_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        web = self._service.resources
-        viewer: SignedInUser | None = None
+        request = PageRequest(self._service.resources, HttpRequest(scope, receive), None)
         try:
-            viewer = await self._service.sessions.user(session_token(request))
-            response = await self._answer(Visit(web, request, viewer))
+            request.maybe_user = await self._service.sessions.user(session_token(request.http))
+            response = await self._respond(request)
         except Refusal as refusal:
-            response = _error_page(Visit(web, request, viewer), type(refusal))
+            response = _error_page(request, type(refusal))
         except Exception:
             log.exception("page failed", extra={"path": scope["path"]})
-            response = _error_page(Visit(web, request, viewer), None)
+            response = _error_page(request, None)
         await response(scope, receive, send)
 
-    async def _answer(self, visit: Visit) -> Response:
-        if self._signed_in and visit.viewer is None:
-            return go(address("/auth/signin", next=visit.place))
+    async def _respond(self, request: PageRequest) -> Response:
+        if self._signed_in and request.maybe_user is None:
+            return _redirect_to_sign_in(request)
         try:
-            return await self._show(visit)
-        except SignInFirst:
-            return go(address("/auth/signin", next=visit.place))
-        except Refused as refused:
+            return await self._page_function(request)
+        except SignInRequired:
+            return _redirect_to_sign_in(request)
+        except ServiceRefused as refused:
             if issubclass(refused.kind, errors.NotSignedIn):
-                visit.forget_session()  # a service knows better; otherwise signing in would lead straight back here
-                return go(address("/auth/signin", next=visit.place))
-            return _error_page(visit, refused.kind)
+                # The service knows of a revocation that has not arrived here: the sign-in page would redirect back.
+                request.revoke_session()
+                return _redirect_to_sign_in(request)
+            return _error_page(request, refused.kind)
 
 
-def _error_page(visit: Visit, kind: type[Refusal] | None) -> Response:
+def _redirect_to_sign_in(request: PageRequest) -> Response:
+    return redirect(with_query("/auth/signin", next=request.return_url))
+
+
+def _error_page(request: PageRequest, kind: type[Refusal] | None) -> Response:
+    """Return the page for a refusal, or for a bug if there is no kind."""
     if kind is None:
-        status, (what, next_step) = INTERNAL_ERROR, _BROKEN_WORDS
+        status, (heading, next_step) = INTERNAL_ERROR, _BUG_TEXT
     else:
         status = status_of(kind)
-        what, next_step = next(_WORDS[each] for each in kind.__mro__ if each in _WORDS)
-    can_retry = visit.request.method == "GET" and (kind is None or issubclass(kind, errors.Unavailable))
-    retry = visit.place if can_retry else None
-    return visit.page("error.html", what, status=status, code=status, what=what, next_step=next_step, retry=retry)
+        heading, next_step = next(_ERROR_TEXTS[each] for each in kind.__mro__ if each in _ERROR_TEXTS)
+    can_retry = request.http.method == "GET" and (kind is None or issubclass(kind, errors.Unavailable))
+    retry_url = request.return_url if can_retry else None
+    return request.page(
+        "error.html", heading, status=status, code=status, heading=heading, next_step=next_step, retry_url=retry_url
+    )
 
 
-class _Nothing(_Page):
-    """Every address that is no page; below `/api/` the kernel's own answer is due."""
+class _NotFoundEndpoint(_PageEndpoint):
+    """Every path without a page; below `/api/` the kernel's JSON error is the right response."""
+
+    def __init__(self, service: RunningService[WebResources]) -> None:
+        super().__init__(service, _not_found)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"].startswith("/api/"):
@@ -105,43 +115,43 @@ class _Nothing(_Page):
         await super().__call__(scope, receive, send)
 
 
-async def _missing(_visit: Visit) -> Response:
+async def _not_found(_request: PageRequest) -> Response:
     raise NotFound
 
 
-def pages(service: RunningService[Web]) -> Sequence[BaseRoute]:
-    """Return the site's routes."""
+def pages(service: RunningService[WebResources]) -> Sequence[BaseRoute]:
+    """Return the routes of the site."""
 
-    def page(path: str, show: PageFunction, method: str = "GET") -> Route:
-        return Route(path, _Page(service, show), methods=[method])
+    def page(path: str, function: PageFunction, method: str = "GET") -> Route:
+        return Route(path, _PageEndpoint(service, function), methods=[method])
 
-    def own_page(path: str, show: PageFunction, method: str = "GET") -> Route:
-        return Route(path, _Page(service, show, signed_in=True), methods=[method])
+    def signed_in(path: str, function: PageFunction, method: str = "GET") -> Route:
+        return Route(path, _PageEndpoint(service, function, signed_in=True), methods=[method])
 
     return [
-        Route("/static/{edition}/{name}", assets.static_file, methods=["GET"]),
+        Route("/static/{fingerprint}/{name}", assets.static_file, methods=["GET"]),
         Route("/live", LiveStream(service), methods=["GET"]),
-        page("/", catalogue.Shelf(service.resources).show),
-        page("/auth/signup", account.sign_up),
-        page("/auth/signup", account.signed_up, "POST"),
-        page("/auth/signin", account.sign_in),
-        page("/auth/signin", account.signed_in, "POST"),
-        page("/auth/signout", account.sign_out),
-        page("/auth/signout", account.signed_out, "POST"),
-        own_page("/account", account.account),
-        own_page("/account/email", account.email_changed, "POST"),
-        own_page("/account/password", account.password_changed, "POST"),
-        own_page("/account/signout-everywhere", account.signed_out_everywhere, "POST"),
-        own_page("/tickets/new", selling.new_ticket),
-        own_page("/tickets/new", selling.listed, "POST"),
-        own_page("/tickets/{id}/edit", selling.edit_ticket),
-        own_page("/tickets/{id}/edit", selling.edited, "POST"),
-        own_page("/sell", selling.own_listings),
-        page("/tickets/{id}", catalogue.ticket),
-        own_page("/tickets/{id}/buy", buying.bought, "POST"),
-        own_page("/orders", buying.own_orders),
-        own_page("/orders/{id}", buying.order),
-        own_page("/orders/{id}/pay", buying.paid, "POST"),
-        own_page("/orders/{id}/cancel", buying.cancelled, "POST"),
-        Route("/{anything:path}", _Nothing(service, _missing)),
+        page("/", listings.ListingsPageCache(service.resources).show),
+        page("/auth/signup", account.sign_up_form),
+        page("/auth/signup", account.sign_up, "POST"),
+        page("/auth/signin", account.sign_in_form),
+        page("/auth/signin", account.sign_in, "POST"),
+        page("/auth/signout", account.sign_out_form),
+        page("/auth/signout", account.sign_out, "POST"),
+        signed_in("/account", account.show_account),
+        signed_in("/account/email", account.change_email, "POST"),
+        signed_in("/account/password", account.change_password, "POST"),
+        signed_in("/account/signout-everywhere", account.sign_out_everywhere, "POST"),
+        signed_in("/tickets/new", selling.new_ticket_form),
+        signed_in("/tickets/new", selling.list_ticket, "POST"),
+        signed_in("/tickets/{id}/edit", selling.edit_ticket_form),
+        signed_in("/tickets/{id}/edit", selling.save_ticket, "POST"),
+        signed_in("/sell", selling.show_listings_of_user),
+        page("/tickets/{id}", listings.show_ticket),
+        signed_in("/tickets/{id}/buy", buying.reserve_ticket, "POST"),
+        signed_in("/orders", buying.show_orders_of_user),
+        signed_in("/orders/{id}", buying.show_order),
+        signed_in("/orders/{id}/pay", buying.pay, "POST"),
+        signed_in("/orders/{id}/cancel", buying.cancel_order, "POST"),
+        Route("/{anything:path}", _NotFoundEndpoint(service)),
     ]

@@ -1,4 +1,4 @@
-"""Turning what is known into HTML: templates are compiled once, cards are rendered once per version of a ticket."""
+"""Rendering pages: templates are compiled once, and the card of a ticket is rendered once per version of the ticket."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -8,23 +8,23 @@ from uuid import UUID
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from admitone.web import assets, words
-from admitone.web.backend import Ticket
+from admitone.web import assets, formatting
+from admitone.web.api_client import TicketJson
 
 _CARDS_MAX: Final = 20_000
 
 
-def _time_tag(instant: datetime, text: str, kind: str) -> Markup:
-    """Return a `time` element; where scripts run, the text is put into the reader's own zone."""
-    return Markup('<time datetime="{}" data-time="{}">{}</time>').format(instant.isoformat(), kind, text)
+def _time_element(instant: datetime, text: str, format_name: str) -> Markup:
+    """Return a `time` element; `format_name` names the format in which times.js shows it in the reader's zone."""
+    return Markup('<time datetime="{}" data-time="{}">{}</time>').format(instant.isoformat(), format_name, text)
 
 
-def _when(instant: datetime) -> Markup:
-    return _time_tag(instant, words.day_and_time(instant), "when")
+def _date_and_time(instant: datetime) -> Markup:
+    return _time_element(instant, formatting.date_and_time(instant), "date-and-time")
 
 
-def _clock_time(instant: datetime) -> Markup:
-    return _time_tag(instant, words.clock_time(instant), "clock")
+def _time_of_day(instant: datetime) -> Markup:
+    return _time_element(instant, formatting.time_of_day(instant), "time-of-day")
 
 
 def _environment() -> Environment:
@@ -38,18 +38,17 @@ def _environment() -> Environment:
         cache_size=-1,
     )
     environment.filters |= {
-        "money": words.money,
-        "when": _when,
-        "moment": _when,
-        "clock": words.clock,
-        "clock_time": _clock_time,
-        "minutes": words.minutes,
-        "number": words.number,
-        "stub_word": words.stub_word,
-        "listing_word": words.listing_word,
-        "state_class": words.state_class,
+        "money": formatting.money,
+        "date_and_time": _date_and_time,
+        "time_of_day": _time_of_day,
+        "countdown": formatting.countdown,
+        "duration": formatting.duration,
+        "ticket_number": formatting.ticket_number,
+        "stub_word": formatting.stub_word,
+        "listing_word": formatting.listing_word,
+        "status_class": formatting.status_class,
     }
-    environment.globals |= {"static": assets.address}
+    environment.globals |= {"static": assets.url}
     return environment
 
 
@@ -59,18 +58,18 @@ _cards: dict[tuple[UUID, int], str] = {}
 
 
 def page(template: str, *, path: str, signed_in: bool, live_id: str, title: str, **context: Any) -> str:
-    """Return a whole page. `path` marks the present place in the menu, which depends on `signed_in`."""
+    """Return a whole page; the menu marks the entry for `path` as the current one."""
 
-    def here(place: str) -> Markup:
-        return Markup(' aria-current="page"') if path == place else Markup()
+    def aria_current(menu_path: str) -> Markup:
+        return Markup(' aria-current="page"') if path == menu_path else Markup()
 
     return _ENVIRONMENT.get_template(template).render(
-        title=title, signed_in=signed_in, live_id=live_id, here=here, **context
+        title=title, signed_in=signed_in, live_id=live_id, aria_current=aria_current, **context
     )
 
 
-def cards(tickets: Iterable[Ticket]) -> Markup:
-    """Return the cards of a list; a version of a ticket looks the same for everyone, so it is rendered once."""
+def cards(tickets: Iterable[TicketJson]) -> Markup:
+    """Return the cards of some tickets; a card depends only on the ticket's version, so it is cached."""
     rendered = []
     for ticket in tickets:
         key = (ticket.id, ticket.version)
@@ -78,7 +77,7 @@ def cards(tickets: Iterable[Ticket]) -> Markup:
         if card is None:
             if len(_cards) >= _CARDS_MAX:
                 _cards.clear()
-            card = _CARD.render(ticket=ticket, price=words.money(ticket.price, ticket.currency))
+            card = _CARD.render(ticket=ticket, price=formatting.money(ticket.price, ticket.currency))
             _cards[key] = card
         rendered.append(card)
     return Markup("\n".join(rendered))  # noqa: S704 – each card was escaped when it was rendered

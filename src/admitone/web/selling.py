@@ -1,4 +1,4 @@
-"""Selling: listing a ticket, changing it while nobody is buying it, and seeing how one's listings do."""
+"""Selling: listing a ticket, editing it while nobody is buying it, and the user's listings."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -12,17 +12,17 @@ from admitone.kernel import clock, ids
 from admitone.kernel.errors import FieldError, Forbidden, Invalid, PreconditionFailed
 from admitone.kernel.http.app import status_of
 from admitone.kernel.http.operations import OK
-from admitone.web.backend import Refused, Ticket
-from admitone.web.forms import Form, amount_of, key_of
-from admitone.web.visit import Visit, address, go
+from admitone.web.api_client import ServiceRefused, TicketJson
+from admitone.web.forms import Form, idempotency_key, parse_amount
+from admitone.web.page_request import PageRequest, redirect, with_query
 
-_TEXTS: Final = ("title", "venue", "section", "row", "seat", "note")
-_FIELDS: Final = ("title", "price", "faceValue", "eventDate", "venue", "section", "row", "seat", "note")
-_LISTINGS_A_PAGE: Final = 50
+_OPTIONAL_TEXTS: Final = ("venue", "section", "row", "seat", "note")
+_FIELDS: Final = ("title", "price", "faceValue", "eventDate", *_OPTIONAL_TEXTS)
+_LISTINGS_PER_PAGE: Final = 50
 
 
-class _Preview(msgspec.Struct, frozen=True):
-    """A ticket that is not one yet: what the form says so far."""
+class TicketPreview(msgspec.Struct, frozen=True):
+    """The ticket that a form describes so far."""
 
     title: str
     currency: str
@@ -38,44 +38,46 @@ class _Preview(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-async def new_ticket(visit: Visit) -> Response:
-    """Show the form for a new listing."""
-    return _form_page(visit, Form(_FIELDS), {})
+async def new_ticket_form(request: PageRequest) -> Response:
+    return _new_ticket_page(request, Form(_FIELDS), {})
 
 
-async def listed(visit: Visit) -> Response:
-    """List a ticket."""
-    fields = await visit.posted()
+async def list_ticket(request: PageRequest) -> Response:
+    fields = await request.form()
     try:
-        ticket = await visit.backend.create_ticket(visit.caller, _listing(fields), key_of(fields))
-    except Refused as refused:
+        ticket = await request.api.create_ticket(request.forwarded, ticket_body(fields), idempotency_key(fields))
+    except ServiceRefused as refused:
         if not issubclass(refused.kind, Invalid):
             raise
-        return _form_page(visit, Form(_FIELDS, fields, refused.errors), fields, status=status_of(refused.kind))
-    return go(f"/tickets/{ticket.id}")
+        form = Form(_FIELDS, fields, refused.errors)
+        return _new_ticket_page(request, form, fields, status=status_of(refused.kind))
+    return redirect(f"/tickets/{ticket.id}")
 
 
-def _listing(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return the form's fields as the API reads them; an amount that is none is left for the API to refuse."""
+def ticket_body(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return the form's fields as the API's body; a price that is not an amount is left to the API to refuse."""
     body: dict[str, Any] = {"title": fields.get("title", ""), "price": _amount(fields, "price")}
     if fields.get("faceValue", "").strip():
         body["faceValue"] = _amount(fields, "faceValue")
-    for name in _TEXTS[1:]:
+    for name in _OPTIONAL_TEXTS:
         if text := " ".join(fields.get(name, "").split()):
             body[name] = text
-    if moment := _moment(fields):
-        body["eventDate"] = moment
+    if event_date := _event_date(fields):
+        body["eventDate"] = event_date
     return body
 
 
 def _amount(fields: Mapping[str, str], name: str) -> Decimal | str:
     typed = fields.get(name, "")
-    amount = amount_of(typed)
+    amount = parse_amount(typed)
     return typed if amount is None else amount
 
 
-def _moment(fields: Mapping[str, str]) -> str:
-    """Return when the event is. The browser's own zone comes in a field that a script fills; without it, it is UTC."""
+def _event_date(fields: Mapping[str, str]) -> str:
+    """Return the event's date as the API expects it, or an empty string.
+
+    A script fills the field `eventInstant` from the browser's time zone; without it, the typed date is in UTC.
+    """
     typed = fields.get("eventDate", "").strip()
     if not typed:
         return ""
@@ -84,15 +86,16 @@ def _moment(fields: Mapping[str, str]) -> str:
     return f"{typed}:00Z" if typed.count(":") == 1 else f"{typed}Z"
 
 
-def _read_moment(fields: Mapping[str, str]) -> datetime | None:
+def _parse_event_date(fields: Mapping[str, str]) -> datetime | None:
     try:
-        return datetime.fromisoformat(_moment(fields)).astimezone(UTC)
-    except (ValueError, OverflowError):  # in another zone, the first and the last day are in no year
+        return datetime.fromisoformat(_event_date(fields)).astimezone(UTC)
+    except (ValueError, OverflowError):  # converted to UTC, the first and the last representable day overflow
         return None
 
 
-def _form_page(visit: Visit, form: Form, fields: Mapping[str, str], *, status: int = OK) -> Response:
-    return visit.page(
+def _new_ticket_page(request: PageRequest, form: Form, fields: Mapping[str, str], *, status: int = OK) -> Response:
+    currency = request.resources.policy.currency
+    return request.page(
         "ticket_form.html",
         "Error: Sell a ticket" if form.errors else "Sell a ticket",
         status=status,
@@ -102,73 +105,73 @@ def _form_page(visit: Visit, form: Form, fields: Mapping[str, str], *, status: i
         action="/tickets/new",
         key=ids.new_token(16),
         form=form,
-        currency=visit.web.policy.currency,
-        instant=_read_moment(fields),
-        preview=_preview(fields, visit.web.policy.currency),
+        currency=currency,
+        event_date=_parse_event_date(fields),
+        preview=ticket_preview(fields, currency),
     )
 
 
-def _preview(fields: Mapping[str, str], currency: str) -> _Preview:
-    shown: dict[str, Any] = {name: fields.get(name, "").strip() for name in _TEXTS[1:]}
-    return _Preview(
+def ticket_preview(fields: Mapping[str, str], currency: str) -> TicketPreview:
+    texts: dict[str, Any] = {name: fields.get(name, "").strip() for name in _OPTIONAL_TEXTS}
+    return TicketPreview(
         title=fields.get("title", "").strip() or "Title",
         currency=currency,
-        price=amount_of(fields.get("price", "")),
-        face_value=amount_of(fields.get("faceValue", "")),
-        event_date=_read_moment(fields),
-        **shown,
+        price=parse_amount(fields.get("price", "")),
+        face_value=parse_amount(fields.get("faceValue", "")),
+        event_date=_parse_event_date(fields),
+        **texts,
     )
 
 
-async def edit_ticket(visit: Visit) -> Response:
-    """Show the form for changing a listing, or why it cannot be changed now."""
-    ticket, tag = await _own_ticket(visit)
-    return _edit_page(visit, ticket, tag, Form(_FIELDS, _typed(ticket)))
+async def edit_ticket_form(request: PageRequest) -> Response:
+    """Show the form to edit a listing, or why it cannot be edited now."""
+    ticket, etag = await _ticket_of_user(request)
+    return _edit_page(request, ticket, etag, Form(_FIELDS, _form_values(ticket)))
 
 
-async def edited(visit: Visit) -> Response:
-    """Change a listing, unless somebody is buying it or it changed since the form was shown."""
-    fields = await visit.posted()
+async def save_ticket(request: PageRequest) -> Response:
+    """Edit a listing, unless somebody is buying it or it changed since the form was shown."""
+    fields = await request.form()
     try:
-        await visit.backend.edit_ticket(visit.caller, visit.id, _listing(fields), fields.get("etag", ""))
-    except Refused as refused:
+        await request.api.edit_ticket(request.forwarded, request.id, ticket_body(fields), fields.get("etag", ""))
+    except ServiceRefused as refused:
         if not issubclass(refused.kind, (Invalid, PreconditionFailed)):
             raise
-        ticket, tag = await _own_ticket(visit)
+        ticket, etag = await _ticket_of_user(request)
         errors = refused.errors
         if issubclass(refused.kind, PreconditionFailed):
             errors = [FieldError("The ticket changed since you opened this page. Look it over and save again.")]
-        return _edit_page(visit, ticket, tag, Form(_FIELDS, fields, errors), fields, status=status_of(refused.kind))
-    return go(f"/tickets/{visit.id}")
+        form = Form(_FIELDS, fields, errors)
+        return _edit_page(request, ticket, etag, form, fields, status=status_of(refused.kind))
+    return redirect(f"/tickets/{request.id}")
 
 
-async def _own_ticket(visit: Visit) -> tuple[Ticket, str]:
-    person = visit.person
-    ticket, tag = await visit.backend.ticket(visit.id)
-    if ticket.user_id != person.id:
+async def _ticket_of_user(request: PageRequest) -> tuple[TicketJson, str]:
+    user = request.user
+    ticket, etag = await request.api.ticket(request.id)
+    if ticket.user_id != user.id:
         raise Forbidden
-    return ticket, tag
+    return ticket, etag
 
 
-def _typed(ticket: Ticket) -> dict[str, str]:
-    """Return a ticket as the form's fields."""
-    texts = {name: getattr(ticket, name) or "" for name in _TEXTS}
+def _form_values(ticket: TicketJson) -> dict[str, str]:
+    texts = {name: getattr(ticket, name) or "" for name in _OPTIONAL_TEXTS}
     date = ticket.event_date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M") if ticket.event_date else ""
     face_value = "" if ticket.face_value is None else str(ticket.face_value)
-    return {**texts, "price": str(ticket.price), "faceValue": face_value, "eventDate": date}
+    return {"title": ticket.title, "price": str(ticket.price), "faceValue": face_value, "eventDate": date, **texts}
 
 
 def _edit_page(
-    visit: Visit,
-    ticket: Ticket,
-    tag: str,
+    request: PageRequest,
+    ticket: TicketJson,
+    etag: str,
     form: Form,
     fields: Mapping[str, str] | None = None,
     *,
     status: int = OK,
 ) -> Response:
-    until = visit.web.hub.held_until(ticket.id)
-    return visit.page(
+    held_until = request.resources.hub.held_until(ticket.id)
+    return request.page(
         "ticket_form.html",
         "Error: Edit the ticket" if form.errors else "Edit the ticket",
         status=status,
@@ -178,27 +181,27 @@ def _edit_page(
         key=None,
         ticket_id=ticket.id,
         version=ticket.version,
-        etag=tag,
+        etag=etag,
         locked=None if ticket.status == "available" else ticket.status,
-        left=max(1.0, (until - clock.now()).total_seconds()) if until else None,
+        left_seconds=max(1.0, (held_until - clock.now()).total_seconds()) if held_until else None,
         form=form,
         currency=ticket.currency,
-        instant=ticket.event_date if fields is None else _read_moment(fields),
-        preview=ticket if fields is None else _preview(fields, ticket.currency),
+        event_date=ticket.event_date if fields is None else _parse_event_date(fields),
+        preview=ticket if fields is None else ticket_preview(fields, ticket.currency),
     )
 
 
-async def own_listings(visit: Visit) -> Response:
-    """Show what one has listed, in every state, newest first."""
-    live_id = visit.web.hub.last_id
-    query = {"limit": str(_LISTINGS_A_PAGE)}
-    if cursor := visit.asked("cursor"):
+async def show_listings_of_user(request: PageRequest) -> Response:
+    """Show the user's listings in every status, newest first."""
+    live_id = request.resources.hub.last_id
+    query = {"limit": str(_LISTINGS_PER_PAGE)}
+    if cursor := request.query("cursor"):
         query["cursor"] = cursor
-    listings = await visit.backend.own_tickets(visit.caller, query)
-    return visit.page(
+    listings = await request.api.tickets_of_user(request.forwarded, query)
+    return request.page(
         "sell.html",
         "My listings",
         live_id=live_id,
         tickets=listings.tickets,
-        next_url=address("/sell", cursor=listings.cursor) if listings.cursor else None,
+        next_url=with_query("/sell", cursor=listings.cursor) if listings.cursor else None,
     )

@@ -1,4 +1,13 @@
-"""web: pages for people, and live updates of them."""
+"""web: pages for people, and their live updates.
+
+- `pages`: every route, and the pages for errors
+- `listings`, `buying`, `selling`, `account`: the pages, one function per route
+- `page_request`: what such a function gets, and the responses it returns
+- `api_client`: the other services' API
+- `forms`, `formatting`, `render`: parsing what is typed, wording what is shown, and the templates
+- `assets`: the static files
+- `hub`, `live`: events from the bus, fanned out to the open pages
+"""
 
 from typing import Final
 

@@ -1,15 +1,15 @@
-// What scripts add to a page that works without them: it follows what happens, counts time, and helps with forms.
+// Enhances pages that work without scripts: times, live updates, the countdown, and help with forms.
 
-import { countDown } from "./countdown.js";
-import { follow } from "./live.js";
-import { helpForms } from "./forms.js";
+import { startCountdown } from "./countdown.js";
+import { enhanceForms } from "./forms.js";
+import { startLiveUpdates } from "./live.js";
 import { showLocalTimes } from "./times.js";
 
-function enliven() {
+function enhance() {
   showLocalTimes(document);
-  helpForms(document);
-  countDown(document);
+  enhanceForms(document);
+  startCountdown(document);
 }
 
-enliven();
-follow(enliven);
+enhance();
+startLiveUpdates(enhance);

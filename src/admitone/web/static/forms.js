@@ -1,87 +1,92 @@
-// Help with forms: sent once however often one clicks, prices written out, and the ticket shown as it will look.
+// Help with forms: each is submitted once, prices are completed, and the ticket form has a preview.
 
-export function helpForms(root) {
-  for (const form of root.querySelectorAll("form[data-once]")) sendOnce(form);
+export function enhanceForms(root) {
+  for (const form of root.querySelectorAll("form[data-once]")) submitOnce(form);
   for (const input of root.querySelectorAll("input[inputmode=decimal]")) {
-    input.addEventListener("blur", () => writeOut(input));
+    input.addEventListener("blur", () => completeAmount(input));
   }
-  const when = root.querySelector("#eventDate");
-  if (when) takeLocalTime(when, root.querySelector("[data-zone]"));
+  const eventDate = root.querySelector("#eventDate");
+  if (eventDate) useLocalTime(eventDate, root.querySelector("[data-zone]"));
   const preview = root.querySelector("[data-preview]");
-  if (preview) follow(root.querySelector("#fields"), preview);
+  if (preview) updatePreview(root.querySelector("#fields"), preview);
 }
 
-function sendOnce(form) {
+function submitOnce(form) {
   form.addEventListener("submit", (event) => {
-    if (form.dataset.sent) {
+    if (form.dataset.submitted) {
       event.preventDefault();
       return;
     }
-    form.dataset.sent = "yes";
+    form.dataset.submitted = "yes";
     event.submitter?.setAttribute("aria-disabled", "true");
   });
 }
 
-// Coming back by the browser's history finds the forms as they were left: they can be sent again.
+// A page restored from the back/forward cache has its forms as they were left: they may be submitted again.
 window.addEventListener("pageshow", () => {
-  for (const form of document.querySelectorAll("form[data-sent]")) {
-    delete form.dataset.sent;
-    for (const button of form.querySelectorAll("[aria-disabled]")) button.removeAttribute("aria-disabled");
-  }
+  for (const form of document.querySelectorAll("form[data-submitted]")) allowSubmit(form);
 });
 
-/** Return an amount as typed in exact hundredths, or null: money is never a float, not even here. */
-function cents(typed) {
-  const found = /^\s*(\d{1,7})(?:[.,](\d{1,2}))?\s*$/.exec(typed);
-  return found ? Number(found[1]) * 100 + Number((found[2] ?? "").padEnd(2, "0")) : null;
+/** Let a form be submitted again. */
+export function allowSubmit(form) {
+  delete form.dataset.submitted;
+  for (const button of form.querySelectorAll("[aria-disabled]")) button.removeAttribute("aria-disabled");
 }
 
-function amount(total) {
-  return `${Math.floor(total / 100)}.${String(total % 100).padStart(2, "0")}`;
+/** Return a typed amount in whole cents, or null; money is never a float. */
+function centsOf(typed) {
+  const match = /^\s*(\d{1,7})(?:[.,](\d{1,2}))?\s*$/.exec(typed);
+  return match ? Number(match[1]) * 100 + Number((match[2] ?? "").padEnd(2, "0")) : null;
 }
 
-function writeOut(input) {
-  const total = cents(input.value);
-  if (total !== null) input.value = amount(total);
+function amountOf(cents) {
+  return `${Math.floor(cents / 100)}.${String(cents % 100).padStart(2, "0")}`;
 }
 
-/** The form's time is in the reader's zone, and the instant travels beside it: without scripts both are UTC. */
-function takeLocalTime(input, hint) {
+function completeAmount(input) {
+  const cents = centsOf(input.value);
+  if (cents !== null) input.value = amountOf(cents);
+}
+
+/** Let the field be in the reader's time zone and submit the instant in `eventInstant`; without scripts both are UTC. */
+function useLocalTime(input, hint) {
   const instant = input.form.elements.eventInstant;
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   hint.textContent = `In your time zone, ${zone}`;
-  const two = (number) => String(number).padStart(2, "0");
+  const twoDigits = (number) => String(number).padStart(2, "0");
   if (input.dataset.instant) {
     const date = new Date(input.dataset.instant);
-    const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
-    input.value = `${day}T${two(date.getHours())}:${two(date.getMinutes())}`;
+    const day = `${date.getFullYear()}-${twoDigits(date.getMonth() + 1)}-${twoDigits(date.getDate())}`;
+    input.value = `${day}T${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}`;
   }
-  const follow = () => {
+  const updateInstant = () => {
     const date = new Date(input.value);
     instant.value = input.value && !Number.isNaN(date.getTime()) ? date.toISOString() : "";
   };
-  input.addEventListener("input", follow);
-  follow();
+  input.addEventListener("input", updateInstant);
+  updateInstant();
 }
 
-function follow(fields, preview) {
+function updatePreview(fields, preview) {
   const currency = preview.querySelector(".ticket-currency").textContent;
-  const format = new Intl.NumberFormat("en", { style: "currency", currency: currency.toUpperCase() });
-  const money = (text) => (cents(text) === null ? "" : format.format(amount(cents(text))));
-  const shown = {
+  const money = new Intl.NumberFormat("en", { style: "currency", currency: currency.toUpperCase() });
+  const formatAmount = (text) => (centsOf(text) === null ? "" : money.format(amountOf(centsOf(text))));
+  const formats = {
     title: (text) => text || "Title",
+    price: formatAmount,
+    faceValue: formatAmount,
     eventDate: (text) => text && new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }),
   };
-  function show(input) {
-    const place = preview.querySelector(`[data-shows="${input.name}"]`);
-    if (!place) return;
-    const plain = input.inputMode === "decimal" ? money : (typed) => typed;
-    const text = (shown[input.name] ?? plain)(input.value.trim());
-    place.textContent = text;
-    if (input.name === "price") place.classList.toggle("long", text.length > 9);
-    const part = place.closest("dl > div") ?? (input.name === "note" ? place : null);
+  function update(input) {
+    const target = preview.querySelector(`[data-preview-of="${input.name}"]`);
+    if (!target) return;
+    const format = formats[input.name] ?? ((typed) => typed);
+    const text = format(input.value.trim());
+    target.textContent = text;
+    if (input.name === "price") target.classList.toggle("long", text.length > 9);
+    const part = target.closest("dl > div") ?? (input.name === "note" ? target : null);
     if (part) part.hidden = !text;
   }
-  fields.addEventListener("input", (event) => show(event.target));
-  for (const input of fields.querySelectorAll("[name]")) if (input.value) show(input);
+  fields.addEventListener("input", (event) => update(event.target));
+  for (const input of fields.querySelectorAll("[name]")) if (input.value) update(input);
 }

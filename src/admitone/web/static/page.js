@@ -1,32 +1,40 @@
-// The page as the server sees it now: fetched again and put in place without moving the reader.
+// Fetches the page again and replaces its content, keeping the reader's place, focus and typed text.
+
+const RETRY_MS = 1000;
+const RETRY_MS_MAX = 15000;
 
 const announcements = document.getElementById("announcements");
 
-let running = null;
-let wanted = false;
+let isRefreshing = false;
+let isRefreshWanted = false;
+let retryTimer = 0;
+let retryMs = RETRY_MS;
 
+/** Have a screen reader say a text. */
 export function announce(text) {
   announcements.textContent = text;
 }
 
 export const main = () => document.getElementById("main");
 
-/** Where the page is found again: a page that answered a form is at the form's address only by chance. */
+/** The page's URL; the response to a posted form names it, since `location` is then the form's action. */
 const address = () => main().dataset.address ?? location.href;
 
-/** Fetch this address again and return its `main` and title, or null when the answer is no page to put here. */
-async function fetchMain() {
+/** Fetch the page again; return its `main` and title, or null if the browser navigates to it instead. */
+async function fetchPage() {
   const response = await fetch(address(), { headers: { accept: "text/html" }, cache: "no-store" });
-  if (response.redirected || !response.ok) {
-    // Signed out meanwhile, or gone: the browser shall show it as a page of its own.
-    if (response.redirected || response.status === 403 || response.status === 404) location.assign(address());
+  if (response.redirected || response.status === 403 || response.status === 404) {
+    // The session ended or the page is gone: the browser shows the sign-in page or the error.
+    location.assign(address());
     return null;
   }
-  const next = new DOMParser().parseFromString(await response.text(), "text/html");
-  return { main: next.getElementById("main"), title: next.title };
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  const content = page.getElementById("main");
+  if (!response.ok || !content) throw new Error(`status ${response.status}`);
+  return { main: content, title: page.title };
 }
 
-/** Return a selector that finds in the new content what has the focus in the old; null when nothing there has it. */
+/** Return a selector that finds the focused element of the old content in the new one; null if the focus is elsewhere. */
 function focusedIn(content) {
   const focused = document.activeElement;
   if (!focused || focused === content || !content.contains(focused)) return null;
@@ -36,49 +44,58 @@ function focusedIn(content) {
   return form ? `form[action="${CSS.escape(form)}"] ${focused.localName}` : "[data-focus]";
 }
 
-/** Give the focus back; where what had it is gone, to the heading that says what happened. */
+/** Restore the focus; if the focused element is gone, move the focus to the heading that says what happened. */
 function restoreFocus(content, selector) {
   const target = content.querySelector(selector) ?? content.querySelector("[data-focus]") ?? content;
   target.focus({ preventScroll: true });
 }
 
-/** Keep what was typed and not sent yet. */
-function carryTyped(old, next) {
+/** Keep text that was typed and not submitted. */
+function keepTypedText(old, next) {
   for (const field of old.querySelectorAll("input[id], textarea[id]")) {
     const same = next.querySelector(`#${CSS.escape(field.id)}`);
     if (same && field.value !== field.defaultValue) same.value = field.value;
   }
 }
 
-/** Replace the content with the present one; nothing happens when `isSame(old, new)` says that it shows the same. */
-export async function refresh(enliven, isSame = () => false) {
-  if (running) {
-    wanted = true;
-    return running;
-  }
-  running = (async () => {
-    do {
-      wanted = false;
-      let fetched = null;
+function replaceContent(page, enhance) {
+  const old = main();
+  const focused = focusedIn(old);
+  keepTypedText(old, page.main);
+  old.replaceWith(page.main);
+  document.title = page.title;
+  enhance();
+  if (focused) restoreFocus(page.main, focused);
+  const status = document.getElementById("status");
+  if (status) announce(status.textContent);
+}
+
+/**
+ * Replace the content by the page as it is now, unless `isUpToDate(old, new)`.
+ *
+ * If the page cannot be fetched, it is fetched again later: the message that announced the change does not come twice.
+ */
+export async function refresh(enhance, isUpToDate) {
+  isRefreshWanted = true;
+  if (isRefreshing) return;
+  isRefreshing = true;
+  clearTimeout(retryTimer);
+  try {
+    while (isRefreshWanted) {
+      isRefreshWanted = false;
+      let page;
       try {
-        fetched = await fetchMain();
+        page = await fetchPage();
       } catch {
-        return; // the network is away; the live connection notices and asks again
+        retryTimer = setTimeout(() => refresh(enhance, isUpToDate), retryMs);
+        retryMs = Math.min(retryMs * 2, RETRY_MS_MAX);
+        return;
       }
-      if (!fetched?.main) return;
-      const now = main();
-      if (isSame(now, fetched.main)) continue;
-      const focused = focusedIn(now);
-      carryTyped(now, fetched.main);
-      now.replaceWith(fetched.main);
-      document.title = fetched.title;
-      enliven();
-      if (focused) restoreFocus(fetched.main, focused);
-      const standing = document.getElementById("standing");
-      if (standing) announce(standing.textContent);
-    } while (wanted);
-  })().finally(() => {
-    running = null;
-  });
-  return running;
+      retryMs = RETRY_MS;
+      if (!page) return;
+      if (!isUpToDate(main(), page.main)) replaceContent(page, enhance);
+    }
+  } finally {
+    isRefreshing = false;
+  }
 }

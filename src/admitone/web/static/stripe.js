@@ -1,15 +1,17 @@
-// The card field of real Stripe: the card goes straight to Stripe, and only its token comes back to the form.
+// Stripe's Payment Element: the card goes straight to Stripe, and the form posts only the token that stands for it.
+
+import { allowSubmit } from "./forms.js";
 
 const form = document.querySelector("form[data-stripe-key]");
-const confirmation = document.querySelector("[data-client-secret]");
-const problem = document.getElementById("stripe-error");
+const confirmButton = document.querySelector("[data-client-secret]");
+const errorText = document.getElementById("stripe-error");
 
-function show(message) {
-  problem.textContent = message;
-  problem.hidden = !message;
+function showError(message) {
+  errorText.textContent = message;
+  errorText.hidden = !message;
 }
 
-function load() {
+function loadStripe() {
   return new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = "https://js.stripe.com/v3/";
@@ -21,26 +23,26 @@ function load() {
 
 async function start() {
   try {
-    await load();
+    await loadStripe();
   } catch {
-    show("The card field cannot be loaded. Check the connection and load this page again.");
+    showError("The card field cannot be loaded. Check the connection and load this page again.");
     return;
   }
-  if (form) takeCard(window.Stripe(form.dataset.stripeKey));
-  else confirmWithBank(window.Stripe(confirmation.dataset.stripeKey));
+  if (form) showPaymentElement(window.Stripe(form.dataset.stripeKey));
+  else confirmOnClick(window.Stripe(confirmButton.dataset.stripeKey));
 }
 
-function confirmWithBank(stripe) {
-  confirmation.addEventListener("click", async () => {
-    confirmation.disabled = true;
-    const { error } = await stripe.handleNextAction({ clientSecret: confirmation.dataset.clientSecret });
-    confirmation.disabled = false;
-    if (error) show(error.message);
+function confirmOnClick(stripe) {
+  confirmButton.addEventListener("click", async () => {
+    confirmButton.disabled = true;
+    const { error } = await stripe.handleNextAction({ clientSecret: confirmButton.dataset.clientSecret });
+    confirmButton.disabled = false;
+    if (error) showError(error.message);
     else location.reload();
   });
 }
 
-function takeCard(stripe) {
+function showPaymentElement(stripe) {
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const elements = stripe.elements({
     mode: "payment",
@@ -54,13 +56,12 @@ function takeCard(stripe) {
   form.addEventListener("submit", async (event) => {
     if (form.elements.token.value) return;
     event.preventDefault();
-    show("");
+    showError("");
     const { error: invalid } = await elements.submit();
     const { error, paymentMethod } = invalid ? { error: invalid } : await stripe.createPaymentMethod({ elements });
     if (error) {
-      show(error.message);
-      delete form.dataset.sent;
-      form.querySelector("button").removeAttribute("aria-disabled");
+      showError(error.message);
+      allowSubmit(form);
       return;
     }
     form.elements.token.value = paymentMethod.id;
@@ -68,4 +69,4 @@ function takeCard(stripe) {
   });
 }
 
-if (form || confirmation) start();
+if (form || confirmButton) start();

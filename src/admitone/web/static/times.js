@@ -1,14 +1,19 @@
-// Times in the reader's own zone, saying which; the server writes them in UTC.
+// Shows times in the reader's time zone; the server writes them in UTC.
+//
+// The first paint waits for this module (`blocking="render"` in base.html), so a text of another length moves nothing,
+// in any font. Browsers without that attribute (Firefox) may show the times in UTC for a moment.
 
-const KINDS = {
-  when: { weekday: "short", day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" },
-  clock: { hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" },
+const FORMATS = {
+  "date-and-time": { weekday: "short", day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" },
+  "time-of-day": { hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short" },
 };
 
 export function showLocalTimes(root) {
   for (const time of root.querySelectorAll("time[data-time]")) {
-    const format = new Intl.DateTimeFormat("en-GB", { ...KINDS[time.dataset.time], hourCycle: "h23" });
+    const format = new Intl.DateTimeFormat("en-GB", { ...FORMATS[time.dataset.time], hourCycle: "h23" });
     time.textContent = format.format(new Date(time.dateTime));
-    time.removeAttribute("data-time");
+    delete time.dataset.time;
   }
 }
+
+showLocalTimes(document);

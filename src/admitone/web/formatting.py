@@ -1,4 +1,4 @@
-"""How amounts, times and states read: plain words, currency always, zone always."""
+"""How amounts, times and statuses read: amounts always with their currency, times always with their zone."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -8,7 +8,7 @@ _SYMBOLS: Final = {"usd": "$", "eur": "€", "gbp": "£", "aud": "A$", "cad": "C
 
 _STUB_WORDS: Final = {"available": "Admit one", "reserved": "Being bought", "sold": "Sold"}
 _LISTING_WORDS: Final = {"available": "on sale", "reserved": "being bought", "sold": "sold"}
-_STATE_CLASSES: Final = {"available": "live", "reserved": "held", "sold": "done"}
+_STATUS_CLASSES: Final = {"available": "live", "reserved": "held", "sold": "done"}
 
 
 def money(amount: Decimal, currency: str) -> str:
@@ -17,37 +17,32 @@ def money(amount: Decimal, currency: str) -> str:
     return f"{symbol}{amount:,.2f}"
 
 
-def day(instant: datetime) -> str:
-    return f"{instant:%a} {instant.day} {instant:%b %Y}"
-
-
-def day_and_time(instant: datetime) -> str:
-    """Return an instant as people write it, in UTC and saying so; a script puts it into the reader's own zone."""
+def date_and_time(instant: datetime) -> str:
+    """Return `Thu 1 Jul 2027, 20:30 UTC`; a script replaces it with the time in the reader's zone."""
     utc = instant.astimezone(UTC)
-    return f"{day(utc)}, {utc:%H:%M} UTC"
+    return f"{utc:%a} {utc.day} {utc:%b %Y}, {utc:%H:%M} UTC"
 
 
-def clock_time(instant: datetime) -> str:
+def time_of_day(instant: datetime) -> str:
     return f"{instant.astimezone(UTC):%H:%M:%S} UTC"
 
 
-def clock(milliseconds: int) -> str:
-    """Return time left as minutes and seconds, rounded up: a deadline still ahead never reads 0:00."""
+def countdown(milliseconds: int) -> str:
+    """Return the time left in minutes and seconds, rounded up: it reads 0:00 only when no time is left."""
     seconds = max(0, -(-milliseconds // 1000))
     return f"{seconds // 60}:{seconds % 60:02}"
 
 
-def minutes(seconds: float) -> str:
-    """Return a length of time in words: `15 minutes`, `40 seconds`."""
+def duration(seconds: float) -> str:
+    """Return a duration in words: `15 minutes`, `40 seconds`."""
     if seconds < 90:
         whole = max(1, round(seconds))
         return f"{whole} second{'' if whole == 1 else 's'}"
-    whole = round(seconds / 60)
-    return f"{whole} minutes"
+    return f"{round(seconds / 60)} minutes"
 
 
-def number(ticket_id: object) -> str:
-    """Return the short number printed on a ticket: the last six digits of its id, which are the random ones."""
+def ticket_number(ticket_id: object) -> str:
+    """Return the short number printed on a ticket: the last six digits of its id, which are random."""
     return str(ticket_id)[-6:].upper()
 
 
@@ -59,5 +54,5 @@ def listing_word(status: str) -> str:
     return _LISTING_WORDS[status]
 
 
-def state_class(status: str) -> str:
-    return _STATE_CLASSES[status]
+def status_class(status: str) -> str:
+    return _STATUS_CLASSES[status]

@@ -1,9 +1,9 @@
-"""People who use the marketplace with a browser, and what is checked about every page they see."""
+"""Users in front of a browser, and what is checked about every page they see."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -15,11 +15,12 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, 
 from admitone.kernel import ids
 from admitone.kernel.http.sessions import COOKIE
 from admitone.kernel.settings import Settings
+from admitone.payments.resources import PaymentSettings
 
 PASSWORD = "correct horse battery staple"
 
-# Every page notes what moved under the reader, and what the content security policy stopped.
-_WATCH = """
+# Every page records its layout shifts, and reports violations of its content security policy.
+_OBSERVE = """
 window.shifts = [];
 new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) if (!entry.hadRecentInput) {
@@ -32,27 +33,27 @@ document.addEventListener("securitypolicyviolation", (event) => console.error(`p
 
 @dataclass(frozen=True)
 class Marketplace:
-    """Where a running marketplace is, and how it is set."""
+    """A running marketplace: its origin and its settings."""
 
     origin: str
     settings: Settings
 
     @property
-    def sandbox(self) -> str:
-        return self.settings.stripe_url.rstrip("/")
+    def sandbox_url(self) -> str:
+        return self.settings.read(PaymentSettings).stripe_url.rstrip("/")
 
 
 @dataclass
 class Visitor:
-    """Somebody in front of a browser; `client` is the same person without one."""
+    """A user in front of a browser; `client` is the same user without one."""
 
     market: Marketplace
     context: BrowserContext
     page: Page
     client: httpx.AsyncClient
     email: str | None = None
-    is_cut_off: bool = False
-    """Whether the test takes this browser's network away, of which its console may speak."""
+    may_fail_requests: bool = False
+    """Whether the test lets requests of this browser fail, which its console reports."""
     problems: list[str] = field(default_factory=list)
 
     async def go(self, path: str) -> None:
@@ -66,28 +67,28 @@ class Visitor:
         return (await self.page.locator("h1").first.text_content() or "").strip()
 
     async def shifts(self) -> list[Any]:
-        """What moved since the page was shown."""
-        # Below a thousandth of the view it is text laid out anew within its pixel, which nobody can see.
+        """Return the layout shifts since the page was shown."""
+        # A smaller shift is text laid out again within its pixel, which is not visible.
         found: list[Any] = await self.page.evaluate("window.shifts.filter((each) => each.value >= 0.001)")
         return found
 
     async def list_ticket(self, title: str, price: str = "19.50", **more: str) -> str:
         """List a ticket; return its id."""
-        answer = await self.client.post("/api/tickets", json={"title": title, "price": float(price), **more})
-        assert answer.status_code == 201, answer.text
-        ticket_id: str = answer.json()["id"]
+        response = await self.client.post("/api/tickets", json={"title": title, "price": float(price), **more})
+        assert response.status_code == 201, response.text
+        ticket_id: str = response.json()["id"]
         return ticket_id
 
     async def reserve(self, ticket_id: str) -> str:
         """Reserve a ticket without the browser, as soon as orders knows it; return the order's id."""
-        deadline_tries = 200
-        for _ in range(deadline_tries):
-            answer = await self.client.post("/api/orders", json={"ticketId": ticket_id})
-            if answer.status_code == 201:
-                order_id: str = answer.json()["id"]
+        tries = 200
+        for _ in range(tries):
+            response = await self.client.post("/api/orders", json={"ticketId": ticket_id})
+            if response.status_code == 201:
+                order_id: str = response.json()["id"]
                 return order_id
-            assert answer.status_code == 404, answer.text
-        raise AssertionError("orders never heard of the ticket")
+            assert response.status_code == 404, response.text
+        raise AssertionError(f"orders does not know the ticket after {tries} tries")
 
     async def buy(self, ticket_id: str) -> None:
         """Click through to the order's page."""
@@ -101,7 +102,7 @@ class Visitor:
 
 
 class Visitors:
-    """Everybody in one test."""
+    """All visitors of one test."""
 
     def __init__(self, chromium: Browser, market: Marketplace) -> None:
         self.market = market
@@ -119,44 +120,44 @@ class Visitors:
     def problems(self) -> list[str]:
         return [problem for visitor in self._all for problem in visitor.problems]
 
-    async def somebody(self, **browser: Any) -> Visitor:
-        """Somebody who is not signed in; `browser` are Playwright's options of a browser context."""
+    async def signed_out(self, **browser: Any) -> Visitor:
+        """Return a visitor who is not signed in; `browser` are Playwright's options of a browser context."""
         context = await self._chromium.new_context(**{"reduced_motion": "reduce", **browser})
         self._stack.push_async_callback(context.close)
         client = await self._stack.enter_async_context(httpx.AsyncClient(base_url=self.market.origin, timeout=20))
-        await context.add_init_script(_WATCH)
+        await context.add_init_script(_OBSERVE)
         page = await context.new_page()
         page.set_default_timeout(30_000)
         visitor = Visitor(self.market, context, page, client)
         self._all.append(visitor)
-        self._watch(visitor)
+        self._record_problems(visitor)
         return visitor
 
-    async def person(self, name: str, **browser: Any) -> Visitor:
-        """Somebody who is signed in, with an account of this test alone."""
-        visitor = await self.somebody(**browser)
+    async def signed_in(self, name: str, **browser: Any) -> Visitor:
+        """Return a visitor who is signed in, with an account of this test alone."""
+        visitor = await self.signed_out(**browser)
         visitor.email = f"{name}-{ids.new_token(6)}@example.com"
-        answer = await visitor.client.post("/api/users/signup", json={"email": visitor.email, "password": PASSWORD})
-        assert answer.status_code == 201, answer.text
-        cookie = {"name": COOKIE, "value": answer.cookies[COOKIE], "url": self.market.origin}
+        response = await visitor.client.post("/api/users/signup", json={"email": visitor.email, "password": PASSWORD})
+        assert response.status_code == 201, response.text
+        cookie = {"name": COOKIE, "value": response.cookies[COOKIE], "url": self.market.origin}
         await visitor.context.add_cookies([cookie])  # type: ignore[list-item]
         return visitor
 
-    async def people(self, *names: str, **browser: Any) -> Sequence[Visitor]:
-        return [await self.person(name, **browser) for name in names]
+    async def all_signed_in(self, *names: str, **browser: Any) -> Sequence[Visitor]:
+        return [await self.signed_in(name, **browser) for name in names]
 
-    def _watch(self, visitor: Visitor) -> None:
+    def _record_problems(self, visitor: Visitor) -> None:
         refused: set[str] = set()
 
         def note_response(response: Response) -> None:
-            # A form shown again with what is wrong is no fault of the page; the console calls it one.
+            # A form shown again with errors has an error status, which the console reports as a failure.
             if response.request.is_navigation_request() and response.status >= 400:
                 refused.add(response.url)
 
         def note_message(message: ConsoleMessage) -> None:
-            is_refused_page = message.text.startswith("Failed to load resource") and message.location["url"] in refused
-            is_cut_off = visitor.is_cut_off and "net::ERR_" in message.text
-            if message.type == "error" and not is_refused_page and not is_cut_off:
+            is_failed_request = message.text.startswith("Failed to load resource")
+            is_expected = visitor.may_fail_requests or message.location["url"] in refused
+            if message.type == "error" and not (is_failed_request and is_expected):
                 visitor.problems.append(f"{visitor.path}: {message.text}")
 
         visitor.page.on("response", note_response)
@@ -165,12 +166,12 @@ class Visitors:
 
 
 @contextlib.asynccontextmanager
-async def failing_provider(market: Marketplace, **fault: Any):  # type: ignore[no-untyped-def]
-    """Let every request to the payment provider go wrong while the block lasts."""
-    async with httpx.AsyncClient(base_url=market.sandbox) as client:
-        wanted = {"requests": [{"count": 0, "answer": "internal_error", **fault}]}
-        answer = await client.post("/sandbox/faults", json=wanted)
-        assert answer.is_success, answer.text
+async def failing_provider(market: Marketplace) -> AsyncIterator[None]:
+    """Let every request to the payment provider fail inside the block."""
+    async with httpx.AsyncClient(base_url=market.sandbox_url) as client:
+        faults = {"requests": [{"count": 0, "answer": "internal_error"}]}
+        response = await client.post("/sandbox/faults", json=faults)
+        assert response.is_success, response.text
         try:
             yield
         finally:
