@@ -38,7 +38,7 @@ proof: $(INSTALLED) browser ## The long lane: simulation, mutants, chaos, cluste
 
 .PHONY: bench
 bench: $(INSTALLED) ## Measure throughput beside the database's own limit; PARTS='storm poison soak' selects others
-	$(BIN)/python -m bench $(PARTS)
+	$(BIN)/python -m proof.load $(PARTS)
 
 .PHONY: fix
 fix: $(INSTALLED) ## Format, and fix what the linter can fix
@@ -47,15 +47,15 @@ fix: $(INSTALLED) ## Format, and fix what the linter can fix
 
 .PHONY: fuzz
 fuzz: .venv/fuzz-installed ## Hostile input: REQUESTS=1000000 mutated, CASES=20000 from the API document, SECONDS=120 per parser
-	$(BIN)/python -m fuzz requests --count $(or $(REQUESTS),1000000)
-	$(BIN)/python -m fuzz schema $(or $(CASES),20000)
-	$(BIN)/python -m fuzz parsers --seconds $(or $(SECONDS),120)
+	$(BIN)/python -m proof.fuzz requests --count $(or $(REQUESTS),1000000)
+	$(BIN)/python -m proof.fuzz schema $(or $(CASES),20000)
+	$(BIN)/python -m proof.fuzz parsers --seconds $(or $(SECONDS),120)
 
 .PHONY: signin
 signin: $(INSTALLED) ## Measure sign-in with known and unknown e-mails
-	$(BIN)/python -m fuzz signin
+	$(BIN)/python -m proof.fuzz signin
 
-.venv/fuzz-installed: fuzz/requirements.lock $(INSTALLED)
+.venv/fuzz-installed: proof/fuzz/requirements.lock $(INSTALLED)
 	$(PIP) install --require-hashes --requirement $<
 	@touch $@
 
@@ -119,16 +119,16 @@ drill: $(INSTALLED) ## Restore one database to an earlier point and repair the m
 SEEDS ?= 1000
 .PHONY: simulate
 simulate: $(INSTALLED) ## Simulate the marketplace with seeded faults; SEEDS=20000
-	$(BIN)/python -m simulation $(SEEDS)
+	$(BIN)/python -m proof.simulation $(SEEDS)
 
 .PHONY: simulate-mutants
 simulate-mutants: $(INSTALLED) ## Remove one defence after the other: each must be detected within 3,000 seeds
-	$(BIN)/python -m simulation 3000 --mutants
+	$(BIN)/python -m proof.simulation 3000 --mutants
 
 .PHONY: chaos
 chaos: $(INSTALLED) ## Inject faults into real processes under load; MINUTES=8, SEED=…
-	$(BIN)/python -m chaos --minutes $(or $(MINUTES),8) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m proof.chaos --minutes $(or $(MINUTES),8) $(if $(SEED),--seed $(SEED))
 
 .PHONY: chaos-hot
 chaos-hot: $(INSTALLED) ## One ticket, a thousand concurrent buyers, twenty rounds
-	$(BIN)/python -m chaos hot
+	$(BIN)/python -m proof.load stampede

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from admitone import registry
-from admitone.invariants import INVARIANTS, Asked, Finding, Intent, Sources, check, provider_at
+from admitone.invariants import INVARIANTS, ClientRecord, Finding, ProviderIntent, Sources, check, provider_at
 from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
 from admitone.local.postgres import Postgres
@@ -64,11 +64,11 @@ class Rest:
 
     postgres: Postgres
     settings: Settings
-    intents: Sequence[Intent]
+    intents: Sequence[ProviderIntent]
     traded: Traded
 
 
-async def listed(settings: Settings) -> Sequence[Intent]:
+async def listed(settings: Settings) -> Sequence[ProviderIntent]:
     connection = await asyncpg.connect(settings.database_url("payments"))
     installation = await connection.fetchval("SELECT id FROM installation")
     await connection.close()
@@ -102,7 +102,7 @@ class Market:
 
     rest: Rest
     urls: Mapping[str, str]
-    intents: Sequence[Intent]
+    intents: Sequence[ProviderIntent]
 
     @property
     def traded(self) -> Traded:
@@ -117,14 +117,14 @@ class Market:
         finally:
             await connection.close()
 
-    async def check(self, history: Sequence[Asked] = ()) -> dict[str, Finding]:
-        async def provider(_installation: UUID) -> Sequence[Intent]:
+    async def check(self, history: Sequence[ClientRecord] = ()) -> dict[str, Finding]:
+        async def provider(_installation: UUID) -> Sequence[ProviderIntent]:
             return self.intents
 
         sources = Sources(self.urls, registry.SERVICES, provider)
         return {each.id: each for each in await check(sources, history=history, grace_seconds=0)}
 
-    async def broken(self, history: Sequence[Asked] = ()) -> set[str]:
+    async def broken(self, history: Sequence[ClientRecord] = ()) -> set[str]:
         return {each.id for each in (await self.check(history)).values() if not each.holds}
 
 
@@ -147,8 +147,8 @@ async def test_a_market_at_rest_keeps_every_invariant(market: Market) -> None:
     findings = await market.check()
     assert list(findings) == [f"I{number}" for number in range(1, 15)] == [each.id for each in INVARIANTS]
     assert all(each.holds for each in findings.values()), findings
-    assert findings["I1"].looked_at == 3
-    assert findings["I2"].looked_at == 2, "our books and the provider's"
+    assert findings["I1"].checked == 3
+    assert findings["I2"].checked == 2, "our books and the provider's"
 
 
 async def test_i01_two_orders_for_one_ticket(market: Market) -> None:
@@ -337,17 +337,19 @@ async def test_i14_a_dead_letter_is_a_violation_unless_it_is_no_event(
     assert await market.broken() == broken
 
 
-def told(market: Market) -> list[Asked]:
+def told(market: Market) -> list[ClientRecord]:
     """The history of the trade as its clients saw it."""
     alice, bob, traded = market.traded.alice, market.traded.bob, market.traded
     history = []
     for each in (traded.sold, traded.held, traded.cancelled):
         ticket, order = UUID(each["ticket"]), UUID(each["order"])
-        history.append(Asked(did="list", outcome="answered", person=alice, ticket=ticket))
-        history.append(Asked(did="order", outcome="answered", person=bob, ticket=ticket, order=order, price_cents=1999))
+        history.append(ClientRecord(action="list", outcome="answered", person=alice, ticket=ticket))
+        history.append(
+            ClientRecord(action="order", outcome="answered", person=bob, ticket=ticket, order=order, price_cents=1999)
+        )
     for did, each in (("pay", traded.sold), ("cancel", traded.cancelled)):
-        history.append(Asked(did=did, outcome="answered", person=bob, order=UUID(each["order"])))  # type: ignore[arg-type]
-    return [Asked(did="sign up", outcome="answered", person=bob), *history]
+        history.append(ClientRecord(action=did, outcome="answered", person=bob, order=UUID(each["order"])))  # type: ignore[arg-type]
+    return [ClientRecord(action="sign up", outcome="answered", person=bob), *history]
 
 
 async def test_i09_a_true_history_is_kept(market: Market) -> None:
@@ -357,8 +359,8 @@ async def test_i09_a_true_history_is_kept(market: Market) -> None:
 @pytest.mark.parametrize("did", ["sign up", "list", "order", "cancel", "pay", "edit"])
 async def test_i09_a_promise_that_was_not_kept(did: str, market: Market) -> None:
     nothing = uuid4()
-    promise = Asked(
-        did=did,  # type: ignore[arg-type]
+    promise = ClientRecord(
+        action=did,  # type: ignore[arg-type]
         outcome="answered",
         person=uuid4(),
         ticket=nothing,
@@ -388,7 +390,7 @@ async def test_what_settles_within_the_grace_is_no_violation(market: Market) -> 
 
     readings = itertools.count(1)
 
-    async def provider(_installation: UUID) -> Sequence[Intent]:
+    async def provider(_installation: UUID) -> Sequence[ProviderIntent]:
         if next(readings) == 2:
             await market.spoil("orders", "UPDATE outbox SET stream_sequence = position")
         return market.intents
@@ -403,7 +405,7 @@ async def test_what_never_may_be_is_not_forgiven_by_a_later_reading(market: Mark
     # Something else that does not settle keeps the check reading.
     await market.spoil("orders", "UPDATE outbox SET stream_sequence = NULL")
 
-    async def provider(_installation: UUID) -> Sequence[Intent]:
+    async def provider(_installation: UUID) -> Sequence[ProviderIntent]:
         return next(readings, market.intents)
 
     findings = await check(Sources(market.urls, registry.SERVICES, provider), grace_seconds=1)

@@ -34,7 +34,7 @@ MAY_RUN_WHAT_IT_IS_GIVEN = {
     "kernel/database.py": "passes statements on",
     "kernel/migrations.py": "runs the files of the package",
     "kernel/pruning.py": "passes its own constants on",
-    "invariants.py": "passes its own constants on",
+    "invariants/": "passes its own constants on",
     "local/provision.py": "names databases and roles, quoted by PostgreSQL itself",
 }
 MAY_CATCH_EVERYTHING = {

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from fuzz.market import fuzzed_market
-from fuzz.requests import run
+from proof.fuzz.market import fuzzed_market
+from proof.fuzz.requests import run
 from tests import engines
 from tests.support import StartNats
 

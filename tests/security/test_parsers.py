@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fuzz.parsers import SEEDS, TARGETS
+from proof.fuzz.parsers import SEEDS, TARGETS
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fuzz.schema import explored
+from proof.fuzz.schema import explored
 from tests.whole import running_up
 
 SEED = 20270501

@@ -13,7 +13,7 @@ from admitone.kernel import runner
 from admitone.kernel.messaging import dead_letters
 from admitone.kernel.messaging.inbox import ATTEMPTS_MAX, Inbox
 from admitone.local.postgres import Postgres
-from bench.poison import BREAK, MEND, POISON
+from proof.load.poison import BREAK, MEND, POISON
 from tests import engines
 from tests.kernel.support import SHORT_DELAYS_SECONDS
 from tests.support import StartNats, eventually

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.ends import ENDS, People, every_end, everything_ended
-from bench.storm import digests, history, told_again
+from proof.load.ends import ENDS, People, every_end, everything_ended
+from proof.load.storm import digests, history, told_again
 from tests import engines
 from tests.support import StartNats, sign_up
 from tests.system.support import WITH_MONEY, marketplace

@@ -10,7 +10,7 @@ import msgspec
 from admitone import registry
 from admitone.commands.connection import database_url, effective_settings
 from admitone.commands.errors import CannotRun, report_errors
-from admitone.invariants import GRACE_SECONDS, Asked, Finding, Sources
+from admitone.invariants import GRACE_SECONDS, ClientRecord, Finding, Sources
 from admitone.invariants import check as checked
 
 
@@ -64,7 +64,7 @@ def check(*, grace_seconds: float, history_file: Path | None, as_json: bool) -> 
 
 def _as_text(finding: Finding) -> str:
     state = "ok" if finding.holds else "BROKEN"
-    count = f"{len(finding.violations):,} of {finding.looked_at:,}"
+    count = f"{len(finding.violations):,} of {finding.checked:,}"
     line = f"{finding.id:<4} {state:<7} {count:>18}   {finding.description}"
     return "\n".join([line, *(f"       {sample}" for sample in finding.samples())])
 
@@ -76,14 +76,14 @@ def _as_json(finding: Finding) -> str:
             "description": finding.description,
             "holds": finding.holds,
             "violations": len(finding.violations),
-            "lookedAt": finding.looked_at,
+            "lookedAt": finding.checked,
             "samples": finding.samples(),
         }
     ).decode()
 
 
-def _read_history(file: Path) -> list[Asked]:
-    decoder = msgspec.json.Decoder(Asked)
+def _read_history(file: Path) -> list[ClientRecord]:
+    decoder = msgspec.json.Decoder(ClientRecord)
     history = []
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         try:

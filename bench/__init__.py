@@ -1,1 +1,0 @@
-"""Measures the marketplace beside the limit of the machine it runs on."""

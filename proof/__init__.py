@@ -1,0 +1,1 @@
+"""Everything that tries to break the marketplace: simulation, chaos, load and fuzzing."""

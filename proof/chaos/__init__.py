@@ -1,0 +1,1 @@
+"""Chaos: the real marketplace as real processes, under load, while everything it stands on is broken."""

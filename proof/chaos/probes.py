@@ -1,0 +1,170 @@
+"""Probes: small purchases and requests, tried again until one succeeds, which time the recovery from a fault."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import httpx
+import nats.errors
+
+from admitone import registry
+from admitone.kernel.database.pool import UNREACHABLE as DATABASE_UNREACHABLE
+from admitone.kernel.http.operations import OK
+from admitone.kernel.messaging.bus import UNREACHABLE as BUS_UNREACHABLE
+from proof.chaos.stack import Stack
+from proof.clients import NO_HEADERS
+from proof.marketplace import STORED
+from proof.people import GOOD_CARD, Crowd, Person, Ticket
+
+UNREACHABLE: Final = (
+    *DATABASE_UNREACHABLE, *BUS_UNREACHABLE, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, nats.errors.Error,
+)  # fmt: skip
+_AGAIN_SECONDS: Final = 0.05
+_CONVERGED_AGAIN_SECONDS: Final = 0.5  # this probe reads every event there is
+_ONE_TRY_SECONDS: Final = 1.0
+_GIVE_UP_SECONDS: Final = 150.0
+
+_PATHS: Final = {
+    "auth": "/api/users/currentuser",
+    "tickets": "/api/tickets/{ticket}",
+    "orders": "/api/orders/{order}",
+    "payments": "/api/payments?orderId={order}",
+    "web": "/auth/signin",
+}
+_UNPUBLISHED: Final = "SELECT count(*) FROM outbox WHERE stream_sequence IS NULL AND recorded_at < $1"
+
+
+class NotRecovered(Exception):
+    """What was broken did not work again"""
+
+
+@dataclass
+class Probes:
+    """Two people who try one thing after another."""
+
+    stack: Stack
+    seller: Person
+    buyer: Person
+    ticket: Ticket
+    order_id: UUID
+
+    @classmethod
+    async def start(cls, stack: Stack, crowd: Crowd) -> "Probes":
+        seller, buyer = await crowd.sign_up(), await crowd.sign_up()
+        ticket = await seller.list_ticket()
+        assert ticket is not None
+        [order_id] = await buyer.reserve(ticket)
+        return cls(stack, seller, buyer, ticket, order_id)
+
+    async def until(self, works: Callable[[], Awaitable[bool]], *, again_seconds: float = _AGAIN_SECONDS) -> float:
+        """Return how many seconds it takes until it works. Raises NotRecovered."""
+        began = time.monotonic()
+        while not await works():
+            if time.monotonic() - began > _GIVE_UP_SECONDS:
+                raise NotRecovered
+            await asyncio.sleep(again_seconds)
+        return time.monotonic() - began
+
+    async def until_converged(self, before: datetime) -> float:
+        """Return how many seconds it takes until everything published before is on the bus and consumed."""
+        return await self.until(lambda: self._is_converged(before), again_seconds=_CONVERGED_AGAIN_SECONDS)
+
+    async def responds(self, service: str) -> bool:
+        """Whether a service serves people; of expiration, which serves nobody, whether it is ready."""
+        if service == "expiration":
+            return await self._is_ready(service)
+        path = _PATHS[service].format(ticket=self.ticket.id, order=self.order_id)
+        session = "" if service == "web" else self.buyer.session
+        try:
+            async with asyncio.timeout(_ONE_TRY_SECONDS):
+                return (await self.buyer.client.request("GET", path, session, None, NO_HEADERS)).status == OK
+        except TimeoutError:
+            return False
+
+    async def all_respond(self) -> bool:
+        return all(await asyncio.gather(*(self.responds(each) for each in STORED)))
+
+    async def _is_ready(self, service: str) -> bool:
+        try:
+            url = f"http://127.0.0.1:{self.stack.own_port(service)}/health/ready"
+            async with httpx.AsyncClient(timeout=_ONE_TRY_SECONDS, trust_env=False) as client:
+                return (await client.get(url)).status_code == OK
+        except (httpx.HTTPError, OSError, AssertionError, KeyError):
+            return False
+
+    async def _new_order(self) -> UUID | None:
+        ticket = await self.seller.list_ticket()
+        return next(iter(await self.buyer.reserve(ticket)), None) if ticket is not None else None
+
+    async def can_reserve(self) -> bool:
+        """Whether a ticket listed now can be reserved: its event has passed the bus."""
+        order_id = await self._new_order()
+        if order_id is not None:
+            await self.buyer.cancel(order_id)
+        return order_id is not None
+
+    async def can_buy(self) -> bool:
+        """Whether a ticket listed now can be paid for: the provider responds, too."""
+        order_id = await self._new_order()
+        return order_id is not None and (await self.buyer.pay(order_id, GOOD_CARD)).is_done
+
+    async def has_consumed(self, service: str, since: datetime) -> bool:
+        """Whether a service has consumed an event since then, and published what it wrote before."""
+        try:
+            async with self.stack.marketplace.connected(service) as connection:
+                consumed = await connection.fetchval("SELECT max(received_at) > $1 FROM inbox", since)
+                waiting = await connection.fetchval(_UNPUBLISHED, since)
+        except UNREACHABLE:
+            return False
+        return bool(consumed) and not waiting
+
+    async def now(self) -> datetime:
+        """Return the databases' time."""
+        while True:
+            try:
+                now: datetime = await self.stack.marketplace.value("orders", "SELECT instant()")
+            except UNREACHABLE:
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return now
+
+    async def _is_converged(self, before: datetime) -> bool:
+        try:
+            async with asyncio.timeout(10):
+                return await self._is_on_the_bus(before) and await self._is_consumed(before)
+        except UNREACHABLE:
+            return False
+
+    async def _is_on_the_bus(self, before: datetime) -> bool:
+        async with self.stack.bus() as bus:
+            for service in registry.SERVICES:
+                if not service.publications:
+                    continue
+                state = (await bus.jetstream.stream_info(service.name)).state
+                async with self.stack.marketplace.connected(service.name) as connection:
+                    written = await connection.fetchval("SELECT count(*) FROM outbox WHERE recorded_at < $1", before)
+                    waiting = await connection.fetchval(_UNPUBLISHED, before)
+                if waiting or state.messages < written:
+                    return False
+        return True
+
+    async def _is_consumed(self, before: datetime) -> bool:
+        published: dict[str, list[UUID]] = {}
+        for service in STORED:
+            rows = await self.stack.marketplace.rows(
+                service, "SELECT id, type FROM outbox WHERE recorded_at < $1", before
+            )
+            for row in rows:
+                published.setdefault(row["type"], []).append(row["id"])
+        for consumer in registry.SERVICES:
+            if consumer.has_database:
+                wanted = [each for event in consumer.subscriptions for each in published.get(event.__name__, ())]
+                sql = "SELECT count(*) FROM inbox WHERE id = ANY($1)"
+                if await self.stack.marketplace.value(consumer.name, sql, wanted) < len(wanted):
+                    return False
+        return True

@@ -1,0 +1,258 @@
+"""The marketplace that is broken: `admitone up --processes`, a second replica, the links and disks of its servers."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from admitone.kernel.messaging.bus import Bus
+from admitone.local.folder import DataFolder
+from admitone.local.postgres import Postgres
+from admitone.local.server import LOOPBACK, free_port, read_pid
+from proof.chaos.clocks import clock_environment, set_clock
+from proof.chaos.detour import OPERATOR, PORTS, Ports, at_port
+from proof.chaos.disks import CannotMount, Disk
+from proof.chaos.links import Link
+from proof.marketplace import SERVICES, STORED, Marketplace
+
+TWIN: Final = "orders"
+"""The service with a second replica: both consume, one relays, and the other takes over."""
+SERVERS: Final = ("postgres", "nats", "sandbox")
+
+# Small enough to fill, large enough for a run.
+_DISK_MEGABYTES: Final = {"postgres": 768, "nats": 512}
+_WATCH_SECONDS: Final = 0.05
+
+
+class Stack:
+    """A running marketplace on a folder of its own, with everything that can be broken."""
+
+    def __init__(self, folder: Path, hold_seconds: int) -> None:
+        self.folder = folder
+        self.links: dict[tuple[str, str], Link] = {}
+        self.disks: dict[str, Disk] = {}
+        self.skipped: list[str] = []
+        self.ports = Ports(
+            postgres=free_port(),
+            nats=free_port(),
+            provider=free_port(),
+            databases={name: free_port() for name in STORED},
+            buses={name: free_port() for name in SERVICES},
+            to_provider=free_port(),
+        )
+        # The second replica has its own links, which tell its relay from the first one's.
+        self._twin_ports = {"postgres": free_port(), "nats": free_port()}
+        self.marketplace = Marketplace(
+            folder,
+            *("up", "--processes", "--data", str(folder)),
+            module="proof.chaos.detour",
+            environment={
+                "ADMITONE_ORDER_WINDOW_SECONDS": str(hold_seconds),
+                PORTS: msgspec.json.encode(self.ports).decode(),
+            },
+        )
+        self._twin: subprocess.Popen[bytes] | None = None
+        self._watching_twin: asyncio.Task[None] | None = None
+
+    # Start and stop.
+
+    async def open(self) -> None:
+        """Make the links and the small disks, and start everything."""
+        for name in STORED:
+            self._add_link(name, "postgres", self.ports.databases[name], self.ports.postgres)
+        for name in SERVICES:
+            self._add_link(name, "nats", self.ports.buses[name], self.ports.nats)
+        self._add_link("payments", "provider", self.ports.to_provider, self.ports.provider)
+        self._add_link("twin", "postgres", self._twin_ports["postgres"], self.ports.postgres)
+        self._add_link("twin", "nats", self._twin_ports["nats"], self.ports.nats)
+        for link in self.links.values():
+            await link.open()
+        self._mount_disks()
+        await self.start()
+        # Keep PostgreSQL's write-ahead log small enough for its disk.
+        async with self.marketplace.connected("postgres") as connection:
+            for setting in ("max_wal_size = '128MB'", "min_wal_size = '32MB'", "wal_recycle = off"):
+                await connection.execute(f"ALTER SYSTEM SET {setting}")
+            await connection.execute("SELECT pg_reload_conf()")
+
+    def _add_link(self, service: str, target: str, port: int, to_port: int) -> None:
+        self.links[service, target] = Link(port, to_port, is_postgres=target == "postgres")
+
+    def _mount_disks(self) -> None:
+        """Put both servers' folders on small disks; PostgreSQL's is made first, because it is renamed into place."""
+        server = Postgres(self.folder / "postgres", DataFolder(self.folder).secret("database_superuser"))
+        server.start()
+        server.stop()
+        (self.folder / "nats").mkdir(mode=0o700)
+        for name, megabytes in _DISK_MEGABYTES.items():
+            disk = Disk(self.folder / name, megabytes)
+            try:
+                disk.mount()
+            except CannotMount as reason:
+                self.skipped.append(f"full disk of {name}: {reason}")
+            else:
+                self.disks[name] = disk
+
+    async def start(self) -> None:
+        """Start the marketplace and the second replica, and wait until every service is ready."""
+        await self.marketplace.start()
+        environment = self._environment_of(TWIN)
+        for name, target in (("DATABASE_URL", "postgres"), ("NATS_URL", "nats")):
+            variable = f"ADMITONE_{TWIN.upper()}_{name}"
+            environment[variable] = at_port(environment[variable], self._twin_ports[target])
+        environment |= {"ADMITONE_PORT": str(free_port()), **clock_environment(self.folder, "twin")}
+        self._watching_twin = asyncio.create_task(self._watch_twin(environment))
+
+    async def _watch_twin(self, environment: dict[str, str]) -> None:
+        """Run the second replica, and start it again whenever it ends."""
+        with (self.folder / "twin.log").open("ab") as out:
+            while True:
+                if self._twin is None or self._twin.poll() is not None:
+                    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "admitone", "serve", TWIN]
+                    self._twin = subprocess.Popen(
+                        command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                    )
+                await asyncio.sleep(_WATCH_SECONDS)
+
+    async def close(self) -> None:
+        """Stop everything, the servers last, and unmount the disks."""
+        await self._stop_twin()
+        await self.marketplace.stop()
+        for link in self.links.values():
+            await link.close()
+        for disk in self.disks.values():
+            disk.unmount()
+
+    async def _stop_twin(self) -> None:
+        if self._watching_twin is not None:
+            self._watching_twin.cancel()
+            await asyncio.wait({self._watching_twin})
+        if self._twin is not None:
+            self._twin.kill()
+            await asyncio.to_thread(self._twin.wait)
+            self._twin = None
+
+    # Processes.
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a service, of the `twin`, or of a server."""
+        if name == "twin":
+            assert self._twin is not None
+            return self._twin.pid
+        place = self.folder if name in SERVERS else self.folder / "processes"
+        pid = read_pid(place / f"{name}.pid")
+        assert pid is not None, f"{name} does not run"
+        return pid
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself, or by another fault, a moment ago
+            os.kill(self.pid(name), number)
+
+    def kill(self, name: str) -> None:
+        self.signal(name, signal.SIGKILL)
+
+    def kill_child(self, name: str, number: int) -> bool:
+        """Kill a process that a server has started; return whether there was one of that number.
+
+        A server in a process namespace of its own has other numbers; then nothing is killed.
+        """
+        children = Path(f"/proc/{self.pid(name)}/task/{self.pid(name)}/children").read_text().split()
+        if str(number) not in children:
+            return False
+        os.kill(number, signal.SIGKILL)
+        return True
+
+    async def kill_everything(self) -> None:
+        """Kill every process at once, and start the marketplace again as a supervisor of the machine would."""
+        names = (*SERVICES, *SERVERS)
+        pids = [self.pid(name) for name in names]
+        self.marketplace.kill()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await self.marketplace.stop()
+        await self._stop_twin()
+        await self.start()
+
+    def _environment_of(self, name: str) -> dict[str, str]:
+        variables = Path(f"/proc/{self.pid(name)}/environ").read_bytes().decode().split("\0")
+        return dict(each.split("=", 1) for each in variables if "=" in each)
+
+    def own_port(self, name: str) -> int:
+        """Return the port on which a service itself listens, behind the public one."""
+        return int(self._environment_of(name)["ADMITONE_PORT"])
+
+    async def relay_holder(self) -> str:
+        """Return which of the two replicas has the relay's lock: the `twin` or the service."""
+        async with self.marketplace.connected("postgres") as connection:
+            port = await connection.fetchval(
+                """
+                SELECT client_port FROM pg_locks JOIN pg_stat_activity USING (pid)
+                WHERE locktype = 'advisory' AND granted AND application_name = 'relay' AND datname = $1
+                    AND database = (SELECT oid FROM pg_database WHERE datname = $1)
+                """,
+                TWIN,
+            )
+        return "twin" if port is not None and self.links["twin", "postgres"].leads_from(port) else TWIN
+
+    # The bus.
+
+    @property
+    def _store(self) -> Path:
+        return self.folder / "nats" / "store"
+
+    def copy_bus(self) -> Path:
+        """Copy the bus's store as it is at this instant."""
+        copy = self.folder / "older-store"
+        shutil.rmtree(copy, ignore_errors=True)
+        self.signal("nats", signal.SIGSTOP)
+        try:
+            if self._store.exists():
+                shutil.copytree(self._store, copy)
+        finally:
+            self.signal("nats", signal.SIGCONT)
+        return copy
+
+    def replace_bus(self, copy: Path | None) -> None:
+        """Stop NATS in the middle of its work, and let the next one find an older copy of its store, or nothing."""
+        self.signal("nats", signal.SIGSTOP)
+        removed = self._store.with_name("removed")
+        if self._store.exists():
+            self._store.rename(removed)
+        if copy is not None and copy.exists():
+            shutil.copytree(copy, self._store)
+        self.kill("nats")
+        shutil.rmtree(removed, ignore_errors=True)
+
+    @asynccontextmanager
+    async def bus(self) -> AsyncIterator[Bus]:
+        """Connect to the bus as its operator."""
+        bus = Bus(OPERATOR)
+        password = DataFolder(self.folder).secret(f"bus_{OPERATOR}")
+        bus.start(f"nats://{OPERATOR}:{password}@{LOOPBACK}:{self.ports.nats}")
+        try:
+            async with asyncio.timeout(5):
+                await bus.ready()
+            yield bus
+        finally:
+            await bus.close()
+
+    def heal(self) -> None:
+        """End every fault that would stay by itself."""
+        for link in self.links.values():
+            link.heal()
+        for name in (*SERVICES, "twin", *SERVERS):
+            self.signal(name, signal.SIGCONT)
+        for disk in self.disks.values():
+            disk.free()
+        for name in (*SERVICES, "twin"):
+            set_clock(self.folder, name, 0)

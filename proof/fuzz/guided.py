@@ -1,0 +1,23 @@
+"""`python -m proof.fuzz.guided body`: one parser, guided by its coverage (atheris on libFuzzer, for Linux only)."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["admitone", "json", "jwt", "http.cookies", "urllib.parse", "stripe._webhook"]):
+    from proof.fuzz.parsers import SEEDS, TARGETS
+
+
+def main(name: str, options: list[str]) -> None:
+    """Run until libFuzzer has had enough or something is raised; it ends this process itself."""
+    seeds = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
+    for number, seed in enumerate(SEEDS[name]):
+        (seeds / str(number)).write_bytes(seed)
+    atheris.Setup([f"fuzz {name}", *options, str(seeds)], TARGETS[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

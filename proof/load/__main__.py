@@ -1,0 +1,71 @@
+"""`python -m proof.load`: measure the marketplace, print one table, and write the same as JSON."""
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from proof.load.endurance import PROOFS
+from proof.load.pages import pages
+from proof.load.report import Report
+from proof.load.speed import PARTS, Bench
+from proof.load.usage import Noise
+from proof.marketplace import running_marketplace
+
+_PARTS = {**PARTS, "pages": pages}
+_BY_DEFAULT = [name for name in PARTS if name != "growth"]
+
+
+async def _start(report: Report) -> None:
+    """Start with an empty folder, and again with what is in it then."""
+    with tempfile.TemporaryDirectory(prefix="admitone-load-", ignore_cleanup_errors=True) as folder:
+        for name in ("cold start", "warm start"):
+            async with running_marketplace(folder=Path(folder)) as marketplace:
+                report.add(name, seconds=marketplace.started_seconds)
+
+
+async def _measure(report: Report, chosen: argparse.Namespace) -> None:
+    await _start(report)
+    async with running_marketplace() as marketplace:
+        bench = Bench(marketplace, report, chosen.seconds, chosen.sizes)
+        bench.add_memory("idle")
+        report.noise = Noise(marketplace.pid)
+        for name in chosen.parts or _BY_DEFAULT:
+            await _PARTS[name](bench)
+        bench.add_memory("after load")
+
+
+async def _prove(report: Report, chosen: argparse.Namespace) -> None:
+    """Run each proof in a marketplace of its own."""
+    for name in chosen.parts:
+        proof, arguments, environment = PROOFS[name]
+        async with running_marketplace(*arguments, environment=environment) as marketplace:
+            await proof(marketplace, report, chosen)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m proof.load", description=__doc__)
+    parser.add_argument("parts", nargs="*", choices=[*_PARTS, *PROOFS, []], help=f"default: {' '.join(_BY_DEFAULT)}")
+    parser.add_argument("--seconds", type=int, default=5, help="how long each load lasts")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000], help="tickets, for growth")
+    parser.add_argument("--events", type=int, default=10_000, help="in the history, for storm")
+    parser.add_argument("--times", type=int, default=10, help="how often it is published again, for storm")
+    parser.add_argument("--rounds", type=int, default=20, help="of the stampede")
+    parser.add_argument("--buyers", type=int, default=1000, help="in each round of the stampede")
+    parser.add_argument("--minutes", type=float, default=10, help="how long people trade, for soak")
+    parser.add_argument("--pace", type=float, default=0, help="per second: tickets for poison, purchases for soak")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    chosen = parser.parse_args()
+    if (proofs := PROOFS.keys() & set(chosen.parts)) and proofs != set(chosen.parts):
+        parser.error(f"run {', '.join(sorted(proofs))} apart from measurements of speed")
+    report = Report()
+    report.add("machine", cores=float(os.cpu_count() or 0), load=os.getloadavg()[0])
+    asyncio.run(_prove(report, chosen) if proofs else _measure(report, chosen))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(report.figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The table that a measurement prints as it goes."""
+
+from typing import Any
+
+from proof.load.generator import Measured
+from proof.load.usage import NOISY_FROM, Noise
+
+
+class Report:
+    """Rows of figures, printed as they come; a measured row says if other programs used the machine meanwhile."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+        self.noise: Noise | None = None
+
+    def add(self, name: str, **figures: float | str) -> None:
+        self.figures[name] = figures
+        print(f"{name:<34} {'  '.join(f'{key} {_text(value)}' for key, value in figures.items())}", flush=True)
+
+    def add_measured(self, name: str, run: Measured, **more: float | str) -> None:
+        statuses = " ".join(f"{count}x{status}" for status, count in sorted(run.statuses.items()))
+        if self.noise is not None and (others := self.noise.share()) >= NOISY_FROM:
+            more["noisy"] = f"others used {others:.0%} of the machine"
+        self.add(
+            name,
+            per_second=run.per_second,
+            p50_ms=run.quantile_ms(0.5),
+            p99_ms=run.quantile_ms(0.99),
+            responses=statuses,
+            **more,
+        )
+
+
+def _text(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,.4g}" if value % 1 else f"{value:,.0f}"

@@ -1,0 +1,125 @@
+"""A soak: minutes of steady trade in which nothing of ours may grow – memory, connections, descriptors, the outbox."""
+
+import asyncio
+import itertools
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+from admitone.registry import SERVICES
+from proof.load.usage import Usage, usage_by_program
+from proof.marketplace import Marketplace
+from proof.people import GOOD_CARD, Person
+
+_SAMPLE_SECONDS: Final = 0.5
+_PROCESSES_EVERY: Final = 10
+_PEOPLE: Final = 200
+_AT_ONCE: Final = 32
+_OUTBOX_AGE: Final = """
+SELECT coalesce(extract(epoch FROM instant() - min(recorded_at)), 0)::float8 FROM outbox WHERE stream_sequence IS NULL
+"""
+_CONNECTIONS: Final = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+
+Samples = list[tuple[float, float]]
+"""Each with its time in seconds since the beginning."""
+
+
+@dataclass
+class Sampled:
+    """What was measured during the soak."""
+
+    outbox_age_seconds: list[float] = field(default_factory=list)
+    connections: Samples = field(default_factory=list)
+    processes: list[tuple[float, dict[str, Usage]]] = field(default_factory=list)
+
+
+class Trade:
+    """People who list, look, buy, pay and now and then change their mind, at a steady pace."""
+
+    def __init__(self, people: Sequence[Person]) -> None:
+        self._people = people
+        self.history = people[0].history
+        self.purchases = 0
+        self.late = 0
+        """Purchases that began more than a second after their turn: the pace is more than can be served."""
+
+    async def run(self, per_second: float, seconds: float) -> None:
+        """Begin so many purchases a second; return when the last one has ended."""
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            for number in range(int(per_second * seconds)):
+                early_seconds = began + number / per_second - time.monotonic()
+                if early_seconds > 0:
+                    await asyncio.sleep(early_seconds)
+                self.late += early_seconds < -1
+                group.create_task(self._purchase(number))
+
+    async def run_freely(self, seconds: float) -> None:
+        """Keep as many purchases in progress as there are people at once."""
+        deadline, numbers = time.monotonic() + seconds, itertools.count()
+
+        async def one_by_one() -> None:
+            while time.monotonic() < deadline:
+                await self._purchase(next(numbers))
+
+        await asyncio.gather(*(one_by_one() for _ in range(_AT_ONCE)))
+
+    async def _purchase(self, number: int) -> None:
+        seller, buyer = (self._people[(number + offset) % len(self._people)] for offset in (0, 1))
+        ticket = await seller.list_ticket(f"Fado night {number}")
+        await buyer.request("GET", "/api/tickets")
+        if ticket is None or not (orders := await buyer.reserve(ticket)):
+            return
+        if number % 10 == 0:
+            await buyer.cancel(orders[0])
+            return
+        self.purchases += (await buyer.pay(orders[0], GOOD_CARD)).is_done
+        await buyer.request("GET", f"/orders/{orders[0]}")
+
+
+async def most_per_second(marketplace: Marketplace, seconds: float = 10.0) -> float:
+    """Return how many purchases a second can be served."""
+    async with marketplace.people(_PEOPLE) as people:
+        trade, began = Trade(people), time.monotonic()
+        await trade.run_freely(seconds)
+        await marketplace.applied()
+        return trade.purchases / (time.monotonic() - began)
+
+
+async def soak(marketplace: Marketplace, per_second: float, seconds: float) -> tuple[Trade, Sampled]:
+    """Let people trade for a while, and measure."""
+    sampled = Sampled()
+    async with marketplace.people(_PEOPLE) as people:
+        trade = Trade(people)
+        sampling = asyncio.create_task(_sample(marketplace, sampled))
+        try:
+            await trade.run(per_second, seconds)
+        finally:
+            sampling.cancel()
+            await asyncio.wait({sampling})
+    return trade, sampled
+
+
+async def _sample(marketplace: Marketplace, sampled: Sampled) -> None:
+    began = time.monotonic()
+    async with AsyncExitStack() as stack:
+        outboxes = [
+            await stack.enter_async_context(marketplace.connected(each.name)) for each in SERVICES if each.publications
+        ]
+        # Only the superuser sees others' connections.
+        server = await stack.enter_async_context(marketplace.connected("postgres"))
+        for number in itertools.count():
+            at = time.monotonic() - began
+            sampled.outbox_age_seconds.append(max([await each.fetchval(_OUTBOX_AGE) for each in outboxes]))
+            if number % _PROCESSES_EVERY == 0:
+                sampled.connections.append((at, float(await server.fetchval(_CONNECTIONS))))
+                sampled.processes.append((at, usage_by_program(marketplace.pid)))
+            await asyncio.sleep(_SAMPLE_SECONDS)
+
+
+def median_between(samples: Samples, first: float, last: float) -> float:
+    """Return the median of what was measured in a span of time."""
+    return statistics.median(value for at, value in samples if first <= at <= last)

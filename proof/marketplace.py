@@ -1,0 +1,230 @@
+"""The marketplace to be proven: one `admitone up` as a child process, on a free port and a data folder of its own."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import asyncpg
+import httpx
+
+from admitone import registry
+from admitone.auth.tokens import SigningKeys, new_signing_key
+from admitone.invariants import IN_PROGRESS, ClientRecord, Finding, Sources, check
+from admitone.kernel import clock
+from admitone.kernel.http.sessions import SignedInUser
+from admitone.kernel.ids import new_id
+from admitone.kernel.settings import Settings
+from admitone.local.installation import running_settings
+from admitone.local.server import LOOPBACK, free_port
+from proof.clients import HttpClient, http_client
+from proof.history import ClientHistory
+from proof.people import Person
+
+SERVICES: Final = tuple(each.name for each in registry.SERVICES)
+STORED: Final = tuple(each.name for each in registry.SERVICES if each.has_database)
+
+_READY_SECONDS_MAX: Final = 90.0
+_POLL_SECONDS: Final = 0.02
+_SESSION_HOURS: Final = 12
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+Value = Callable[[str, str], Awaitable[Any]]
+"""Asks one service's database for one value: (service, SQL)."""
+
+
+class Marketplace:
+    """`admitone up` on one data folder; it may be killed and started again.
+
+    Connections made here are those of each database's owner, without any detour.
+    """
+
+    def __init__(self, folder: Path, *arguments: str, module: str = "admitone", environment: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://{LOOPBACK}:{self.port}"
+        self.started_seconds = 0.0
+        self._command = [sys.executable, "-m", module, *arguments]
+        self._key = new_signing_key()
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ADMITONE_", "STRIPE_"))}
+        self.environment = inherited | {
+            "ADMITONE_DATA": str(folder),
+            "ADMITONE_PORT": str(self.port),
+            "ADMITONE_SIGNING_KEY": self._key,
+            "ADMITONE_LOG_LEVEL": "WARNING",
+            **environment,
+        }
+        self._signing_keys = SigningKeys.from_pem(self._key)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._settings: Settings | None = None
+
+    # Start and stop.
+
+    async def start(self) -> None:
+        """Start, and return once every service is ready."""
+        output = self.folder / "up.log"
+        began = time.monotonic()
+        with output.open("ab") as out:
+            self._child = subprocess.Popen(
+                self._command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        async with httpx.AsyncClient(base_url=self.url, timeout=3, trust_env=False) as client:
+            while not await _is_ready(client):
+                assert not self.has_ended, output.read_text()[-4000:]
+                if time.monotonic() - began > _READY_SECONDS_MAX:
+                    raise TimeoutError(f"the marketplace is not ready after {_READY_SECONDS_MAX:.0f} s")
+                await asyncio.sleep(_POLL_SECONDS)
+        self.started_seconds = time.monotonic() - began
+        self._settings = running_settings(self.folder)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._child is None or self._child.poll() is not None
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    def kill(self) -> None:
+        """Kill the process that watches over the others; they end a moment later."""
+        assert self._child is not None
+        self._child.kill()
+
+    async def stop(self) -> None:
+        """Stop everything, the servers last."""
+        if self._child is not None:
+            if not self.has_ended:
+                self._child.send_signal(signal.SIGINT)
+            await asyncio.to_thread(self._child.wait, 60)
+
+    # People.
+
+    def token(self, user_id: UUID) -> str:
+        """Return a session of anybody; hashing the passwords of thousands would take too long."""
+        now = clock.now()
+        expires_at = (now + timedelta(hours=_SESSION_HOURS)).timestamp()
+        return self._signing_keys.sign(SignedInUser(user_id, "somebody@example.com", new_id(), expires_at), now)
+
+    @asynccontextmanager
+    async def people(self, count: int) -> AsyncIterator[Sequence[Person]]:
+        """Yield people who are signed in, over one HTTP client, with one history."""
+        history = ClientHistory()
+        async with http_client(self.url) as http:
+            users = [new_id() for _ in range(count)]
+            yield [Person(each, self.token(each), HttpClient(http), history) for each in users]
+
+    # Databases.
+
+    @property
+    def settings(self) -> Settings:
+        assert self._settings is not None, "the marketplace was not started"
+        return self._settings
+
+    @property
+    def superuser_url(self) -> str:
+        """The server's superuser, who sees what no service may see."""
+        port = urlsplit(self.settings.migrator_urls["orders"]).port
+        password = (self.folder / "secrets" / "database_superuser").read_text().strip()
+        return f"postgresql://postgres:{password}@{LOOPBACK}:{port}/postgres"
+
+    @asynccontextmanager
+    async def connected(self, name: str) -> "AsyncIterator[asyncpg.Connection[Any]]":
+        """Connect to a service's database as its owner; `postgres` is for the superuser."""
+        url = self.superuser_url if name == "postgres" else self.settings.migrator_urls[name]
+        connection = await asyncpg.connect(url, timeout=5)
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+    async def execute(self, service: str, sql: str, *arguments: Any, seconds_max: float = 3600.0) -> None:
+        async with self.connected(service) as connection:
+            await connection.execute(sql, *arguments, timeout=seconds_max)
+
+    async def value(self, service: str, sql: str, *arguments: Any) -> Any:
+        async with self.connected(service) as connection:
+            return await connection.fetchval(sql, *arguments)
+
+    async def rows(self, service: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        async with self.connected(service) as connection:
+            return await connection.fetch(sql, *arguments)
+
+    # Invariants.
+
+    @property
+    def sources(self) -> Sources:
+        """What the invariants are checked against: every database without detours, and the provider's books."""
+        provider = Sources.of(self.settings, registry.SERVICES).list_intents
+        return Sources({name: self.settings.migrator_urls[name] for name in STORED}, registry.SERVICES, provider)
+
+    async def check(self, history: Sequence[ClientRecord] = (), grace_seconds: float = 30.0) -> list[Finding]:
+        return await check(self.sources, history=history, grace_seconds=grace_seconds)
+
+    async def applied(self, seconds_max: float = 120.0) -> float:
+        """Wait until every event is published and every lock has reached orders; return how long it took."""
+        began = time.monotonic()
+        while not await self._is_applied():
+            assert time.monotonic() - began < seconds_max, f"events are still in progress after {seconds_max} s"
+            await asyncio.sleep(0.05)
+        return time.monotonic() - began
+
+    async def _is_applied(self) -> bool:
+        for service in STORED:
+            if await self.value(service, "SELECT 1 FROM outbox WHERE stream_sequence IS NULL LIMIT 1"):
+                return False
+        held = "SELECT count(*) FROM orders WHERE status IN ('created', 'awaiting:payment')"
+        locked = "SELECT count(*) FROM ticket WHERE status = 'reserved'"
+        counts = [await self.value(*each) for each in (("orders", held), ("tickets", locked), ("orders", locked))]
+        return len(set(counts)) == 1
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/health/ready")).is_success
+    except httpx.TransportError:
+        return False
+
+
+async def settled(value: Value, seconds_max: float = 120.0) -> None:
+    """Wait until nothing is in progress in any database: no order, payment, deadline or event."""
+    deadline = time.monotonic() + seconds_max
+    while True:
+        found = [await value(service, sql) for service, sql in IN_PROGRESS]
+        if not any(found):
+            return
+        assert time.monotonic() < deadline, (
+            f"still in progress after {seconds_max} s: {[each for each in found if each]}"
+        )
+        await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def running_marketplace(
+    *arguments: str, folder: Path | None = None, environment: Mapping[str, str] = _NOTHING
+) -> AsyncIterator[Marketplace]:
+    """Run `admitone up`, with fresh data unless a folder is given, and stop it at the end."""
+    with tempfile.TemporaryDirectory(prefix="admitone-proof-", ignore_cleanup_errors=True) as fresh:
+        Path(fresh).chmod(0o711)  # PostgreSQL may have to run as another account, which passes through
+        marketplace = Marketplace(folder or Path(fresh), "up", *arguments, environment=environment)
+        try:
+            await marketplace.start()
+            yield marketplace
+        finally:
+            await marketplace.stop()

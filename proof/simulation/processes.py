@@ -1,0 +1,238 @@
+"""One simulated process of a service: it dies at any await, forgets everything, and is started again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from contextvars import ContextVar, copy_context
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import httpx
+
+from admitone.kernel import runner
+from admitone.kernel.database.pool import UNREACHABLE, Database
+from admitone.kernel.http.app import HttpApp, operation_routes
+from admitone.kernel.http.sessions import Sessions, SignedInUser
+from admitone.kernel.messaging import bus as buses
+from admitone.kernel.messaging import outbox
+from admitone.kernel.messaging.bus import Bus, RepublishRequest
+from admitone.kernel.messaging.event import subject_of
+from admitone.kernel.messaging.inbox import Inbox
+from admitone.kernel.messaging.outbox import Relay
+from admitone.kernel.running import RunningService
+from admitone.kernel.service import Service
+from proof.simulation.bus import SimulatedBusConnection
+from proof.simulation.connections import SimulatedConnection, SimulatedPool
+
+if TYPE_CHECKING:
+    from proof.simulation.world import World
+
+_HTTP_SECONDS_MAX = 10.0
+
+current_process: ContextVar["Process | None"] = ContextVar("current_process", default=None)
+
+
+class ProcessDied(BaseException):
+    """This process has ended"""
+
+
+class Process:
+    """One replica of one service."""
+
+    def __init__(self, world: "World", service: Service, number: int) -> None:
+        self.world = world
+        self.service = service
+        self.name = f"{service.name}-{number}"
+        self.is_alive = False
+        self.connections: dict[SimulatedConnection, None] = {}
+        self.republish: Callable[[RepublishRequest], Awaitable[None]] | None = None
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+
+    def instant(self) -> datetime:
+        """Return what its database's clock shows."""
+        return self.world.true_time() + timedelta(seconds=self.world.skew_seconds[self.service.name])
+
+    async def start(self) -> None:
+        self.is_alive = True
+        self.connections, self._tasks, self.republish = {}, {}, None
+        opening = self.spawn(self._open())
+        await asyncio.wait({opening})
+        if self.is_alive and (error := opening.exception()) is not None:
+            self.die()
+            if not isinstance(error, (*UNREACHABLE, ProcessDied)):
+                raise error
+
+    async def _open(self) -> None:
+        """Do what `kernel.runner.run_service` does, on simulated connections."""
+        name, settings = self.service.name, self.world.settings
+        database = Database(cast(Any, SimulatedPool(self)), "")
+        bus = cast(Bus, SimulatedBusConnection(self))
+        sessions = cast(Sessions, _KnownPeople(self.world))
+        bare: RunningService[Any] = RunningService(name, settings, sessions, bus, database, _no_client, resources=None)
+        self._stack = AsyncExitStack()
+        while True:
+            try:
+                resources = await self._stack.enter_async_context(self.service.lifespan(bare))
+                break
+            except UNREACHABLE:
+                continue
+        running = replace(bare, resources=resources)
+        self._app = HttpApp(operation_routes(running, self.service.operations), settings)
+        inbox = Inbox(name, database, bus, self.service.subscriptions)
+        jobs: list[Callable[[], Awaitable[None]]] = [_SimulatedRelay(self, database, bus).run]
+        jobs += [partial(job, running) for job in self.service.jobs]
+        for job in jobs:
+            self.spawn(runner._run_job(name, job))
+        for producer in self.service.producers:
+            if producer != "auth":
+                self.spawn(self._consume(inbox, producer))
+
+    async def _consume(self, inbox: Inbox, producer: str) -> None:
+        """Consume what the bus delivers, as `Inbox.run` does; what lies between the two is the network."""
+        subjects = sorted(subject_of(each) for each in self.service.subscriptions if each.producer == producer)
+        bus, loop = self.world.bus, self.world.loop
+        while True:
+            try:
+                await self.stay_alive()
+                bus.ensure_consumer(producer, self.service.name, subjects)
+                while True:
+                    bus.arrival(producer).clear()
+                    deliveries, more_at = bus.fetch(self, producer)
+                    if deliveries:
+                        await inbox._receive_all(cast(Any, deliveries))
+                        await self.stay_alive()
+                        continue
+                    await _wait(bus.arrival(producer), min(max(more_at - loop.time(), 0.001), self.world.idle_seconds))
+            except buses.UNREACHABLE:
+                await asyncio.sleep(0.5)
+
+    def spawn(self, work: Coroutine[Any, Any, Any] | Awaitable[Any]) -> "asyncio.Task[Any]":
+        """Run something as part of this process: it ends when the process does."""
+        context = copy_context()
+        context.run(current_process.set, self)
+        return self.world.loop.create_task(cast(Any, work), context=context)
+
+    def adopt(self, task: "asyncio.Task[Any]") -> None:
+        """Make a task end with this process."""
+        if not self.is_alive:
+            self.world.loop.call_soon(task.cancel)
+        self._tasks[task] = None
+        tasks = self._tasks
+        task.add_done_callback(lambda done: tasks.pop(done, None))
+
+    async def stay_alive(self) -> None:
+        """Take a moment; it may be the last one."""
+        if not self.is_alive:
+            raise ProcessDied
+        await asyncio.sleep(self.world.random.uniform(0.0002, 0.004))
+        if not self.is_alive:
+            raise ProcessDied
+
+    def crash(self) -> NoReturn:
+        """Die here and now."""
+        self.die()
+        raise ProcessDied
+
+    def die(self, *, restarts: bool = True) -> None:
+        if not self.is_alive:
+            return
+        self.is_alive = False
+        self.world.trace("died", self.name)
+        for connection in list(self.connections):
+            connection.close()
+        for task in list(self._tasks):
+            task.cancel()
+        if restarts:
+            self.world.loop.call_later(self.world.random.uniform(0.3, 5.0), self._restart)
+
+    def _restart(self) -> None:
+        if not self.world.has_stopped and not self.is_alive:
+            self.world.loop.create_task(self.start())
+
+    async def request(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int | None, bytes]:
+        """Send a request; the status is None if no response arrived, whatever its effect."""
+        sent = {"content-type": "application/json", **headers}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
+            "client": ("127.0.0.1", 1),
+            "scheme": "http",
+            "http_version": "1.1",
+            "root_path": "",
+        }
+        status: int | None = None
+        content = b""
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            nonlocal status, content
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            else:
+                content += message.get("body", b"")
+
+        faults = self.world.faults
+        if faults.strikes("response lost") and self.world.random.random() < 0.3:
+            return None, b""
+        serving = self.spawn(self._app(scope, receive, send))
+        await asyncio.wait({serving}, timeout=_HTTP_SECONDS_MAX)
+        is_served = serving.done() and not serving.cancelled() and serving.exception() is None
+        if not serving.done():
+            serving.cancel()
+        if not is_served or not self.is_alive or faults.strikes("response lost"):
+            return None, b""
+        return status, content
+
+
+class _SimulatedRelay(Relay):
+    """The relay, with the database's advisory lock kept here instead of in PostgreSQL."""
+
+    def __init__(self, process: Process, database: Database, bus: Bus) -> None:
+        super().__init__(database, bus, compare_every_seconds=process.world.random.uniform(5.0, 20.0))
+        self._process = process
+        self._locks: dict[str, tuple[SimulatedConnection, _SimulatedRelay]] = process.world.relay_locks
+
+    async def _hold_lock_and_relay(self) -> None:
+        service = self._process.service.name
+        async with self._database.connection() as connection:
+            # As in PostgreSQL, the lock is free as soon as the connection that holds it is gone.
+            if service in self._locks and not self._locks[service][0].is_closed():
+                raise outbox._StandBy
+            self._locks[service] = connection, self
+            self.is_leading = True
+            await self._relay(connection)
+
+    async def _notify(self) -> None:
+        await asyncio.sleep(0.002)
+        if (holder := self._locks.get(self._process.service.name)) is not None:
+            holder[1]._has_work.set()
+
+
+class _KnownPeople:
+    """The sessions: a person's token is their name."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def user(self, token: str | None) -> SignedInUser | None:
+        return self._world.users.get(token or "")
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _no_client(_service: str) -> httpx.AsyncClient:
+    raise NotImplementedError("no service requests anything from another one here")

@@ -1,0 +1,51 @@
+"""Chaos itself, in short: real processes, a few faults, and nothing sold twice, lost or charged for nothing."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from proof.chaos.faults import KINDS
+from proof.chaos.report import report
+from proof.chaos.run import Run
+from proof.chaos.schedule import Planned, drawn
+
+BY_NAME = {kind.name: kind for kind in KINDS}
+SHORT = (
+    ("reset after COMMIT was sent, and it was committed", "orders"),
+    ("kill -9 a service", "orders"),
+    ("cut the way to NATS", "tickets/nats"),
+    ("NATS loses its store", ""),
+)
+EVERYTHING = {"postgres", "nats", "clocks"}
+
+
+@pytest.mark.timeout(240)
+async def test_nothing_is_sold_twice_or_lost_while_processes_die(folder: Path) -> None:
+    lane = [Planned(0.0, BY_NAME[name], target) for name, target in SHORT]
+    outcome = await Run(7, folder, lambda _: [lane], 60.0, buyers=6, window_seconds=2).outcome()
+    assert outcome.violations == []
+    assert all(finding.holds for finding in outcome.findings)
+    assert sum(outcome.struck.values()) + sum(outcome.missed.values()) == len(SHORT)
+    assert outcome.kills == 2
+    assert outcome.purchases > 0
+    assert re.search(r"2 times kill -9", report(outcome))
+
+
+def test_the_same_seed_draws_the_same_plan() -> None:
+    assert drawn(5, 8, EVERYTHING) == drawn(5, 8, EVERYTHING)
+    assert drawn(5, 8, EVERYTHING) != drawn(6, 8, EVERYTHING)
+
+
+def test_eight_minutes_are_enough_for_every_kind_several_times() -> None:
+    planned = Counter(each.kind.name for lane in drawn(1, 8, EVERYTHING) for each in lane)
+    assert planned.keys() == BY_NAME.keys()
+    assert min(planned.values()) >= 2
+    assert planned.total() >= 150
+    assert sum(count for name, count in planned.items() if name.startswith("kill")) >= 40
+
+
+def test_what_a_machine_cannot_do_is_not_planned() -> None:
+    planned = {each.kind.needs for lane in drawn(1, 8, ()) for each in lane}
+    assert planned == {""}
