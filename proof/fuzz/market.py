@@ -13,7 +13,6 @@ import httpx
 from admitone.kernel import clock, ids
 from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.runner import App
-from admitone.local.postgres import Postgres
 from admitone.web.assets import FINGERPRINT
 from admitone.web.service import SERVICE as WEB
 from proof.fuzz.requests import SOME_ID, Known, Mutator, Report, field_names, ways
@@ -70,7 +69,7 @@ class Stock:
 
     async def is_sound(self, report: Report) -> None:
         """Add the invariants that do not hold to the report, once everything is told."""
-        await self.market.all_told()
+        await self.market.settled()
         try:
             await self.market.is_sound()
         except AssertionError as broken:
