@@ -22,7 +22,8 @@ DOCUMENTS = {"README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "SECURITY"}
 
 # Each with the reason why it may do what nobody else does.
 MAY_KNOW_STATUS_CODES = {
-    "kernel/http.py": "gives every outcome its code",
+    "kernel/http/app.py": "gives every outcome its code",
+    "kernel/http/operations.py": "names the codes of success",
 }
 MAY_READ_CLOCK_OR_DICE = {
     "kernel/clock.py": "is the clock",
@@ -31,22 +32,22 @@ MAY_READ_CLOCK_OR_DICE = {
     "demo.py": "invents people and tickets, the same ones every time",
 }
 MAY_RUN_WHAT_IT_IS_GIVEN = {
-    "kernel/database.py": "passes statements on",
-    "kernel/migrations.py": "runs the files of the package",
-    "kernel/pruning.py": "passes its own constants on",
+    "kernel/database/pool.py": "passes statements on",
+    "kernel/database/migrations.py": "runs the files of the package",
+    "kernel/messaging/retention.py": "passes its own constants on",
     "invariants/": "passes its own constants on",
     "local/provision.py": "names databases and roles, quoted by PostgreSQL itself",
 }
 MAY_CATCH_EVERYTHING = {
-    "kernel/http.py": "HTTP edge: answers 500 and logs",
+    "kernel/http/app.py": "HTTP edge: responds with 500 and logs",
     "web/pages.py": "HTTP edge of the pages: a page that says so",
-    "kernel/inbox.py": "inbox: tries again, then dead-letters",
+    "kernel/messaging/inbox.py": "inbox: retries, then dead-letters",
     "kernel/runner.py": "background loops: begin again",
     "payments/jobs.py": "background loop: tries the payment again",
-    "commands/letters.py": "shows the operator what a handler raised",
-    "kernel/gather.py": "hands the error to whoever waits for the answer",
-    "kernel/sharing.py": "hands the error to whoever waits for the answer",
-    "kernel/identity.py": "a foreign answer, broken in whatever way, is no key",
+    "commands/dead_letters.py": "shows the operator what a handler raised",
+    "kernel/database/batching.py": "raises the error to the callers of the batch",
+    "kernel/single_flight.py": "raises the error to the callers of the read",
+    "kernel/http/sessions.py": "a key set that cannot be fetched or read has no keys",
 }
 
 # Codes that, as a number in this code, can hardly mean anything else.
