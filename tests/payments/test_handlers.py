@@ -116,6 +116,30 @@ async def test_g13_events_in_any_order_have_the_same_effect(world: World, sequen
     assert await replica(world, order) == ("cancelled", 2)
 
 
+async def test_g13_a_batch_has_the_effects_of_its_events(world: World) -> None:
+    paid, rejected_, unpaid, ended = [await world.order() for _ in range(4)]
+    for order in (paid, rejected_, ended):
+        await world.pay(order)
+    unknown = ordered(world.bob_id)
+    payments = {order.id: await world.payment(order) for order in (paid, rejected_, ended)}
+    batch = [
+        rejected(rejected_, payments[rejected_.id].id),
+        awaiting(paid, payments[paid.id].id),
+        awaiting(unpaid, ids.new_id()),
+        awaiting(unknown, ids.new_id()),
+        cancelled(ended),
+        awaiting(rejected_, payments[rejected_.id].id),
+    ]
+    [gap] = await world.consume(*batch)
+    assert (gap.aggregate, gap.have_version) == (unknown.id, -1)
+    for order, state in ((paid, "captured"), (rejected_, "voided"), (ended, "voided")):
+        await world.state(order, state)
+    assert await world.published(unpaid) == ["PaymentFailed"]
+    assert await world.published(paid) == ["PaymentAuthorized", "PaymentCreated"]
+    assert sorted(await world.published(rejected_)) == ["PaymentAuthorized", "PaymentFailed", "PaymentVoided"]
+    assert await world.published(ended) == ["PaymentAuthorized", "PaymentVoided"]
+
+
 async def test_s09_a_payment_of_a_cancelled_order_is_voided(world: World) -> None:
     order = await world.order()
     await world.pay(order)

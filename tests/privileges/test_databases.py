@@ -21,8 +21,8 @@ EVERYWHERE: Final[Mapping[str, str]] = {
     "outbox": LISTED,
     "inbox": LISTED,
     "dead_letter": ALL,
-    "followed": KEPT,
-    "answer": LISTED,
+    "aggregate_version": KEPT,
+    "idempotent_response": LISTED,
     "revoked_session": LISTED,
 }
 OWN: Final[Mapping[str, Mapping[str, str]]] = {
@@ -37,7 +37,7 @@ CHANGEABLE: Final[Mapping[str, set[str]]] = {
     "outbox": {"stream_sequence", "copies"},
     "account": {"email", "password_hash", "version"},
     "installation": {"reconciled_until"},
-    "webhook": {"processed_at", "finding"},
+    "webhook": {"processed_at", "outcome"},
 }
 
 
