@@ -10,8 +10,6 @@ from admitone.registry import AUTHORITY, SERVICES
 STORING: Final = tuple(each.name for each in SERVICES if each.has_database)
 """The services with a database."""
 
-SANDBOX: Final = "sandbox"
-
 
 @dataclass(frozen=True)
 class SecretKey:

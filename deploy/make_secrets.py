@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from admitone.auth.tokens import new_signing_key
 from admitone.registry import SERVICES
-from deploy.facts import SANDBOX, STORING, secret_key, secret_variables
+from deploy.facts import STORING, secret_key, secret_variables
 
 Secrets = dict[str, dict[str, str]]
 
@@ -62,7 +62,7 @@ def _store(secrets: Secrets, name: str, key: str, value: str) -> None:
 
 def development(postgres: str = "postgres", bus: str = "nats") -> Secrets:
     """Return secrets for one PostgreSQL that serves all databases, and for the sandbox instead of Stripe."""
-    found = _generated(dict.fromkeys((*STORING, SANDBOX), postgres), bus)
+    found = _generated(dict.fromkeys(STORING, postgres), bus)
     found["postgres-superuser"] = {"password": token_urlsafe(32)}
     for variable in _GIVEN:
         secret = secret_key(variable)
@@ -119,7 +119,7 @@ def write_files(secrets: Secrets, folder: Path) -> None:
     files = {Path(name, key): value for name, data in secrets.items() for key, value in data.items()}
     for service in SERVICES:
         files[Path("nats-passwords", f"{service.name}.conf")] = secrets[f"{service.name}-bus"]["password.conf"]
-    for name in (*STORING, SANDBOX):
+    for name in STORING:
         files[Path("databases", name, "password")] = secrets[f"{name}-database"]["password"]
         files[Path("databases", name, "migrator-password")] = secrets[f"{name}-migrator"]["password"]
     # The signing key last: its file marks the folder as complete.

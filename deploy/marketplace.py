@@ -75,7 +75,7 @@ class Marketplace:
     async def start_replica(self, service: str) -> None:
         """Start a replica, and add it to the rotation when it serves."""
         folder = self.installation.folder.path / "processes" / f"{service}-{next(self._numbers)}"
-        program = Program(folder, folder.name, ["serve", service])
+        program = Program(folder, folder.name, ["admitone", "serve", service])
         url = httpx.URL(program.take_port())
         (declaration,) = named([service])
         program.environment = environment_for(

@@ -141,7 +141,7 @@ def manifests(overlay: str) -> str:
             settings=_settings(overlay),
             bus=_bus(overlay),
             config_map=ConfigMap.of,
-            databases=(*facts.STORING, facts.SANDBOX),
+            databases=facts.STORING,
             database_of=lambda service: f"{service.name}-database" if is_production else "postgres",
             database_sql=(DEPLOY / "postgres" / "database.sql").read_text(),
             initialise_sh=(DEPLOY / "postgres" / "initialise.sh").read_text(),

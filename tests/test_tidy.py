@@ -23,13 +23,11 @@ DOCUMENTS = {"README", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG", "SECURITY"}
 # Each with the reason why it may do what nobody else does.
 MAY_KNOW_STATUS_CODES = {
     "kernel/http.py": "gives every outcome its code",
-    "sandbox/": "speaks another company's HTTP",
 }
 MAY_READ_CLOCK_OR_DICE = {
     "kernel/clock.py": "is the clock",
     "kernel/ids.py": "makes the ids",
     "local/": "starts servers: there is nothing to replay",
-    "sandbox/": "stands for the world outside",
     "demo.py": "invents people and tickets, the same ones every time",
 }
 MAY_RUN_WHAT_IT_IS_GIVEN = {
@@ -38,14 +36,12 @@ MAY_RUN_WHAT_IT_IS_GIVEN = {
     "kernel/pruning.py": "passes its own constants on",
     "invariants/": "passes its own constants on",
     "local/provision.py": "names databases and roles, quoted by PostgreSQL itself",
-    "sandbox/": "is never given to anybody but developers; its tables' names are its own",
 }
 MAY_CATCH_EVERYTHING = {
     "kernel/http.py": "HTTP edge: answers 500 and logs",
     "web/pages.py": "HTTP edge of the pages: a page that says so",
     "kernel/inbox.py": "inbox: tries again, then dead-letters",
     "kernel/runner.py": "background loops: begin again",
-    "sandbox/provider.py": "background loop: begins again",
     "payments/jobs.py": "background loop: tries the payment again",
     "commands/letters.py": "shows the operator what a handler raised",
     "kernel/gather.py": "hands the error to whoever waits for the answer",
@@ -80,6 +76,10 @@ def tree(file: Path) -> ast.Module:
 
 def sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
+
+
+def sources_of_the_sandbox() -> list[Path]:
+    return sorted((ROOT / "src" / "stripe_sandbox").rglob("*.py"))
 
 
 def files_of_tests() -> list[Path]:
@@ -149,7 +149,7 @@ def test_the_style_page_is_short_enough_to_be_read() -> None:
 def test_every_module_opens_by_saying_what_it_is_for() -> None:
     silent = [
         place(file)
-        for file in sources() + files_of_tests()
+        for file in sources() + sources_of_the_sandbox() + files_of_tests()
         if file.read_text().strip() and not ast.get_docstring(tree(file))
     ]
     assert not silent
@@ -223,8 +223,9 @@ def test_names_say_something() -> None:
         words = re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])", name)
         return words[-1].lower() if words else ""
 
-    found = {place(file) for file in sources() if last_word(file.stem) in EMPTY_WORDS}
-    for file in sources():
+    files = sources() + sources_of_the_sandbox()
+    found = {place(file) for file in files if last_word(file.stem) in EMPTY_WORDS}
+    for file in files:
         # A method's name may be the choice of the library that calls it.
         for node in tree(file).body:
             if (
@@ -336,7 +337,7 @@ def test_nothing_that_is_parsed_can_run_or_fetch_anything() -> None:
     forbidden = {"pickle", "marshal", "shelve", "xml", "lxml", "yaml"}
     calls = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
     found: set[str] = set()
-    for file in sources():
+    for file in sources() + sources_of_the_sandbox():
         for node in ast.walk(tree(file)):
             if {name.partition(".")[0] for name in imported(node)} & forbidden:
                 found.add(place(file, node))

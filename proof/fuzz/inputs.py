@@ -52,8 +52,9 @@ HEADER_VALUES: Final = (
 GOOD: Final[dict[str, Any]] = {
     "email": "alice@example.com", "password": "correct horse battery staple",
     "currentPassword": "correct horse battery staple", "emailPassword": "correct horse battery staple",
-    "title": "Fado night", "price": 19.99, "eventDate": "2027-05-01T19:30:00Z", "eventInstant": "2027-05-01T19:30:00Z",
-    "venue": "Clube", "section": "A", "row": "3", "seat": "12", "note": "Row by the door", "ticketId": SOME_ID,
+    "title": "Fado night", "price": 19.99, "faceValue": 25, "eventDate": "2027-05-01T19:30:00Z",
+    "eventInstant": "2027-05-01T19:30:00Z", "venue": "Clube", "section": "A", "row": "3", "seat": "12",
+    "note": "Row by the door", "ticketId": SOME_ID,
     "orderId": SOME_ID, "token": "tok_visa", "limit": "20", "cursor": "", "q": "fado", "sort": "price",
     "key": "a-key-of-mine", "etag": '"0"', "next": "/orders", "was": "20.00", "payment_intent": "pi_1", "back": "bank",
     "since": "0-0", "done": "email",
@@ -70,7 +71,9 @@ WEBHOOK: Final[dict[str, Any]] = {
         },
     },
 }  # fmt: skip
-_LISTING: Final = ("title", "price", "eventDate", "eventInstant", "venue", "section", "row", "seat", "note")
+_LISTING: Final = (
+    *("title", "price", "faceValue", "eventDate", "eventInstant", "venue", "section", "row", "seat", "note"),
+)
 FORMS: Final[dict[str, tuple[str, ...]]] = {
     "/auth/signup": ("email", "password", "next", "key"),
     "/auth/signin": ("email", "password", "next"),

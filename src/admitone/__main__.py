@@ -9,7 +9,6 @@ from admitone.commands.demo import demo
 from admitone.commands.events import events
 from admitone.commands.migrate import migrate
 from admitone.commands.replay import replay
-from admitone.commands.sandbox import sandbox
 from admitone.commands.serve import serve
 from admitone.commands.up import up
 
@@ -27,7 +26,7 @@ def main() -> None:
     """
 
 
-for command in (up, serve, migrate, demo, check, replay, dead_letters, events, sandbox):
+for command in (up, serve, migrate, demo, check, replay, dead_letters, events):
     main.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""What people read before anything runs: help with examples, the catalogue of events, plain refusals."""
+"""Help texts, the catalogue of events, and errors for wrong arguments."""
 
 import json
 
@@ -11,49 +11,59 @@ from tests.whole import run
 COMMANDS = ("up", "serve", "migrate", "demo", "check", "replay", "dead-letters", "events")
 
 
-def test_the_help_lists_every_command_and_none_that_is_not_for_people() -> None:
-    said = run("--help").stdout
+def test_the_help_lists_every_command_for_operators() -> None:
+    output = run("--help").stdout
     for command in COMMANDS:
-        assert f"\n  {command} " in said
-    assert "sandbox" not in said
+        assert f"\n  {command} " in output
+    assert "sandbox" not in output
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [*((command,) for command in COMMANDS), *(("dead-letters", each) for each in ("list", "show", "retry", "drop"))],
 )
-def test_every_command_explains_itself_with_an_example(words: tuple[str, ...]) -> None:
-    said = run(*words, "--help")
-    assert said.returncode == 0
-    assert "Example" in said.stdout
-    assert f"admitone {' '.join(words)}" in said.stdout
+def test_every_command_explains_itself_with_an_example(arguments: tuple[str, ...]) -> None:
+    shown = run(*arguments, "--help")
+    assert shown.returncode == 0
+    assert "Example" in shown.stdout
+    assert f"admitone {' '.join(arguments)}" in shown.stdout
 
 
-@pytest.mark.parametrize("words", [("fly",), ("serve", "ponies"), ("serve",), ("up", "--port", "0"), ("replay", "web")])
-def test_what_makes_no_sense_is_exit_code_2(words: tuple[str, ...]) -> None:
-    refused = run(*words)
+@pytest.mark.parametrize(
+    "arguments", [("fly",), ("serve", "ponies"), ("serve",), ("up", "--port", "0"), ("replay", "web")]
+)
+def test_wrong_arguments_are_exit_code_2(arguments: tuple[str, ...]) -> None:
+    refused = run(*arguments)
     assert refused.returncode == 2
     assert "Usage: " in refused.stderr
 
 
-def test_the_catalogue_has_every_event_with_who_tells_and_hears_it() -> None:
-    said = run("events").stdout
+def test_the_catalogue_has_every_event_with_its_producer_and_consumers() -> None:
+    output = run("events").stdout
     for name, event in event_types().items():
         if event.__module__ == events.__name__:
-            assert f"{name}\n" in said
-    assert "told by    orders, on events.orders.OrderCreated\n  heard by   tickets, expiration, payments, web\n" in said
+            assert f"{name}\n" in output
+    published = "published by  orders, on events.orders.OrderCreated\n"
+    assert f"{published}  consumed by   tickets, expiration, payments, web\n" in output
 
 
-def test_an_events_schema_is_json() -> None:
+def test_the_schema_of_an_event_is_json() -> None:
     schema = json.loads(run("events", "OrderCreated").stdout)
     assert "expiresAt" in schema["$defs"]["OrderCreated"]["properties"]
     assert run("events", "OrderForgotten").returncode == 2
 
 
-def test_a_service_that_is_told_nothing_says_what_is_missing() -> None:
+def test_a_service_without_settings_names_the_missing_one() -> None:
     refused = run("serve", "orders")
     assert refused.returncode == 2
     assert "ADMITONE_ORDERS_DATABASE_URL is not set" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_the_help_of_a_command_lists_the_services(command: str) -> None:
+    listed = run(command, "--help").stdout
+    services = [each.name for each in registry.SERVICES if command == "serve" or each.has_database]
+    assert ", ".join(services) in listed.replace("\n  ", " ")
 
 
 def test_all_six_services_are_known() -> None:

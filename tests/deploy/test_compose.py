@@ -43,7 +43,7 @@ def test_every_container_is_confined(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_reads_only_its_own_secrets(name: str) -> None:
     read = {source.rpartition("/")[2] for source in mounts(name).values()}
-    own = {secret for secret, _ in manifests("development").workload(name).secrets()} - {"sandbox-migrator"}
+    own = {secret for secret, _ in manifests("development").workload(name).secrets()}
     assert read == own
     for variable, value in ALL[name]["environment"].items():
         if variable.endswith("_FILE"):

@@ -191,7 +191,7 @@ def test_no_service_reads_secrets_of_another(system: Manifests) -> None:
     for each in system.services:
         own = {f"{each.name}-database", f"{each.name}-bus"}
         own |= {"jwt-secret"} if each.name == "auth" else set()
-        own |= {"stripe-secret", "sandbox-migrator"} if each.name == "payments" else set()
+        own |= {"stripe-secret"} if each.name == "payments" else set()
         # By default, a secret is named after its setting, such as ADMITONE_<SERVICE>_KEY.
         others = {name for name, _ in each.secrets() if not name.startswith(f"admitone-{each.name}-")}
         assert others <= own, place(each)

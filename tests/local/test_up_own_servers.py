@@ -20,7 +20,6 @@ async def test_named_servers_are_used_and_none_is_started(
         fresh = await databases.fresh(service)
         environment[f"ADMITONE_{service.upper()}_DATABASE_URL"] = fresh.url
         environment[f"ADMITONE_{service.upper()}_MIGRATOR_URL"] = fresh.migrator_url
-    environment["ADMITONE_SANDBOX_DATABASE_URL"] = (await databases.fresh("expiration")).migrator_url
     with running_up(folder / "data", port=None, **environment) as up:
         assert "PostgreSQL" not in up.output
         assert "NATS" not in up.output

@@ -18,18 +18,16 @@ from admitone.kernel.messaging.inbox import MissingEvents
 from admitone.kernel.runner import App
 from admitone.kernel.running import RunningService
 from admitone.local.nats import Nats
-from admitone.local.postgres import Postgres
 from admitone.local.server import LOOPBACK, free_port
 from admitone.payments import store
 from admitone.payments.model import Payment
 from admitone.payments.service import SERVICE
 from tests import inbox
 from tests.engines import Databases
-from tests.sandbox.running import (
+from tests.stripe_sandbox.running import (
     API_KEY,
     WEBHOOK_SECRET,
     RunningSandbox,
-    fresh_database,
     running_sandbox,
     served,
 )
@@ -145,7 +143,6 @@ def rejected(order: OrderCreated, payment_id: UUID) -> PaymentRejected:
 
 @asynccontextmanager
 async def running_world(
-    postgres: Postgres,
     databases: Databases,
     start_nats: Callable[..., Nats],
     *,
@@ -157,10 +154,8 @@ async def running_world(
     async with AsyncExitStack() as stack:
         port = free_port()
         url = f"http://{LOOPBACK}:{port}"
-        database_url = await stack.enter_async_context(fresh_database(postgres))
         sandbox = await stack.enter_async_context(
             running_sandbox(
-                database_url,
                 webhook_url=f"{url}/api/payments/webhook" if webhooks else "",
                 port=sandbox_port,
                 retry_delays_seconds=(0.05, 0.1, 0.2, 0.4, 0.8, 1.6),

@@ -267,8 +267,8 @@ async def test_s12_a_decline_repeated_with_its_key_is_not_a_new_attempt(world: W
     assert len(await world.payments(order)) == 1
 
 
-async def test_s12_the_number_of_attempts_may_be_one(postgres: Any, databases: Any, start_nats: Any) -> None:
-    async with running_world(postgres, databases, start_nats, payment_attempts=1) as world:
+async def test_s12_the_number_of_attempts_may_be_one(databases: Any, start_nats: Any) -> None:
+    async with running_world(databases, start_nats, payment_attempts=1) as world:
         order = await world.order()
         assert (await world.pay(order, "tok_chargeDeclined")).status_code == 402
         assert await world.published() == ["PaymentFailed"]

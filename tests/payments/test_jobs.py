@@ -11,14 +11,13 @@ import pytest
 from admitone.events import OrderCreated
 from admitone.kernel import ids
 from admitone.local.nats import Nats
-from admitone.local.postgres import Postgres
 from admitone.local.server import free_port
 from admitone.payments import gateway, jobs, model, store
 from admitone.payments.model import Authorized, Begun, Payment, PaymentRequest
 from tests.engines import Databases
 from tests.payments.support import World, awaiting, cancelled, running_world
-from tests.sandbox.running import fresh_database, running_sandbox
-from tests.sandbox.test_as_stripe import authorised
+from tests.stripe_sandbox.running import running_sandbox
+from tests.stripe_sandbox.test_as_stripe import authorised
 from tests.support import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
@@ -167,19 +166,16 @@ async def test_g15_a_refund_is_retried_until_it_succeeds_once(
 
 
 async def test_g15_payments_wait_while_the_provider_is_unreachable(
-    impatient: None, postgres: Postgres, databases: Databases, start_nats: Callable[..., Nats]
+    impatient: None, databases: Databases, start_nats: Callable[..., Nats]
 ) -> None:
     port = free_port()
-    async with (
-        fresh_database(postgres) as url,
-        running_world(postgres, databases, start_nats, stripe_url=f"http://127.0.0.1:{port}") as world,
-    ):
+    async with running_world(databases, start_nats, stripe_url=f"http://127.0.0.1:{port}") as world:
         order = await world.order()
         response = await world.pay(order)
         assert (response.status_code, response.json()["status"]) == (202, "pending")
         listed = (await world.bob.get("/api/payments", params={"orderId": str(order.id)})).json()
         assert listed["payments"][0]["status"] == "pending"
-        async with running_sandbox(url, port=port):
+        async with running_sandbox(port=port):
             await world.state(order, "authorized")
         assert await world.published() == ["PaymentAuthorized"]
 
@@ -221,9 +217,9 @@ async def test_two_processes_settle_each_payment_once(world: World) -> None:
 
 
 async def test_a_wrong_secret_key_does_not_fail_a_payment(
-    impatient: None, postgres: Postgres, databases: Databases, start_nats: Callable[..., Nats]
+    impatient: None, databases: Databases, start_nats: Callable[..., Nats]
 ) -> None:
-    async with running_world(postgres, databases, start_nats, stripe_secret_key="sk_test_wrong") as world:
+    async with running_world(databases, start_nats, stripe_secret_key="sk_test_wrong") as world:
         order = await world.order()
         response = await world.pay(order)
         assert response.status_code == 202

@@ -10,7 +10,7 @@ import stripe
 
 from admitone.kernel import ids
 from tests.payments.support import World, awaiting, cancelled, running_world
-from tests.sandbox.running import WEBHOOK_SECRET
+from tests.stripe_sandbox.running import WEBHOOK_SECRET
 from tests.support import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
@@ -136,7 +136,7 @@ async def test_both_secrets_are_valid_while_one_replaces_the_other(
     postgres: Any, databases: Any, start_nats: Any
 ) -> None:
     secrets = f"whsec_the_new_one,{WEBHOOK_SECRET}"
-    async with running_world(postgres, databases, start_nats, webhooks=False, stripe_webhook_secret=secrets) as world:
+    async with running_world(databases, start_nats, webhooks=False, stripe_webhook_secret=secrets) as world:
         _, intent = await authorised(world)
         for secret in ("whsec_the_new_one", WEBHOOK_SECRET):
             assert (await send(world, event(intent), secret=secret)).status_code == 200

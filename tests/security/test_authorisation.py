@@ -13,11 +13,10 @@ import stripe
 from admitone.auth.tokens import new_signing_key
 from admitone.kernel import clock, ids
 from admitone.kernel.http.sessions import SignedInUser
-from admitone.local.postgres import Postgres
 from admitone.web.service import SERVICE as WEB
 from tests import engines
 from tests.auth.support import Forger, public_pem
-from tests.sandbox.running import WEBHOOK_SECRET
+from tests.stripe_sandbox.running import WEBHOOK_SECRET
 from tests.support import PASSWORD, StartNats, eventually, messages_of, sign_up, signing_key_of, token_of
 from tests.system.support import WITH_MONEY, Json, Market, marketplace
 
@@ -200,8 +199,8 @@ ON_A_FREE_TICKET = {"PUT /api/tickets/{id}", "POST /api/orders"} | {
 
 
 @pytest_asyncio.fixture
-async def scene(postgres: Postgres, databases: engines.Databases, start_nats: StartNats) -> AsyncIterator[Scene]:
-    async with marketplace(postgres, databases, start_nats, *WITH_MONEY, "web") as market:
+async def scene(databases: engines.Databases, start_nats: StartNats) -> AsyncIterator[Scene]:
+    async with marketplace(databases, start_nats, *WITH_MONEY, "web") as market:
         people: dict[str, UUID] = {}
         for name in PEOPLE:
             async with market.app.client() as client:

@@ -4,11 +4,11 @@ import logging
 
 import pytest
 
-from admitone.local.postgres import Postgres
-from proof.fuzz.market import fuzzed_market
-from proof.fuzz.requests import run
+from proof.fuzz.requests import send_mutated
+from proof.fuzz.stock import CONNECTIONS, prepared
 from tests import engines
 from tests.support import StartNats
+from tests.system.support import WITH_MONEY, marketplace
 
 REQUESTS = 5000
 
@@ -16,13 +16,17 @@ REQUESTS = 5000
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1])
 async def test_no_mutated_request_breaks_or_leaks_anything(
-    postgres: Postgres, databases: engines.Databases, start_nats: StartNats, seed: int, caplog: pytest.LogCaptureFixture
+    databases: engines.Databases, start_nats: StartNats, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
-    async with fuzzed_market(postgres, databases, start_nats, seed) as fuzzed:
-        report = await run(fuzzed.app, fuzzed.mutator, fuzzed.fields, REQUESTS, renew=fuzzed.stock.renew)
-        await fuzzed.stock.is_sound(report)
-    assert report.findings == {}
+    async with (
+        marketplace(databases, start_nats, *WITH_MONEY, "web", database_connections=CONNECTIONS) as market,
+        prepared(market.app, seed) as target,
+    ):
+        report = await send_mutated(market.app, target.mutator, target.fields, REQUESTS, renew=target.stock.renew)
+        await market.settled()
+        await market.is_sound()
+    assert report.faults == {}
     assert report.total == REQUESTS
     # Not all of them are refused before they reach a use case.
     assert report.statuses[200] > REQUESTS / 20

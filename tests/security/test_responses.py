@@ -7,7 +7,6 @@ import httpx
 import pytest_asyncio
 
 from admitone.kernel import ids
-from admitone.local.postgres import Postgres
 from admitone.web import assets
 from admitone.web.service import SERVICE as WEB
 from tests import engines
@@ -31,8 +30,8 @@ UNCACHED = ("no-store", "no-cache", "private, no-cache")
 
 
 @pytest_asyncio.fixture
-async def market(postgres: Postgres, databases: engines.Databases, start_nats: StartNats) -> AsyncIterator[Market]:
-    async with marketplace(postgres, databases, start_nats, *WITH_MONEY, "web", origin=ORIGIN) as running:
+async def market(databases: engines.Databases, start_nats: StartNats) -> AsyncIterator[Market]:
+    async with marketplace(databases, start_nats, *WITH_MONEY, "web", origin=ORIGIN) as running:
         yield running
 
 

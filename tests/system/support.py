@@ -13,11 +13,10 @@ from admitone.kernel.messaging import bus as buses
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
 from admitone.local.nats import Nats
-from admitone.local.postgres import Postgres
 from admitone.local.server import free_port
 from admitone.registry import named
 from tests import engines
-from tests.sandbox.running import API_KEY, WEBHOOK_SECRET, RunningSandbox, fresh_database, running_sandbox, served
+from tests.stripe_sandbox.running import API_KEY, WEBHOOK_SECRET, RunningSandbox, running_sandbox, served
 from tests.support import StartNats, app_of, bus_user, eventually, settings_for, signed_in
 
 Json = dict[str, Any]
@@ -123,7 +122,6 @@ class Market:
 
 @asynccontextmanager
 async def marketplace(
-    postgres: Postgres,
     databases: engines.Databases,
     start_nats: StartNats,
     *names: str,
@@ -139,7 +137,7 @@ async def marketplace(
         return
     port = free_port()
     webhooks = f"http://127.0.0.1:{port}/api/payments/webhook"
-    async with fresh_database(postgres) as url, running_sandbox(url, webhook_url=webhooks) as sandbox:
+    async with running_sandbox(webhook_url=webhooks) as sandbox:
         settings = await settings_for(
             databases, start_nats, *services, nats=nats, port=port, stripe_url=sandbox.url,
             stripe_secret_key=API_KEY, stripe_webhook_secret=WEBHOOK_SECRET, **chosen,

@@ -15,7 +15,7 @@ from admitone.kernel.settings import Settings
 from admitone.local.server import LOOPBACK, free_port
 from admitone.tickets.service import SERVICE as TICKETS
 from tests.engines import Databases
-from tests.sandbox.running import served
+from tests.stripe_sandbox.running import served
 from tests.support import StartNats, app_of, settings_for, sign_in, sign_up, with_settings
 
 

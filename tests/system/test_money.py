@@ -11,15 +11,14 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from admitone.local.postgres import Postgres
 from tests import engines
 from tests.support import StartNats, eventually, told_by
 from tests.system.support import WITH_MONEY, Market, marketplace
 
 
 @pytest_asyncio.fixture
-async def market(postgres: Postgres, databases: engines.Databases, start_nats: StartNats) -> AsyncIterator[Market]:
-    async with marketplace(postgres, databases, start_nats, *WITH_MONEY) as running:
+async def market(databases: engines.Databases, start_nats: StartNats) -> AsyncIterator[Market]:
+    async with marketplace(databases, start_nats, *WITH_MONEY) as running:
         yield running
 
 
@@ -103,11 +102,11 @@ async def _known_to_payments(market: Market, order: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("first", ["payment", "expiry"])
 async def test_s09_payment_and_expiry_in_both_sequences(
-    postgres: Postgres, databases: engines.Databases, start_nats: StartNats, first: str
+    databases: engines.Databases, start_nats: StartNats, first: str
 ) -> None:
     async with AsyncExitStack() as stack:
         market = await stack.enter_async_context(
-            marketplace(postgres, databases, start_nats, *WITH_MONEY, order_window_seconds=2)
+            marketplace(databases, start_nats, *WITH_MONEY, order_window_seconds=2)
         )
         alice, bob = [await stack.enter_async_context(market.person(name)) for name in ("alice", "bob")]
         ticket = await market.lists(alice)

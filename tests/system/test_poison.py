@@ -57,7 +57,7 @@ async def test_s15_poison_stops_nobody_and_has_its_effect_once_after_the_fix(
 ) -> None:
     # Five attempts, without the half minute that lies between them.
     monkeypatch.setattr(runner, "Inbox", partial(Inbox, delays_seconds=SHORT_DELAYS_SECONDS))
-    async with marketplace(postgres, databases, start_nats, *WITH_MONEY) as market:
+    async with marketplace(databases, start_nats, *WITH_MONEY) as market:
         orders = market.database("orders")
         await changed_by_owner(postgres, market, BREAK)
         async with market.person("alice") as alice, market.person("bob") as bob:

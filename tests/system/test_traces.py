@@ -11,7 +11,6 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from admitone.kernel.tracing import current_traceparent, export_traces, record_spans, trace_span
-from admitone.local.postgres import Postgres
 from admitone.local.server import LOOPBACK
 from tests import engines
 from tests.support import StartNats, eventually
@@ -22,11 +21,11 @@ BUYER = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
 
 
 async def test_a_purchase_is_one_trace_across_orders_tickets_and_payments(
-    postgres: Postgres, databases: engines.Databases, start_nats: StartNats
+    databases: engines.Databases, start_nats: StartNats
 ) -> None:
     spans = InMemorySpanExporter()
     async with (
-        marketplace(postgres, databases, start_nats, *WITH_MONEY) as market,
+        marketplace(databases, start_nats, *WITH_MONEY) as market,
         market.person("alice") as alice,
         market.person("bob") as bob,
     ):

@@ -21,18 +21,17 @@ from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import event_types, wrap
 from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
-from admitone.local.postgres import Postgres
 from tests import engines
 from tests.support import StartNats, eventually, messages_of, sign_up, told_by
 from tests.system.support import Market, marketplace
 from tests.whole import running_up
 
-World = tuple[Postgres, engines.Databases, StartNats]
+World = tuple[engines.Databases, StartNats]
 
 
 @pytest.fixture
-def world(postgres: Postgres, databases: engines.Databases, start_nats: StartNats) -> World:
-    return postgres, databases, start_nats
+def world(databases: engines.Databases, start_nats: StartNats) -> World:
+    return databases, start_nats
 
 
 async def _market(

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from admitone.kernel.money import CURRENCIES
+from admitone.policy import CURRENCIES
 from admitone.web import formatting
 
 

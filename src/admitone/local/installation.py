@@ -19,7 +19,6 @@ from admitone.local.program import Program
 from admitone.local.provision import DatabaseAccount
 from admitone.local.server import LOOPBACK, command_line, free_port
 
-SANDBOX: Final = "sandbox"
 SIGNING_KEY: Final = "ADMITONE_SIGNING_KEY"
 _RUNNING_FILE: Final = "running.json"
 
@@ -40,7 +39,7 @@ class Installation:
     @property
     def databases(self) -> list[DatabaseAccount]:
         """The databases that the settings do not name."""
-        names = [each.name for each in self.services if each.has_database] + [SANDBOX] * self.uses_sandbox
+        names = [each.name for each in self.services if each.has_database]
         return [
             DatabaseAccount(name, self.folder.secret(f"database_{name}"), self.folder.secret(f"migrator_{name}"))
             for name in names
@@ -95,10 +94,11 @@ class Installation:
         if not self.uses_sandbox:
             return None
         variables = settings.environment
+        folder = self.folder.path / "sandbox"
         port = urlsplit(variables["ADMITONE_STRIPE_URL"]).port
-        program = Program(self.folder.path / "sandbox", "payment sandbox", [SANDBOX], port=port)
+        program = Program(folder, "payment sandbox", ["stripe_sandbox"], port=port)
         program.environment = {
-            "ADMITONE_SANDBOX_DATABASE_URL": settings.migrator_urls.get(SANDBOX) or settings.database_url(SANDBOX),
+            "ADMITONE_SANDBOX_DATABASE": str(folder / "sandbox.sqlite3"),
             "ADMITONE_SANDBOX_KEY": variables["STRIPE_SECRET_KEY"],
             "ADMITONE_SANDBOX_WEBHOOK_SECRET": variables["STRIPE_WEBHOOK_SECRET"],
             "ADMITONE_SANDBOX_WEBHOOK_URL": f"http://{_reachable(settings.host)}:{settings.port}/api/payments/webhook",

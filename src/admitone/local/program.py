@@ -15,7 +15,7 @@ _OURS = ("ADMITONE_", "STRIPE_", "NATS_URL")
 
 
 class Program(Server):
-    """`admitone ARGUMENTS…`, configured by `environment`; its port is passed as ADMITONE_PORT.
+    """`python -m ARGUMENTS…`, configured by `environment`; its port is passed as ADMITONE_PORT.
 
     The program writes its process id to its ready file as soon as it serves.
     """
@@ -60,7 +60,7 @@ class Program(Server):
 
     def _command(self) -> list[str]:
         self._ready_file.unlink(missing_ok=True)
-        return [sys.executable, "-m", "admitone", *self._arguments, "--ready-file", str(self._ready_file)]
+        return [sys.executable, "-m", *self._arguments, "--ready-file", str(self._ready_file)]
 
     def _ready(self) -> bool:
         return self._ready_file.exists() and self._ready_file.read_text() == str(self.pid)

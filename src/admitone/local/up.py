@@ -122,7 +122,9 @@ class _Marketplace:
         """Serve every service in a process of its own, and run the proxy to them in this process."""
         services, settings = self.installation.services, self.settings
         folder = self.installation.folder.path / "processes"
-        programs = {each.name: Program(folder / each.name, each.name, ["serve", each.name]) for each in services}
+        programs = {
+            each.name: Program(folder / each.name, each.name, ["admitone", "serve", each.name]) for each in services
+        }
         urls = {name: each.take_port() for name, each in programs.items()}
         for service in services:
             programs[service.name].environment = environment_for(service, settings, urls)

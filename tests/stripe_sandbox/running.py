@@ -1,29 +1,26 @@
 """A sandbox on real HTTP for tests, and Stripe's own SDK pointed at it."""
 
 import asyncio
-import itertools
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import asyncpg
 import httpx
 import stripe
 import uvicorn
 
-from admitone.local.postgres import Postgres
 from admitone.local.server import free_port
-from admitone.sandbox.app import LOOPBACK, create_app, server
+from stripe_sandbox.app import LOOPBACK, create_app, create_server
 
 # Or the SDK leaves an id of its own in the home folder.
 stripe.enable_telemetry = False
 
 API_KEY = "sk_test_of_the_sandbox"
 WEBHOOK_SECRET = "whsec_of_the_sandbox"
-
-_numbers = itertools.count(1)
 
 
 @asynccontextmanager
@@ -39,19 +36,6 @@ async def served(make_server: Callable[[], uvicorn.Server]) -> AsyncIterator[uvi
     finally:
         running.should_exit = True
         await serving
-
-
-@asynccontextmanager
-async def fresh_database(postgres: Postgres) -> AsyncIterator[str]:
-    """An empty database, owned by whoever connects with the yielded URL."""
-    name = f"sandbox_{next(_numbers)}"
-    connection = await asyncpg.connect(postgres.url())
-    try:
-        await connection.execute(f"CREATE DATABASE {name}")
-        yield f"{postgres.url().rpartition('/')[0]}/{name}"
-        await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await connection.close()
 
 
 @dataclass
@@ -81,17 +65,22 @@ class RunningSandbox:
 
 @asynccontextmanager
 async def running_sandbox(
-    database_url: str, *, webhook_url: str = "", port: int | None = None, **options: Any
+    database: Path | None = None, *, port: int | None = None, **options: Any
 ) -> AsyncIterator[RunningSandbox]:
+    """A sandbox that serves until the block ends; without a database file, on one that ends with it."""
     port = port or free_port()
-    app = create_app(database_url, api_key=API_KEY, webhook_url=webhook_url, webhook_secret=WEBHOOK_SECRET, **options)
-    async with served(lambda: server(app, port)):
-        url = f"http://{LOOPBACK}:{port}"
-        transport = stripe.HTTPXClient(timeout=10)
-        client = stripe.StripeClient(API_KEY, base_addresses={"api": url}, http_client=transport, max_network_retries=0)
-        async with httpx.AsyncClient(base_url=url) as plain:
-            yield RunningSandbox(url, plain, client)
-        await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK says nothing about it
+    with tempfile.TemporaryDirectory() as folder:
+        file = database or Path(folder, "sandbox.sqlite3")
+        app = create_app(file, secret_key=API_KEY, webhook_secret=WEBHOOK_SECRET, **options)
+        async with served(lambda: create_server(app, port)):
+            url = f"http://{LOOPBACK}:{port}"
+            transport = stripe.HTTPXClient(timeout=10)
+            client = stripe.StripeClient(
+                API_KEY, base_addresses={"api": url}, http_client=transport, max_network_retries=0
+            )
+            async with httpx.AsyncClient(base_url=url) as plain:
+                yield RunningSandbox(url, plain, client)
+            await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK says nothing about it
 
 
 @dataclass

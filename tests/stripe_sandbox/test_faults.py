@@ -1,16 +1,18 @@
 """What goes wrong on demand, and what the sandbox keeps to itself: keys, pages, restarts, webhooks."""
 
 import asyncio
+import sqlite3
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import stripe
 
-from admitone.sandbox.app import create_app
-from tests.sandbox.running import API_KEY, Mailbox, RunningSandbox, running_sandbox
-from tests.sandbox.test_as_stripe import RETURN_URL, authorised, key, order
+from stripe_sandbox.app import create_app
+from tests.stripe_sandbox.running import API_KEY, Mailbox, RunningSandbox, running_sandbox
+from tests.stripe_sandbox.test_as_stripe import RETURN_URL, authorised, key, order
 from tests.support import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
@@ -72,6 +74,7 @@ async def test_an_answer_can_be_late(sandbox: RunningSandbox) -> None:
 
 
 async def test_a_key_in_use_is_refused_at_once(sandbox: RunningSandbox) -> None:
+    await sandbox.wants(requests=[{"when": "during", "delay_ms": 500}])
     params, options = order(), key()
     answers = await asyncio.gather(
         *(sandbox.client.v1.payment_intents.create_async(params, options) for _ in range(8)), return_exceptions=True
@@ -204,24 +207,24 @@ async def test_an_authorisation_lapses(sandbox: RunningSandbox) -> None:
     assert (found.status, found.cancellation_reason) == ("canceled", "automatic")
 
 
-async def test_everything_survives_a_restart(database_url: str) -> None:
+async def test_everything_survives_a_restart(database: Path) -> None:
     params, options = order(), key()
-    async with running_sandbox(database_url) as sandbox:
+    async with running_sandbox(database) as sandbox:
         intent = await sandbox.client.v1.payment_intents.create_async(params, options)
-    async with running_sandbox(database_url) as sandbox:
+    async with running_sandbox(database) as sandbox:
         again = await sandbox.client.v1.payment_intents.create_async(params, options)
         assert again.id == intent.id
         taken = await sandbox.client.v1.payment_intents.capture_async(intent.id)
         assert taken.status == "succeeded"
 
 
-async def test_only_this_machine_can_reach_it(database_url: str) -> None:
-    async with running_sandbox(database_url) as sandbox:
+async def test_only_this_machine_can_reach_it(database: Path) -> None:
+    async with running_sandbox(database) as sandbox:
         assert httpx.URL(sandbox.url).host == "127.0.0.1"
 
 
-async def test_webhooks_are_signed_and_come_for_what_was_asked_for(database_url: str, mailbox: Mailbox) -> None:
-    async with running_sandbox(database_url, webhook_url=mailbox.url) as sandbox:
+async def test_webhooks_are_signed_and_come_for_what_was_asked_for(database: Path, mailbox: Mailbox) -> None:
+    async with running_sandbox(database, webhook_url=mailbox.url) as sandbox:
         intent = await authorised(sandbox.client)
         await sandbox.client.v1.payment_intents.capture_async(intent.id)
         await sandbox.client.v1.refunds.create_async({"payment_intent": intent.id})
@@ -237,27 +240,27 @@ async def test_webhooks_are_signed_and_come_for_what_was_asked_for(database_url:
         assert (await sandbox.client.v1.events.retrieve_async(event.id)).type == event.type
 
 
-async def test_webhooks_are_tried_until_they_are_taken(database_url: str, mailbox: Mailbox) -> None:
+async def test_webhooks_are_tried_until_they_are_taken(database: Path, mailbox: Mailbox) -> None:
     mailbox.refuses = 3
     delays_seconds = (0.01, 0.02, 0.04, 0.08)
-    async with running_sandbox(database_url, webhook_url=mailbox.url, retry_delays_seconds=delays_seconds) as sandbox:
+    async with running_sandbox(database, webhook_url=mailbox.url, retry_delays_seconds=delays_seconds) as sandbox:
         await authorised(sandbox.client)
         await eventually(lambda: _has(mailbox, 1), "the webhook at the fourth try")
         assert mailbox.tried == 4
 
 
-async def test_webhooks_not_taken_yet_survive_a_restart(database_url: str, mailbox: Mailbox) -> None:
+async def test_webhooks_not_taken_yet_survive_a_restart(database: Path, mailbox: Mailbox) -> None:
     mailbox.refuses = 1
-    async with running_sandbox(database_url, webhook_url=mailbox.url, retry_delays_seconds=(0.5,)) as sandbox:
+    async with running_sandbox(database, webhook_url=mailbox.url, retry_delays_seconds=(0.5,)) as sandbox:
         await authorised(sandbox.client)
         await eventually(lambda: _was_tried(mailbox), "the first try")
     assert not mailbox.received
-    async with running_sandbox(database_url, webhook_url=mailbox.url, retry_delays_seconds=(0.5,)):
+    async with running_sandbox(database, webhook_url=mailbox.url, retry_delays_seconds=(0.5,)):
         await eventually(lambda: _has(mailbox, 1), "the webhook after the restart")
 
 
-async def test_webhooks_can_be_lost_and_come_twice(database_url: str, mailbox: Mailbox) -> None:
-    async with running_sandbox(database_url, webhook_url=mailbox.url) as sandbox:
+async def test_webhooks_can_be_lost_and_come_twice(database: Path, mailbox: Mailbox) -> None:
+    async with running_sandbox(database, webhook_url=mailbox.url) as sandbox:
         await sandbox.wants(webhooks=[{"kind": "lose"}])
         intent = await authorised(sandbox.client)
         await sandbox.wants(webhooks=[{"kind": "duplicate", "types": ["payment_intent.succeeded"]}])
@@ -267,8 +270,8 @@ async def test_webhooks_can_be_lost_and_come_twice(database_url: str, mailbox: M
         assert set(mailbox.types) == {"payment_intent.succeeded"}
 
 
-async def test_webhooks_can_overtake_each_other(database_url: str, mailbox: Mailbox) -> None:
-    async with running_sandbox(database_url, webhook_url=mailbox.url) as sandbox:
+async def test_webhooks_can_overtake_each_other(database: Path, mailbox: Mailbox) -> None:
+    async with running_sandbox(database, webhook_url=mailbox.url) as sandbox:
         await sandbox.wants(webhooks=[{"kind": "reorder", "delay_ms": 10_000}])
         intent = await authorised(sandbox.client)
         await sandbox.client.v1.payment_intents.capture_async(intent.id)
@@ -276,8 +279,8 @@ async def test_webhooks_can_overtake_each_other(database_url: str, mailbox: Mail
         assert mailbox.types == ["payment_intent.succeeded", "payment_intent.amount_capturable_updated"]
 
 
-async def test_webhooks_can_be_late(database_url: str, mailbox: Mailbox) -> None:
-    async with running_sandbox(database_url, webhook_url=mailbox.url) as sandbox:
+async def test_webhooks_can_be_late(database: Path, mailbox: Mailbox) -> None:
+    async with running_sandbox(database, webhook_url=mailbox.url) as sandbox:
         await sandbox.wants(webhooks=[{"kind": "delay", "delay_ms": 100, "count": 0}])
         began = time.monotonic()
         await authorised(sandbox.client)
@@ -285,13 +288,10 @@ async def test_webhooks_can_be_late(database_url: str, mailbox: Mailbox) -> None
         assert time.monotonic() - began >= 0.1
 
 
-async def test_two_sandboxes_never_share_a_database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("admitone.sandbox.ledger._LOCK_WAIT_SECONDS", 0.2)
-    async with running_sandbox(database_url):
-        second = create_app(database_url, api_key=API_KEY)
-        with pytest.raises(TimeoutError):
-            async with second.router.lifespan_context(second):
-                raise AssertionError("the second one started")
+async def test_two_sandboxes_never_share_a_database(database: Path) -> None:
+    async with running_sandbox(database):
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            create_app(database, secret_key=API_KEY, lock_seconds=0.2)
 
 
 async def _has(mailbox: Mailbox, count: int) -> bool:

@@ -2,26 +2,25 @@
 
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 import stripe
 
-from admitone.local.postgres import Postgres
-from tests.sandbox.running import Mailbox, RunningSandbox, fresh_database, running_mailbox, running_sandbox
+from tests.stripe_sandbox.running import Mailbox, RunningSandbox, running_mailbox, running_sandbox
 
 STRIPE_KEY = os.environ.get("STRIPE_TEST_SECRET_KEY", "")
 
 
-@pytest_asyncio.fixture
-async def database_url(postgres: Postgres) -> AsyncIterator[str]:
-    async with fresh_database(postgres) as url:
-        yield url
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return tmp_path / "sandbox.sqlite3"
 
 
 @pytest_asyncio.fixture
-async def sandbox(database_url: str) -> AsyncIterator[RunningSandbox]:
-    async with running_sandbox(database_url) as sandbox:
+async def sandbox(database: Path) -> AsyncIterator[RunningSandbox]:
+    async with running_sandbox(database) as sandbox:
         yield sandbox
 
 
@@ -32,12 +31,12 @@ async def mailbox() -> AsyncIterator[Mailbox]:
 
 
 @pytest_asyncio.fixture(params=["sandbox", "stripe"] if STRIPE_KEY else ["sandbox"])
-async def provider(request: pytest.FixtureRequest, postgres: Postgres) -> AsyncIterator[stripe.StripeClient]:
+async def provider(request: pytest.FixtureRequest) -> AsyncIterator[stripe.StripeClient]:
     """The SDK's client of each provider: what is asserted about one must hold for the other."""
     if request.param == "stripe":
         transport = stripe.HTTPXClient(timeout=30)
         yield stripe.StripeClient(STRIPE_KEY, http_client=transport)
         await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK says nothing about it
         return
-    async with fresh_database(postgres) as url, running_sandbox(url) as sandbox:
+    async with running_sandbox() as sandbox:
         yield sandbox.client
