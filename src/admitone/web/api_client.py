@@ -11,6 +11,7 @@ import httpx
 import msgspec
 from starlette.requests import Request as HttpRequest
 
+from admitone.events import OrderStatus, TicketStatus
 from admitone.kernel import errors
 from admitone.kernel.errors import FieldError, Refusal, Unavailable
 from admitone.kernel.http.app import ErrorBody, session_token, status_of
@@ -18,8 +19,6 @@ from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.sessions import COOKIE
 from admitone.kernel.tracing import current_traceparent
 
-TicketStatus = Literal["available", "reserved", "sold"]
-OrderStatus = Literal["created", "awaiting:payment", "complete", "cancelled"]
 PaymentStatus = Literal["pending", "requires_action", "authorized", "captured", "voided", "failed", "refunded"]
 
 _SERVICES: Final = ("auth", "tickets", "orders", "payments")
