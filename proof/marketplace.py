@@ -1,12 +1,14 @@
 """The marketplace to be proven: one `admitone up` as a child process, on a free port and a data folder of its own."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -138,6 +140,11 @@ class Marketplace:
         return self._settings
 
     @property
+    def settings_with_key(self) -> Settings:
+        """The settings of another replica of the services, which signs sessions, too."""
+        return self.settings.with_variables(ADMITONE_SIGNING_KEY=self._key)
+
+    @property
     def superuser_url(self) -> str:
         """The server's superuser, who sees what no service may see."""
         port = urlsplit(self.settings.migrator_urls["orders"]).port
@@ -213,6 +220,21 @@ async def settled(value: Value, seconds_max: float = 120.0) -> None:
             f"still in progress after {seconds_max} s: {[each for each in found if each]}"
         )
         await asyncio.sleep(0.05)
+
+
+def logged_errors(folder: Path) -> Counter[str]:
+    """Count what the programs logged as an error, by message."""
+    errors: Counter[str] = Counter()
+    for file in (*folder.glob("processes/*.log*"), *folder.glob("*.log")):
+        for line in file.read_text(errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and str(entry.get("level")).upper() in {"ERROR", "CRITICAL"}:
+                last = str(entry.get("exception", entry.get("error", ""))).strip().splitlines()[-1:]
+                errors[f"{file.name}: {entry.get('message')} {' '.join(last)[:160]}"] += 1
+    return errors
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import sys
 import time
 from collections import Counter, defaultdict
@@ -21,7 +20,7 @@ from proof.chaos.schedule import Planned
 from proof.chaos.stack import Stack
 from proof.clients import HttpClient, http_client
 from proof.history import ClientHistory
-from proof.marketplace import settled
+from proof.marketplace import logged_errors, settled
 from proof.people import Crowd, Habits, Person
 
 HOLD_SECONDS: Final = 20
@@ -186,7 +185,7 @@ class ChaosRun:
             outcome.violations.append("the marketplace ended by itself")
         statuses = Counter(row["status"] for row in await marketplace.rows("orders", "SELECT status FROM orders"))
         outcome.orders, outcome.purchases = statuses.total(), statuses["complete"]
-        outcome.errors = _logged_errors(stack.folder)
+        outcome.errors = logged_errors(stack.folder)
 
 
 async def _trade(crowd: Crowd, is_over: asyncio.Event) -> None:
@@ -214,18 +213,3 @@ async def _trade(crowd: Crowd, is_over: asyncio.Event) -> None:
         for buyer in people[_SELLERS:]:
             group.create_task(repeat(partial(crowd.shop, buyer)))
         group.create_task(repeat(sign_up))
-
-
-def _logged_errors(folder: Path) -> Counter[str]:
-    """Count what the programs logged as an error, by message."""
-    errors: Counter[str] = Counter()
-    for file in (*folder.glob("processes/*.log*"), *folder.glob("*.log")):
-        for line in file.read_text(errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(entry, dict) and str(entry.get("level")).upper() in {"ERROR", "CRITICAL"}:
-                last = str(entry.get("exception", entry.get("error", ""))).strip().splitlines()[-1:]
-                errors[f"{file.name}: {entry.get('message')} {' '.join(last)[:160]}"] += 1
-    return errors

@@ -1,4 +1,4 @@
-"""`python -m proof.fuzz.guided body`: one parser, guided by its coverage (atheris on libFuzzer, for Linux only)."""
+"""`python -m proof.fuzz.guided body`: one parser, guided by its coverage (atheris on libFuzzer, Linux only)."""
 
 import sys
 import tempfile
@@ -11,7 +11,7 @@ with atheris.instrument_imports(include=["admitone", "json", "jwt", "http.cookie
 
 
 def main(name: str, options: list[str]) -> None:
-    """Run until libFuzzer has had enough or something is raised; it ends this process itself."""
+    """Run until libFuzzer has finished or something is raised; libFuzzer ends this process itself."""
     seeds = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     for number, seed in enumerate(SEEDS[name]):
         (seeds / str(number)).write_bytes(seed)

@@ -32,7 +32,7 @@ from admitone.web.formatting import money
 from admitone.web.forms import parse_amount, read_form
 from admitone.web.page_request import local_url
 from admitone.web.selling import ticket_body, ticket_preview
-from proof.fuzz.requests import stripe_signature
+from proof.webhooks import stripe_signature
 
 T = TypeVar("T")
 

@@ -1,86 +1,82 @@
-"""The OpenAPI document against the code: whatever a client makes of it, the answers are the ones it promises."""
+"""The OpenAPI document against the code: whatever a client sends, the responses are the ones it promises."""
 
 import itertools
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import httpx
+from proof.endings import reserved
+from proof.marketplace import running_marketplace
+from proof.people import Person
 
-from admitone.kernel import clock
-from tests.engines import wait_until
-from tests.whole import Up, running_up
-
-# What would contradict the API by its nature:
-# - positive_data_acceptance: a schema cannot say which cursors were given out, which ETag a ticket has now, whose
-#   password is right, or that the ticket one wants is still to be had. What fits it may be refused with good reason.
+# A schema cannot say which cursors exist, which ETag a ticket has now, whose password is right, or that a ticket is
+# still available: a request that fits it may be refused with good reason.
 _EXCLUDED: Final = "positive_data_acceptance"
 _PHASES: Final = "examples,coverage,fuzzing"
 
-# Whoever signs in or out is somebody else afterwards: these are asked last, or the rest would be asked by nobody.
+# Requests that sign in or out change the session, so they come last and by themselves.
 _SESSIONS: Final = "^/api/users/sign"
 _OTHERS: Final = ("--exclude-path-regex", _SESSIONS)
-_EXAMPLES_A_ROUND: Final = 100
-_SECONDS_A_ROUND: Final = 1800
+_EXAMPLES_PER_ROUND: Final = 100
+_SECONDS_PER_ROUND: Final = 1800
 
 
 @dataclass(frozen=True)
-class Explored:
-    """What came of it: how many requests were made up, and what schemathesis said of them."""
+class Exploration:
+    """How many requests schemathesis made, and what it printed."""
 
     cases: int
-    said: str
+    output: str
 
 
-def explored(up: Up, *, seed: int, examples_max: int, seconds_max: int) -> Iterator[Explored]:
-    """Let schemathesis ask whatever the document allows and forbids, as bob: first the most, then signing in and out.
+async def explore(
+    url: str, alice: Person, bob: Person, *, seed: int, examples_max: int, seconds_max: int
+) -> AsyncIterator[Exploration]:
+    """Send, as bob, whatever the document allows and forbids: first most operations, then signing in and out.
 
-    Raises AssertionError with what it says when an answer is none that the document promises.
+    Raises AssertionError with schemathesis's output if a response is not one that the document promises.
     """
-    with up.person("alice") as alice, up.person("bob") as bob:
-        wanted, own = (
-            person.post("/api/tickets", json={"title": "Fado night", "price": 19.99}).json()["id"]
-            for person in (alice, bob)
-        )
-        wait_until(lambda: bob.post("/api/orders", json={"ticketId": wanted}).status_code == 201, "bob reserves")
-        [order, *_] = bob.get("/api/orders").json()["orders"]
-        # Ids of things there are, or no answer would ever be more than "Not Found".
-        known = f"""
-            [[operations]]
-            include-path = "/api/orders/{{id}}"
-            parameters = {{ id = "{order["id"]}" }}
+    wanted, own = await alice.list_ticket(), await bob.list_ticket()
+    assert wanted is not None
+    assert own is not None
+    order = await reserved(bob, wanted)
+    # Ids of things that exist, or no response would ever be more than "Not Found".
+    known = f"""
+        [[operations]]
+        include-path = "/api/orders/{{id}}"
+        parameters = {{ id = "{order}" }}
 
-            [[operations]]
-            include-path = "/api/payments"
-            include-method = "GET"
-            parameters = {{ orderId = "{order["id"]}" }}
+        [[operations]]
+        include-path = "/api/payments"
+        include-method = "GET"
+        parameters = {{ orderId = "{order}" }}
 
-            [[operations]]
-            include-path = "/api/tickets/{{id}}"
-            include-method = "PUT"
-            parameters = {{ id = "{own}" }}
-        """
-        for which in (_OTHERS, ("--include-path-regex", _SESSIONS)):
-            options = (*which, "--seed", str(seed), "--max-examples", str(examples_max))
-            yield _asked(up, bob, options, known if which is _OTHERS else "", seconds_max)
+        [[operations]]
+        include-path = "/api/tickets/{{id}}"
+        include-method = "PUT"
+        parameters = {{ id = "{own.id}" }}
+    """
+    for operations in (_OTHERS, ("--include-path-regex", _SESSIONS)):
+        options = (*operations, "--seed", str(seed), "--max-examples", str(examples_max))
+        yield _run(url, bob.session, options, known if operations is _OTHERS else "", seconds_max)
 
 
-def _asked(up: Up, bob: httpx.Client, options: tuple[str, ...], known: str, seconds_max: int) -> Explored:
-    cookie = "; ".join(f"{name}={value}" for name, value in bob.cookies.items())
+def _run(url: str, session: str, options: tuple[str, ...], known: str, seconds_max: int) -> Exploration:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "schemathesis.toml").write_text(known)
         run = subprocess.run(
             [
                 *(sys.executable, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml"),
-                *("run", f"{up.url}/api/openapi.json", "--header", f"Cookie: {cookie}", *options),
+                *("run", f"{url}/api/openapi.json", "--header", f"Cookie: session={session}", *options),
                 *("--phases", _PHASES, "--checks", "all", "--exclude-checks", _EXCLUDED),
                 *("--generation-database", "none", "--no-color"),
-                # The session is bob's own, which is not made up anew for every request.
+                # The session is bob's own, and not generated for every request.
                 *("--generation-with-security-parameters", "false"),
             ],
             cwd=folder,
@@ -93,21 +89,19 @@ def _asked(up: Up, bob: httpx.Client, options: tuple[str, ...], known: str, seco
     generated = re.search(r"(\d+) generated, (\d+) passed", run.stdout)
     assert generated is not None, run.stdout
     assert generated[1] == generated[2], run.stdout
-    return Explored(int(generated[1]), run.stdout)
+    return Exploration(int(generated[1]), run.stdout)
 
 
-def explore(cases: int, seed: int) -> None:
+async def explore_rounds(cases: int, seed: int) -> None:
     """Explore in rounds, each with a seed and a marketplace of its own, until there were so many cases."""
     done = 0
     for round_seed in itertools.count(seed):
-        began = clock.monotonic_seconds()
-        with tempfile.TemporaryDirectory() as folder, running_up(Path(folder) / "data") as up:
-            found = [
-                each.cases
-                for each in explored(up, seed=round_seed, examples_max=_EXAMPLES_A_ROUND, seconds_max=_SECONDS_A_ROUND)
-            ]
-        done += sum(found)
-        seconds = clock.monotonic_seconds() - began
-        print(f"seed {round_seed}: {sum(found)} cases, all passed, in {seconds:.0f} s; {done} so far", flush=True)
+        began, limits = time.monotonic(), {"examples_max": _EXAMPLES_PER_ROUND, "seconds_max": _SECONDS_PER_ROUND}
+        async with running_marketplace() as marketplace, marketplace.people(2) as [alice, bob]:
+            explorations = explore(marketplace.url, alice, bob, seed=round_seed, **limits)
+            found = sum([each.cases async for each in explorations])
+        done += found
+        seconds = time.monotonic() - began
+        print(f"seed {round_seed}: {found} cases, all passed, in {seconds:.0f} s; {done} so far", flush=True)
         if done >= cases:
             return

@@ -60,8 +60,7 @@ class Filler:
         """Put tickets on sale, in tickets' database and in orders' replica."""
         execute, first = self._marketplace.execute, self._take(count)
         await asyncio.gather(
-            execute("tickets", _TICKETS, SELLER, first, count),
-            execute("orders", _REPLICAS, SELLER, first, count),
+            execute("tickets", _TICKETS, SELLER, first, count), execute("orders", _REPLICAS, SELLER, first, count)
         )
         for service in ("tickets", "orders"):
             await execute(service, "VACUUM ANALYZE ticket")

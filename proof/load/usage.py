@@ -35,9 +35,7 @@ class Usage:
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
-            self.memory_mb + other.memory_mb,
-            self.cpu_seconds + other.cpu_seconds,
-            self.descriptors + other.descriptors,
+            self.memory_mb + other.memory_mb, self.cpu_seconds + other.cpu_seconds, self.descriptors + other.descriptors
         )
 
 

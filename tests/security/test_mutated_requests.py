@@ -4,10 +4,11 @@ import logging
 
 import pytest
 
-from proof.fuzz.market import fuzzed_market
-from proof.fuzz.requests import run
+from proof.fuzz.requests import send_mutated
+from proof.fuzz.stock import CONNECTIONS, prepared
 from tests import engines
 from tests.support import StartNats
+from tests.system.support import WITH_MONEY, marketplace
 
 REQUESTS = 5000
 
@@ -18,10 +19,14 @@ async def test_no_mutated_request_breaks_or_leaks_anything(
     databases: engines.Databases, start_nats: StartNats, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
-    async with fuzzed_market(databases, start_nats, seed) as fuzzed:
-        report = await run(fuzzed.app, fuzzed.mutator, fuzzed.fields, REQUESTS, renew=fuzzed.stock.renew)
-        await fuzzed.stock.is_sound(report)
-    assert report.findings == {}
+    async with (
+        marketplace(databases, start_nats, *WITH_MONEY, "web", database_connections=CONNECTIONS) as market,
+        prepared(market.app, seed) as target,
+    ):
+        report = await send_mutated(market.app, target.mutator, target.fields, REQUESTS, renew=target.stock.renew)
+        await market.settled()
+        await market.is_sound()
+    assert report.faults == {}
     assert report.total == REQUESTS
     # Not all of them are refused before they reach a use case.
     assert report.statuses[200] > REQUESTS / 20

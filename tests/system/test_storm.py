@@ -1,9 +1,13 @@
-"""The whole history told again: nobody sees anything twice, however often and in whatever order it comes."""
+"""The whole history published again: nothing changes, however often and in whatever order it arrives."""
 
+import httpx
 import pytest
 
-from proof.load.ends import ENDS, People, every_end, everything_ended
-from proof.load.storm import digests, history, told_again
+from proof.clients import HttpClient, user_id_of
+from proof.endings import ENDINGS, Cast, every_ending
+from proof.load.storm import digests, history, publish_again
+from proof.marketplace import settled
+from proof.people import Person
 from tests import engines
 from tests.support import StartNats, sign_up
 from tests.system.support import WITH_MONEY, marketplace
@@ -12,22 +16,27 @@ ROUNDS = 3
 TIMES = 10
 
 
+def person(client: httpx.AsyncClient) -> Person:
+    session = client.cookies["session"]
+    return Person(user_id_of(session), session, HttpClient(client))
+
+
 @pytest.mark.timeout(180)
-async def test_s03_a_history_told_ten_times_again_changes_nothing(
+async def test_s03_a_history_published_ten_times_again_changes_nothing(
     databases: engines.Databases, start_nats: StartNats
 ) -> None:
-    async with marketplace(databases, start_nats, *WITH_MONEY, order_window_seconds=3) as market:
+    async with marketplace(databases, start_nats, *WITH_MONEY, hold_seconds=3) as market:
         async with market.app.client() as dave:
             await sign_up(dave, "dave@example.com")
             await dave.post("/api/users/signout")
         async with market.person("alice") as alice, market.person("bob") as bob, market.person("carol") as carol:
-            done = await every_end(People(alice, bob, carol), ROUNDS)
-        assert done == {end.__name__: ROUNDS for end in ENDS}
+            done = await every_ending(Cast(person(alice), person(bob), person(carol)), ROUNDS)
+        assert done == dict.fromkeys(ENDINGS, ROUNDS)
 
         async def value(service: str, sql: str) -> object:
             return await market.database(service).fetchval(sql)
 
-        await everything_ended(value)
+        await settled(value)
         await market.settled()
         settings = market.app.running["orders"].settings
         events = await history(settings)
@@ -37,7 +46,7 @@ async def test_s03_a_history_told_ten_times_again_changes_nothing(
         }
         before = await digests(settings)
 
-        await told_again(settings, market.services, events, TIMES)
+        await publish_again(settings, events, TIMES)
 
         assert await digests(settings) == before
         assert {before[f"{each.name}.dead_letter"].split()[0] for each in market.services} == {"0"}

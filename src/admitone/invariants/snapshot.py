@@ -23,7 +23,7 @@ SELECT id, version, status, buyer_id, ticket_id, ticket_version, title, price_ce
 FROM orders
 """
 _TICKETS: Final = """
-SELECT id, version, title, price_cents, currency, seller_id, status, order_id FROM ticket
+SELECT id, version, title, price_cents, face_value_cents, currency, seller_id, status, order_id FROM ticket
 """
 
 
