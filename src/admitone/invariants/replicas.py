@@ -15,7 +15,8 @@ async def _replicas_equal_their_source(snapshot: Snapshot) -> Checked:
         row["id"]: row
         for row in await snapshot.rows(
             "orders",
-            "SELECT id, version, title, price_cents, face_value_cents, currency, seller_id, status, order_id FROM ticket",
+            "SELECT id, version, title, price_cents, face_value_cents, currency, seller_id, status, order_id "
+            "FROM ticket",
         )
     }
     orders = {
