@@ -16,8 +16,7 @@ from admitone.payments.model import Payment
 from admitone.payments.paying import Ask
 from tests.engines import Databases
 from tests.payments.support import World, awaiting, cancelled, running_world
-from tests.stripe_sandbox.running import running_sandbox
-from tests.stripe_sandbox.test_as_stripe import authorised
+from tests.stripe_sandbox.running import authorized, running_sandbox
 from tests.support import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
@@ -47,7 +46,7 @@ async def test_g15_a_payment_without_an_answer_settles_by_itself_as_one_charge(
 ) -> None:
     world = deaf_world
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "count": 3, **fault}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "count": 3, **fault}])
     answer = await world.pay(order)
     assert answer.status_code == 202, answer.text
     assert answer.json()["status"] == "pending"
@@ -64,7 +63,9 @@ async def test_g15_an_answer_that_is_500_for_good_is_looked_up_in_the_books(impa
     """The money is held, and the idempotency key says "500" about it from now on."""
     world = deaf_world
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "answer": "internal_error", "when": "after"}])
+    await world.sandbox.inject(
+        requests=[{"operations": ["create_intent"], "answer": "internal_error", "when": "after"}]
+    )
     assert (await world.pay(order)).status_code == 202
     await world.state(order, "authorized")
     assert await world.told() == ["PaymentAuthorized"]
@@ -77,12 +78,12 @@ async def test_g15_a_payment_that_never_reached_the_provider_fails_in_the_end(
     monkeypatch.setattr(jobs, "_ON_ITS_WAY", timedelta(seconds=0.5))
     world = deaf_world
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "answer": "internal_error", "count": 0}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "answer": "internal_error", "count": 0}])
     assert (await world.pay(order)).status_code == 202
     assert (await world.pay(order, "tok_mastercard")).status_code == 409
     failed = await world.state(order, "failed")
     assert failed.reason == "The payment was not completed"
-    await world.sandbox.forgives()
+    await world.sandbox.clear_faults()
     await store.look_again(world.service.database, [failed.id])
     await eventually(lambda: _is_at_rest(world, order), "the failed payment was looked at once more")
     assert not await world.intents()
@@ -95,10 +96,10 @@ async def test_g15_a_request_that_takes_effect_after_all_gives_its_money_back(
     """Long after we gave up on it, and while the buyer pays with another attempt."""
     monkeypatch.setattr(jobs, "_ON_ITS_WAY", timedelta(seconds=0.5))
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "delay_ms": 2000, "count": 0}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "delay_ms": 2000, "count": 0}])
     assert (await world.pay(order)).status_code == 202
     await world.state(order, "failed")
-    await world.sandbox.forgives()
+    await world.sandbox.clear_faults()
     assert (await world.pay(order)).status_code == 201
     await eventually(lambda: _are(world, ["canceled", "requires_capture"]), "the late hold is given back")
     assert [payment.state for payment in await world.payments(order)] == ["failed", "authorized"]
@@ -111,7 +112,7 @@ async def test_g15_an_order_that_ends_while_the_answer_is_out_charges_nobody(
     monkeypatch.setattr(jobs, "_ON_ITS_WAY", timedelta(seconds=0.5))
     world = deaf_world
     held, absent = await world.order(), await world.order()
-    await world.sandbox.wants(
+    await world.sandbox.inject(
         requests=[{"operations": ["create_intent"], "answer": "drop", "when": "after", "count": 3}]
     )
     assert (await world.pay(held)).status_code == 202
@@ -119,8 +120,8 @@ async def test_g15_an_order_that_ends_while_the_answer_is_out_charges_nobody(
     await world.state(held, "voided", "authorized")
     await world.state(held, "voided")
     assert (await world.intent(held)).status == "canceled"
-    await world.sandbox.forgives()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "answer": "drop", "count": 0}])
+    await world.sandbox.clear_faults()
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "answer": "drop", "count": 0}])
     assert (await world.pay(absent)).status_code == 202
     await world.hear(cancelled(absent))
     await world.state(absent, "voided")
@@ -136,7 +137,7 @@ async def test_g15_a_capture_that_fails_is_tried_until_the_money_is_taken_once(
     world = deaf_world
     order = await world.order()
     await world.pay(order)
-    await world.sandbox.wants(requests=[{"operations": [operation], "answer": answer, "when": when, "count": 4}])
+    await world.sandbox.inject(requests=[{"operations": [operation], "answer": answer, "when": when, "count": 4}])
     await world.hear(awaiting(order, (await world.payment(order)).id))
     await world.state(order, "captured")
     assert (await world.intent(order)).amount_received == 1999
@@ -153,7 +154,7 @@ async def test_g15_a_refund_that_fails_is_tried_until_the_money_is_back_once(
     payment = await world.payment(order)
     await world.hear(awaiting(order, payment.id))
     await world.state(order, "captured")
-    await world.sandbox.wants(
+    await world.sandbox.inject(
         requests=[{"operations": ["create_refund"], "answer": "internal_error", "when": when, "count": 2}]
     )
     await world.hear(cancelled(order, version=2, reason="payment_failed"))
@@ -192,7 +193,7 @@ async def test_a_payment_whose_process_died_is_finished_by_the_next(deaf_world: 
 
 async def test_those_who_follow_a_slow_payment_get_its_answer(world: World) -> None:
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "delay_ms": 400}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "delay_ms": 400}])
     bob = world.bob
     answers = await asyncio.gather(*(world.pay(order, client=bob) for _ in range(5)))
     assert {(answer.status_code, answer.content) for answer in answers} == {(201, answers[0].content)}
@@ -228,7 +229,7 @@ async def test_without_webhooks_a_confirmed_payment_is_noticed(
     world = deaf_world
     order = await world.order()
     await world.pay(order, "pm_card_authenticationRequired")
-    await world.sandbox.authenticates(await world.intent(order))
+    await world.sandbox.authenticate(await world.intent(order))
     await world.state(order, "authorized")
     assert await world.told() == ["PaymentAuthorized"]
 
@@ -240,11 +241,11 @@ async def test_a_comparison_with_the_provider_finds_what_was_never_told(
     monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
     world = deaf_world
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["cancel_intent"], "answer": "drop", "count": 0}])
+    await world.sandbox.inject(requests=[{"operations": ["cancel_intent"], "answer": "drop", "count": 0}])
     await world.pay(order, "tok_chargeDeclined")
     await world.service.database.execute("UPDATE payment SET wanted = NULL, due_at = NULL")
     intent = await world.intent(order)
-    await world.sandbox.forgives()
+    await world.sandbox.clear_faults()
     await world.sandbox.client.v1.payment_intents.confirm_async(
         intent.id, {"payment_method": "pm_card_visa", "return_url": "https://tickets.example/"}
     )
@@ -276,7 +277,7 @@ async def test_a_comparison_closes_what_a_restored_database_forgot(
         due_at=None,
     )
     await own.stripe.authorise(forgotten, "https://tickets.example/")
-    stranger = await authorised(world.sandbox.client)  # of another installation on the same account
+    stranger = await authorized(world.sandbox.client)  # of another installation on the same account
     assert await jobs.reconcile(world.service) == 1
     assert {intent.id: intent.status for intent in await world.intents()} == {
         stranger.id: "requires_capture",

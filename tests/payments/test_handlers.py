@@ -131,7 +131,7 @@ async def test_s09_money_held_when_the_order_is_cancelled_goes_back(world: World
 async def test_s09_money_held_after_the_order_was_cancelled_goes_back(world: World) -> None:
     """The order ends while the bank is being asked."""
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "delay_ms": 300}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "delay_ms": 300}])
     paying = world.pay(order)
     answering = eventually(lambda: _begun(world, order), "the payment has begun")
     task, _ = await _both(paying, answering, lambda: world.hear(cancelled(order, reason="expired")))
@@ -145,9 +145,9 @@ async def test_a_late_authentication_goes_back(world: World) -> None:
     order = await world.order()
     await world.pay(order, "pm_card_authenticationRequired")
     intent = await world.intent(order)
-    await world.sandbox.wants(requests=[{"operations": ["cancel_intent"], "answer": "internal_error", "count": 3}])
+    await world.sandbox.inject(requests=[{"operations": ["cancel_intent"], "answer": "internal_error", "count": 3}])
     await world.hear(cancelled(order, reason="expired"))
-    await world.sandbox.authenticates(intent)
+    await world.sandbox.authenticate(intent)
     await world.state(order, "voided")
     assert (await world.intent(order)).status == "canceled"
     assert await world.told() == ["PaymentVoided"]
@@ -194,8 +194,8 @@ async def test_an_authorisation_lost_before_its_capture_fails_the_payment(world:
     order = await world.order()
     await world.pay(order)
     payment = await world.payment(order)
-    await world.sandbox.wants(webhooks=[{"kind": "lose", "count": 0}])
-    await world.sandbox.expires(str(payment.stripe_id))
+    await world.sandbox.inject(webhooks=[{"kind": "lose", "count": 0}])
+    await world.sandbox.expire_authorization(str(payment.stripe_id))
     await world.hear(awaiting(order, payment.id))
     failed = await world.state(order, "failed")
     assert failed.reason == "The bank no longer holds the money"
@@ -222,7 +222,7 @@ async def test_a_capture_is_wanted_once_however_often_it_is_asked_for(world: Wor
     order = await world.order()
     await world.pay(order)
     payment = await world.payment(order)
-    await world.sandbox.wants(requests=[{"operations": ["capture_intent"], "delay_ms": 100, "count": 0}])
+    await world.sandbox.inject(requests=[{"operations": ["capture_intent"], "delay_ms": 100, "count": 0}])
     await world.hear(awaiting(order, payment.id))
     for _ in range(5):
         await store.look_again(world.service.database, [payment.id])

@@ -139,7 +139,7 @@ async def test_s10_the_same_payment_twice_in_turn_is_one_charge(world: World, ke
 async def test_s10_the_same_payment_while_its_money_is_being_taken_is_one_charge(world: World, key: str) -> None:
     order = await world.order()
     first = await world.pay(order, key=key)
-    await world.sandbox.wants(requests=[{"operations": ["capture_intent"], "delay_ms": 1000}])
+    await world.sandbox.inject(requests=[{"operations": ["capture_intent"], "delay_ms": 1000}])
     await world.hear(awaiting(order, (await world.payment(order)).id))
     again = await world.pay(order, key=key)
     assert (await world.payment(order)).wanted == "capture"
@@ -316,7 +316,7 @@ async def test_a_card_that_asks_back_is_confirmed_at_the_bank(world: World) -> N
     assert shown["action"]["clientSecret"] == intent.client_secret
     assert shown["action"]["url"].startswith(world.sandbox.url)
     assert await world.told() == []
-    back = await world.sandbox.authenticates(intent)
+    back = await world.sandbox.authenticate(intent)
     assert back.headers["location"].startswith(f"{world.url}/orders/{order.id}?")
     await world.state(order, "authorized")
     assert await world.told() == ["PaymentAuthorized"]
@@ -328,7 +328,7 @@ async def test_a_card_that_asks_back_is_confirmed_at_the_bank(world: World) -> N
 async def test_a_card_refused_at_the_bank_leaves_the_order_payable(world: World) -> None:
     order = await world.order()
     await world.pay(order, "pm_card_authenticationRequired")
-    await world.sandbox.authenticates(await world.intent(order), "fail")
+    await world.sandbox.authenticate(await world.intent(order), "fail")
     failed = await world.state(order, "failed")
     assert failed.reason_code == "payment_intent_authentication_failure"
     assert (await world.pay(order, "tok_visa")).status_code == 201

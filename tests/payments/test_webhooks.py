@@ -193,7 +193,7 @@ async def test_a_webhook_that_lies_changes_nothing(deaf_world: World) -> None:
 
 async def test_a_webhook_before_the_answer_tells_the_same_once(world: World) -> None:
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "when": "after", "delay_ms": 500}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "when": "after", "delay_ms": 500}])
     answer = await world.pay(order)
     assert (answer.status_code, answer.json()["status"]) == (201, "authorized")
     await eventually(lambda: _all_worked_off(world, 1), "the webhook is worked off")
@@ -207,14 +207,16 @@ async def test_a_webhook_instead_of_the_answer_settles_the_payment(
     monkeypatch.setattr("admitone.payments.gateway._AUTHORISE_SECONDS", 0.5)
     monkeypatch.setattr("admitone.payments.model._RETRY_SECONDS", 3600.0)
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "when": "after", "answer": "internal_error"}])
+    await world.sandbox.inject(
+        requests=[{"operations": ["create_intent"], "when": "after", "answer": "internal_error"}]
+    )
     assert (await world.pay(order)).status_code == 202
     await world.state(order, "authorized")
     assert await world.told() == ["PaymentAuthorized"]
 
 
 async def test_webhooks_lost_doubled_and_overtaking_lead_to_the_same(world: World) -> None:
-    await world.sandbox.wants(
+    await world.sandbox.inject(
         webhooks=[
             {"kind": "lose", "count": 0, "share": 0.3},
             {"kind": "duplicate", "count": 0, "share": 0.5},
