@@ -231,7 +231,7 @@ def up(project: Path, request: pytest.FixtureRequest) -> Iterator[Up]:
     arguments = ["--processes"] if request.param == "processes" else []
     environment = {"PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     settings = {"ADMITONE_REMINDERS_TEXT": "Still interested?", "ADMITONE_REMINDERS_KEY": SECRET}
-    with short_folder() as folder, running_up(folder / "data", *arguments, **environment, **settings) as up:
+    with short_folder() as folder, running_up(folder / "data", *arguments, port=None, **environment, **settings) as up:
         yield up
 
 

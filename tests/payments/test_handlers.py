@@ -153,7 +153,7 @@ async def test_s09_a_payment_of_a_cancelled_order_is_voided(world: World) -> Non
 async def test_s09_a_payment_authorized_after_the_order_was_cancelled_is_voided(world: World) -> None:
     """The order ends during the request to the bank."""
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "delay_ms": 300}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "delay_ms": 300}])
     paying = world.pay(order)
     answering = eventually(lambda: _begun(world, order), "the payment has begun")
     task, _ = await _both(paying, answering, lambda: world.consume(cancelled(order, reason="expired")))
@@ -167,9 +167,9 @@ async def test_a_payment_authenticated_too_late_is_voided(world: World) -> None:
     order = await world.order()
     await world.pay(order, "pm_card_authenticationRequired")
     intent = await world.intent(order)
-    await world.sandbox.wants(requests=[{"operations": ["cancel_intent"], "answer": "internal_error", "count": 3}])
+    await world.sandbox.inject(requests=[{"operations": ["cancel_intent"], "answer": "internal_error", "count": 3}])
     await world.consume(cancelled(order, reason="expired"))
-    await world.sandbox.authenticates(intent)
+    await world.sandbox.authenticate(intent)
     await world.state(order, "voided")
     assert (await world.intent(order)).status == "canceled"
     assert await world.published() == ["PaymentVoided"]
@@ -216,8 +216,8 @@ async def test_an_authorization_lost_before_its_capture_fails_the_payment(world:
     order = await world.order()
     await world.pay(order)
     payment = await world.payment(order)
-    await world.sandbox.wants(webhooks=[{"kind": "lose", "count": 0}])
-    await world.sandbox.expires(str(payment.stripe_id))
+    await world.sandbox.inject(webhooks=[{"kind": "lose", "count": 0}])
+    await world.sandbox.expire_authorization(str(payment.stripe_id))
     await world.consume(awaiting(order, payment.id))
     failed = await world.state(order, "failed")
     assert failed.reason == "The bank no longer holds the money"
@@ -244,7 +244,7 @@ async def test_a_capture_requested_many_times_is_made_once(world: World) -> None
     order = await world.order()
     await world.pay(order)
     payment = await world.payment(order)
-    await world.sandbox.wants(requests=[{"operations": ["capture_intent"], "delay_ms": 100, "count": 0}])
+    await world.sandbox.inject(requests=[{"operations": ["capture_intent"], "delay_ms": 100, "count": 0}])
     await world.consume(awaiting(order, payment.id))
     for _ in range(5):
         async with world.service.database.transaction() as tx:

@@ -195,7 +195,7 @@ async def test_a_false_webhook_changes_nothing(world_without_webhooks: World) ->
 
 async def test_a_webhook_that_arrives_before_the_response_publishes_nothing_more(world: World) -> None:
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "when": "after", "delay_ms": 500}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "when": "after", "delay_ms": 500}])
     response = await world.pay(order)
     assert (response.status_code, response.json()["status"]) == (201, "authorized")
     await eventually(lambda: _all_processed(world, 1), "the webhook is processed")
@@ -207,14 +207,16 @@ async def test_a_webhook_settles_a_payment_without_a_response(world: World, monk
     monkeypatch.setattr("admitone.payments.gateway._AUTHORIZE_SECONDS", 0.5)
     monkeypatch.setattr("admitone.payments.model._RETRY_SECONDS", 3600.0)
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "when": "after", "answer": "internal_error"}])
+    await world.sandbox.inject(
+        requests=[{"operations": ["create_intent"], "when": "after", "answer": "internal_error"}]
+    )
     assert (await world.pay(order)).status_code == 202
     await world.state(order, "authorized")
     assert await world.published() == ["PaymentAuthorized"]
 
 
 async def test_lost_repeated_and_reordered_webhooks_have_the_same_effect(world: World) -> None:
-    await world.sandbox.wants(
+    await world.sandbox.inject(
         webhooks=[
             {"kind": "lose", "count": 0, "share": 0.3},
             {"kind": "duplicate", "count": 0, "share": 0.5},
