@@ -5,6 +5,7 @@ from uuid import UUID
 
 import asyncpg
 
+from admitone.events import SessionRevoked
 from admitone.invariants.findings import Checked, Violation, once_settled
 from admitone.invariants.snapshot import Snapshot
 
@@ -80,7 +81,8 @@ async def _missing_revocations(snapshot: Snapshot) -> list[Violation]:
         )
     }
     violations = []
-    for service in snapshot.services:
+    # A service without routes subscribes to no revocations.
+    for service in [each for each in snapshot.services if SessionRevoked in each.subscriptions]:
         revoked = {
             row["session_id"] for row in await snapshot.rows(service.name, "SELECT session_id FROM revoked_session")
         }
