@@ -59,7 +59,8 @@ class _Purchase:
             case "reserves":
                 self._orders[person] = await reserved(person, self._ticket)
             case "tries":
-                self._orders |= {person: order for order in await person.reserve(self._ticket)}
+                for order in await person.reserve(self._ticket):
+                    self._orders[person] = order
             case "cancels":
                 await person.cancel(self._orders[person])
             case _ if person in self._orders:
