@@ -12,7 +12,7 @@ from admitone.kernel.http.operations import ACCEPTED, CREATED, NO_CONTENT, OK
 from proof.clients import NO_HEADERS, Bank, Client, Json, Reply
 from proof.history import ClientHistory
 
-PASSWORD: Final = "eleven-brass-owls"  # noqa: S105 – of people who live for minutes
+PASSWORD: Final = "eleven-brass-owls"
 GOOD_CARD: Final = "tok_visa"
 DECLINED_CARD: Final = "tok_chargeDeclined"
 CONFIRMED_CARD: Final = "tok_threeDSecureRequired"

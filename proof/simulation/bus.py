@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any, Final
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Final
 
 from admitone.kernel.messaging.bus import BusError, RepublishRequest, StreamState
 
@@ -53,18 +54,6 @@ class _Stream:
 
 
 @dataclass(frozen=True)
-class _Sequence:
-    stream: int
-
-
-@dataclass(frozen=True)
-class _Metadata:
-    stream: str
-    sequence: _Sequence
-    num_delivered: int
-
-
-@dataclass(frozen=True)
 class _Publication:
     """What a process publishes, and the future of its sequence."""
 
@@ -88,18 +77,17 @@ class Delivery:
     headers = None
 
     def __init__(self, process: "Process", producer: str, sequence: int, stored: _Stored, deliveries: int) -> None:
-        self._process = process
-        self._producer = producer
-        self._sequence = sequence
+        self._message = process, producer, sequence
         self.subject = stored.subject
         self.data = stored.data
-        self.metadata = _Metadata(producer, _Sequence(sequence), deliveries)
+        numbers = SimpleNamespace(stream=sequence)
+        self.metadata = SimpleNamespace(stream=producer, sequence=numbers, num_delivered=deliveries)
 
     async def ack(self) -> None:
-        self._process.world.bus.acknowledge(self._process, self._producer, self._sequence, None)
+        self._message[0].world.bus.acknowledge(*self._message, None)
 
     async def nak(self, delay: float | None = None) -> None:
-        self._process.world.bus.acknowledge(self._process, self._producer, self._sequence, delay or 0.0)
+        self._message[0].world.bus.acknowledge(*self._message, delay or 0.0)
 
 
 class SimulatedBus:
@@ -115,26 +103,20 @@ class SimulatedBus:
         self._away_until = 0.0
 
     @property
+    def producers(self) -> list[str]:
+        return list(self._streams)
+
+    @property
     def is_unreachable(self) -> bool:
         return self._world.loop.time() < self._away_until
-
-    def go_away(self, seconds: float) -> None:
-        self._away_until = self._world.loop.time() + seconds
-        self._world.loop.call_at(self._away_until, self.come_back)
-
-    def come_back(self) -> None:
-        """Take what clients held back meanwhile; its acknowledgements are lost with the old connection."""
-        self._away_until = 0.0
-        held_back, self._held_back = self._held_back, []
-        for each in held_back:
-            if each.process.is_alive:
-                self._take(each)
-                each.fail(ConnectionError("the connection broke before the acknowledgement"))
 
     def require(self) -> None:
         """Raise what a client raises while the bus is unreachable."""
         if self.is_unreachable:
             raise ConnectionError("the bus is unreachable")
+
+    def is_drained(self) -> bool:
+        return all(not each.waiting for stream in self._streams.values() for each in stream.consumers.values())
 
     # For producers.
 
@@ -168,9 +150,8 @@ class SimulatedBus:
         if known is not None and now - known[1] < _DUPLICATE_WINDOW_SECONDS:
             sequence = known[0]
         elif publication.expected_last not in (None, stream.last):
-            publication.fail(
-                BusError(code=400, err_code=_WRONG_LAST_SEQUENCE, description=f"wrong last sequence: {stream.last}")
-            )
+            description = f"wrong last sequence: {stream.last}"
+            publication.fail(BusError(code=400, err_code=_WRONG_LAST_SEQUENCE, description=description))
             return None
         else:
             sequence = stream.last = stream.last + 1
@@ -202,6 +183,10 @@ class SimulatedBus:
 
     # For consumers.
 
+    def arrival(self, producer: str) -> asyncio.Event:
+        """Return the event that is set when a producer's stream has something to deliver."""
+        return self._arrivals.setdefault(producer, asyncio.Event())
+
     def ensure_consumer(self, producer: str, service: str, subjects: Sequence[str]) -> None:
         self.require()
         stream = self._streams.get(producer)
@@ -214,10 +199,6 @@ class SimulatedBus:
         consumer = stream.consumers[service] = _Consumer(subjects)
         for sequence, stored in stream.messages.items():
             self._enqueue(stream, consumer, sequence, stored)
-
-    def arrival(self, producer: str) -> asyncio.Event:
-        """Return the event that is set when a producer's stream has something to deliver."""
-        return self._arrivals.setdefault(producer, asyncio.Event())
 
     def fetch(self, process: "Process", producer: str) -> tuple[list[Delivery], float]:
         """Return what can be delivered now, and when there may be more."""
@@ -235,11 +216,10 @@ class SimulatedBus:
             each = waiting[sequence]
             each.deliveries += 1
             each.deliver_from = now + _ACK_WAIT_SECONDS
-            delivery = Delivery(process, producer, sequence, stream.messages[sequence], each.deliveries)
-            deliveries.append(delivery)
+            deliveries.append(Delivery(process, producer, sequence, stream.messages[sequence], each.deliveries))
             if faults.strikes("message duplicated"):
                 if self._random.random() < 0.5:
-                    deliveries.append(delivery)
+                    deliveries.append(deliveries[-1])
                 else:
                     each.deliver_from = now + self._random.uniform(0.0, 3.0)
         if deliveries and faults.strikes("deliveries lost on their way"):
@@ -265,6 +245,19 @@ class SimulatedBus:
 
     # Disasters.
 
+    def go_away(self, seconds: float) -> None:
+        self._away_until = self._world.loop.time() + seconds
+        self._world.loop.call_at(self._away_until, self.come_back)
+
+    def come_back(self) -> None:
+        """Take what clients held back meanwhile; its acknowledgements are lost with the old connection."""
+        self._away_until = 0.0
+        held_back, self._held_back = self._held_back, []
+        for each in held_back:
+            if each.process.is_alive:
+                self._take(each)
+                each.fail(ConnectionError("the connection broke before the acknowledgement"))
+
     def wipe(self, producer: str) -> None:
         self._streams.pop(producer, None)
 
@@ -288,13 +281,6 @@ class SimulatedBus:
             stream = self._streams[name] = _Stream(old.arrival, messages, last, deleted, known_ids)
             for service, consumer in old.consumers.items():
                 self._add_consumer(stream, service, consumer.subjects)
-
-    @property
-    def producers(self) -> list[str]:
-        return list(self._streams)
-
-    def is_drained(self) -> bool:
-        return all(not each.waiting for stream in self._streams.values() for each in stream.consumers.values())
 
 
 class SimulatedBusConnection:
@@ -329,6 +315,3 @@ class SimulatedBusConnection:
     async def request_republish(self, producer: str, request: RepublishRequest) -> None:
         self._bus.require()
         self._process.world.request_republish(producer, request)
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"the simulated bus has no {name}")

@@ -17,6 +17,7 @@ import asyncpg
 from admitone.kernel.database.migrations import migrate
 from admitone.kernel.database.pool import Row
 from admitone.local.provision import DatabaseAccount, provision
+from proof.simulation.provider import INSTALLATION
 
 T = TypeVar("T")
 AsyncpgConnection = Any  # it is generic in a way that differs between asyncpg's source and its stubs
@@ -106,8 +107,8 @@ class WorkerDatabases:
             if used := self.run(store.owner.fetch(sql, store.tables)):
                 names = ", ".join(row["name"] for row in used)
                 self.execute(service, f"TRUNCATE {names} RESTART IDENTITY CASCADE")
-        installation = "UPDATE installation SET id = '00000000-0000-7000-8000-000000000001', reconciled_until = $1"
-        self.execute("payments", installation, instant)
+        sql = "UPDATE installation SET id = $1, reconciled_until = $2"
+        self.execute("payments", sql, INSTALLATION, instant)
 
     def close(self) -> None:
         self.run(self._close())

@@ -38,6 +38,7 @@ from admitone.tickets.service import SERVICE as TICKETS
 from proof.simulation import faults
 from proof.simulation.bus import SimulatedBusConnection
 from proof.simulation.databases import WorkerDatabases
+from proof.simulation.run import run_seed
 
 Mutant = Callable[[WorkerDatabases], AbstractContextManager[None]]
 Change = tuple[Any, Any, Any]
@@ -76,6 +77,15 @@ def _batch_handler(service: Service, event: type[Event], **changes: Any) -> Chan
     handler = service.subscriptions[event]
     assert isinstance(handler, BatchHandler), f"{service.name} handles {event.__name__} without batches"
     return service.subscriptions, event, replace(handler, **changes)
+
+
+def first_catch(name: str, seeds: Sequence[int], databases: WorkerDatabases) -> tuple[int, str] | None:
+    """Return the first of these seeds that catches a mutant, and the violation."""
+    with MUTANTS[name](databases):
+        for seed in seeds:
+            if violations := run_seed(seed, databases).violations:
+                return seed, violations[0]
+    return None
 
 
 async def _nothing(*_: object, **__: object) -> None:

@@ -1,13 +1,13 @@
 """One simulated process of a service: it dies at any await, forgets everything, and is started again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import httpx
 
@@ -29,7 +29,8 @@ from proof.simulation.connections import SimulatedConnection, SimulatedPool
 if TYPE_CHECKING:
     from proof.simulation.world import World
 
-_HTTP_SECONDS_MAX = 10.0
+_HTTP_SECONDS_MAX: Final = 10.0
+_ORIGIN: Final = "http://127.0.0.1:8000"
 
 current_process: ContextVar["Process | None"] = ContextVar("current_process", default=None)
 
@@ -79,7 +80,8 @@ class Process:
             except UNREACHABLE:
                 continue
         running = replace(bare, resources=resources)
-        self._app = HttpApp(operation_routes(running, self.service.operations), settings)
+        app = HttpApp(operation_routes(running, self.service.operations), settings)
+        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=_ORIGIN, trust_env=False)
         inbox = Inbox(name, database, bus, self.service.subscriptions)
         jobs: list[Callable[[], Awaitable[None]]] = [_SimulatedRelay(self, database, bus).run]
         jobs += [partial(job, running) for job in self.service.jobs]
@@ -151,45 +153,23 @@ class Process:
         if not self.world.has_stopped and not self.is_alive:
             self.world.loop.create_task(self.start())
 
-    async def request(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int | None, bytes]:
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int | None, bytes]:
         """Send a request; the status is None if no response arrived, whatever its effect."""
-        sent = {"content-type": "application/json", **headers}
-        scope = {
-            "type": "http",
-            "method": method,
-            "path": path,
-            "raw_path": path.encode(),
-            "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
-            "client": ("127.0.0.1", 1),
-            "scheme": "http",
-            "http_version": "1.1",
-            "root_path": "",
-        }
-        status: int | None = None
-        content = b""
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: Any) -> None:
-            nonlocal status, content
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            else:
-                content += message.get("body", b"")
-
         faults = self.world.faults
         if faults.strikes("response lost") and self.world.random.random() < 0.3:
             return None, b""
-        serving = self.spawn(self._app(scope, receive, send))
+        sent = {"content-type": "application/json", **headers}
+        serving = self.spawn(self._http.request(method, path, headers=sent, content=body))
         await asyncio.wait({serving}, timeout=_HTTP_SECONDS_MAX)
         is_served = serving.done() and not serving.cancelled() and serving.exception() is None
         if not serving.done():
             serving.cancel()
         if not is_served or not self.is_alive or faults.strikes("response lost"):
             return None, b""
-        return status, content
+        response: httpx.Response = serving.result()
+        return response.status_code, response.content
 
 
 class _SimulatedRelay(Relay):

@@ -110,7 +110,7 @@ class _Run:
         world.trace("healed")
         world.set_polls(HEALED_IDLE_SECONDS)
         await self._settle()
-        self._check()
+        await self._check()
 
     # People.
 
@@ -186,11 +186,11 @@ class _Run:
         reason: str | None = ""
         while reason is not None and world.loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
-            reason = self._in_progress()
+            reason = await self._in_progress()
         if reason is not None:
             world.violated(f"I6 not settled after {_SETTLES_SECONDS:.0f} s: {reason}")
 
-    def _in_progress(self) -> str | None:
+    async def _in_progress(self) -> str | None:
         world = self._world
         if not all(process.is_alive for process in world.processes):
             return "a process is down"
@@ -200,11 +200,11 @@ class _Run:
         if not world.bus.is_drained():
             return "the bus is not drained"
         # A hold that the database does not know of is found by the comparison with the provider's books.
-        if any(each.status == "requires_capture" for each in world.provider.books()):
+        if any(each.status == "requires_capture" for each in await world.provider.books()):
             return "the provider holds money"
         return None
 
-    def _check(self) -> None:
+    async def _check(self) -> None:
         """Check every invariant, each database by its own clock."""
         world = self._world
         for name in world.databases.owners:
@@ -213,7 +213,7 @@ class _Run:
                 name, f"SET admitone.instant = '{datetime.fromtimestamp(seconds, UTC).isoformat()}'"
             )
         services = [each for each in ALL_SERVICES if each.has_database]
-        history, books = self._crowd.history, world.provider.books()
+        history, books = self._crowd.history, await world.provider.books()
         for finding in world.databases.run(check_connections(world.databases.owners, services, history.records, books)):
             for sample in finding.samples():
                 world.violated(f"{finding.id} {sample}")

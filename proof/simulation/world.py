@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from random import Random
+from types import SimpleNamespace
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -32,15 +33,16 @@ from proof.simulation.databases import WorkerDatabases
 from proof.simulation.faults import SKEW, Faults
 from proof.simulation.loop import VirtualLoop
 from proof.simulation.processes import Process, current_process
-from proof.simulation.provider import NoTransport, SimulatedProvider, SimulatedStripeClient
+from proof.simulation.provider import SECRET_KEY, SimulatedProvider, SimulatedTransport
 from proof.webhooks import stripe_signature
+from stripe_sandbox import app as sandbox
 
 # Far from every real clock, so that code that reads one of those is found at once.
 BEGINNING: Final = datetime(2040, 1, 1, tzinfo=UTC)
 SERVICES: Final = tuple(named(("tickets", "orders", "expiration", "payments")))
 _SKEW_SECONDS_MAX: Final = 600.0
 _STATEMENTS_MAX: Final = 20_000
-_WEBHOOK_SECRET: Final = "whsec_simulation"  # noqa: S105 – nothing outside a simulation knows it
+_WEBHOOK_SECRET: Final = "whsec_simulation"
 # How often those poll that are not woken: seldom, because each poll costs real time and finds nothing.
 IDLE_SECONDS: Final = 8.0
 HEALED_IDLE_SECONDS: Final = 30.0
@@ -77,7 +79,7 @@ class World:
         self.settings = Settings().with_variables(
             ADMITONE_ORDER_WINDOW_SECONDS=str(self.hold_seconds),
             ADMITONE_PAYMENT_ATTEMPTS=str(shape.choice((1, 2, 3))),
-            STRIPE_SECRET_KEY="sk_test_simulation",
+            STRIPE_SECRET_KEY=SECRET_KEY,
             STRIPE_WEBHOOK_SECRET=_WEBHOOK_SECRET,
         )
         self.skew_seconds = {each.name: 0.0 for each in SERVICES}
@@ -133,17 +135,18 @@ class World:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Let the clocks, ids, pauses and the Stripe client of the whole program be this world's."""
+        """Let the clocks, ids, pauses and the transport to Stripe of the whole program be this world's."""
         real_clocks = (clock._wall_source, clock._monotonic_source)
         real_ids = (ids._uuid_source, ids._token_source)
         clock.use_sources(lambda: self.true_time().timestamp(), self.loop.time)
         ids.use_sources(self.new_uuid, self._new_token)
-        stripe_client: tuple[tuple[Any, str], ...] = ((stripe, "StripeClient"), (stripe, "HTTPXClient"))
-        real_values = [(owner, name, getattr(owner, name)) for owner, name in (*_POLLS, *_WAITS, *stripe_client)]
+        stripe_parts: tuple[tuple[Any, str], ...] = ((stripe, "HTTPXClient"), (sandbox, "time"))
+        real_values = [(owner, name, getattr(owner, name)) for owner, name in (*_POLLS, *_WAITS, *stripe_parts)]
         self.set_polls(IDLE_SECONDS)
         for module, name in _WAITS:
             setattr(module, name, _WAIT_SECONDS)
-        vars(stripe).update(StripeClient=_stripe_client, HTTPXClient=lambda **_: NoTransport())
+        vars(stripe).update(HTTPXClient=_stripe_transport)
+        vars(sandbox).update(time=SimpleNamespace(time=lambda: self.true_time().timestamp()))
         try:
             yield
         finally:
@@ -237,10 +240,10 @@ class World:
             process.die(restarts=False)
 
 
-def _stripe_client(*_: object, **__: object) -> SimulatedStripeClient:
+def _stripe_transport(**_: object) -> SimulatedTransport:
     process = current_process.get()
     assert process is not None, "only a simulated process opens a gateway here"
-    return SimulatedStripeClient(process)
+    return SimulatedTransport(process)
 
 
 def _make_task(

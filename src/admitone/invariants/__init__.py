@@ -12,7 +12,7 @@ from admitone.invariants import clients, events, orders, payments, replicas, tic
 from admitone.invariants.checker import GRACE_SECONDS, Sources, check, check_always, check_connections
 from admitone.invariants.findings import INVARIANTS, Finding, Violation
 from admitone.invariants.instants import IN_PROGRESS, INSTANT_CHECKS, ORDER_OF_CHARGE, charge_problem
-from admitone.invariants.provider import provider_at
+from admitone.invariants.provider import intents_of, provider_at
 from admitone.invariants.snapshot import ClientRecord, ProviderIntent, TakenCharge
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "check",
     "check_always",
     "check_connections",
+    "intents_of",
     "provider_at",
 ]

@@ -1,6 +1,6 @@
 """The payment provider's own list of what it holds and has taken for one installation."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -35,31 +35,28 @@ class _IntentPage(msgspec.Struct):
     has_more: bool
 
 
-class _Bearer(httpx.Auth):
-    def __init__(self, secret_key: str) -> None:
-        self._secret_key = secret_key
-
-    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
-        request.headers["authorization"] = f"Bearer {self._secret_key}"
-        yield request
-
-
 def provider_at(url: str, secret_key: str) -> ListIntents:
     """Return how to list the intents of the provider that speaks Stripe's API at `url`: Stripe, or the sandbox."""
 
     async def list_intents(installation: UUID) -> Sequence[ProviderIntent]:
-        found: list[ProviderIntent] = []
-        params = {"limit": str(_PAGE), "expand[]": "data.latest_charge"}
-        async with httpx.AsyncClient(base_url=url, auth=_Bearer(secret_key), timeout=30) as client:
-            while True:
-                response = await client.get("/v1/payment_intents", params=params)
-                page = msgspec.json.decode(response.raise_for_status().content, type=_IntentPage)
-                found += [_parsed(each) for each in page.data if each.metadata.get("installation") == str(installation)]
-                if not page.has_more:
-                    return found
-                params["starting_after"] = page.data[-1].id
+        headers = {"authorization": f"Bearer {secret_key}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+            return await intents_of(client, installation)
 
     return list_intents
+
+
+async def intents_of(client: httpx.AsyncClient, installation: UUID) -> list[ProviderIntent]:
+    """Return the intents that one installation has at the provider which a client reaches."""
+    found: list[ProviderIntent] = []
+    params = {"limit": str(_PAGE), "expand[]": "data.latest_charge"}
+    while True:
+        response = await client.get("/v1/payment_intents", params=params)
+        page = msgspec.json.decode(response.raise_for_status().content, type=_IntentPage)
+        found += [_parsed(each) for each in page.data if each.metadata.get("installation") == str(installation)]
+        if not page.has_more:
+            return found
+        params["starting_after"] = page.data[-1].id
 
 
 def _parsed(listed: _ListedIntent) -> ProviderIntent:
