@@ -91,8 +91,9 @@ browser: $(INSTALLED)
 # Deployment; each target installs the tools it needs, or names what is missing.
 
 .PHONY: manifests
-manifests: $(INSTALLED) ## Render manifests, compose.yaml, bus accounts and dashboard from what the services declare
+manifests: $(INSTALLED) ## Render manifests, compose.yaml, bus accounts, dashboard and docs/events.md from what services declare
 	$(BIN)/python -m deploy.render
+	$(BIN)/python -m admitone.catalogue docs
 
 .venv/deploy/installed: deploy/requirements.lock | $(INSTALLED)
 	$(BIN)/python -m venv .venv/deploy

@@ -40,7 +40,7 @@ async def databases(_databases: engines.Databases) -> AsyncIterator[engines.Data
 
 @pytest.fixture
 def start_nats() -> Iterator[Callable[..., Nats]]:
-    """Start a NATS of this test alone: `start_nats(NatsUser("orders", "secret", publishes=True), …)`, plus user `admin`."""
+    """Start a NATS for this test with the given accounts and `admin`: `start_nats(NatsUser("orders", "secret"))`."""
     with ExitStack() as running:
         yield lambda *users: running.enter_context(engines.running_nats(users))
 

@@ -1,20 +1,24 @@
-"""The list of the marketplace's services; everything that needs all of them reads it here."""
+"""The services of the marketplace. Adding one is a folder with a `service.py`, and its name in this list."""
 
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Final
 
 from admitone.auth.service import AUTHORITY
-from admitone.auth.service import SERVICE as AUTH
-from admitone.expiration.service import SERVICE as EXPIRATION
 from admitone.kernel.service import Service
-from admitone.orders.service import SERVICE as ORDERS
-from admitone.payments.service import SERVICE as PAYMENTS
-from admitone.tickets.service import SERVICE as TICKETS
-from admitone.web.service import SERVICE as WEB
 
 __all__ = ["AUTHORITY", "SERVICES", "named"]
 
-SERVICES: Final[tuple[Service, ...]] = (AUTH, TICKETS, ORDERS, EXPIRATION, PAYMENTS, WEB)
+_NAMES: Final = (
+    "auth",
+    "tickets",
+    "orders",
+    "expiration",
+    "payments",
+    "web",
+)
+
+SERVICES: Final[tuple[Service, ...]] = tuple(import_module(f"admitone.{name}.service").SERVICE for name in _NAMES)
 
 
 def named(names: Iterable[str]) -> list[Service]:

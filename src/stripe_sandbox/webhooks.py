@@ -30,7 +30,7 @@ EVENT_TYPES: Final = {
 # After the last one the event is given up; Stripe tries for three days in live mode and a few hours in test mode.
 RETRY_DELAYS_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 3600.0)
 
-_CONNECTIONS_MAX: Final = 16
+_CONNECTIONS_MAX: Final = 64
 _RESPONSE_SECONDS: Final = 10.0
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSES: Final = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)

@@ -116,6 +116,30 @@ async def test_g13_events_in_any_order_have_the_same_effect(world: World, sequen
     assert await replica(world, order) == ("cancelled", 2)
 
 
+async def test_g13_a_batch_has_the_effects_of_its_events(world: World) -> None:
+    paid, rejected_, unpaid, ended = [await world.order() for _ in range(4)]
+    for order in (paid, rejected_, ended):
+        await world.pay(order)
+    unknown = ordered(world.bob_id)
+    payments = {order.id: await world.payment(order) for order in (paid, rejected_, ended)}
+    batch = [
+        rejected(rejected_, payments[rejected_.id].id),
+        awaiting(paid, payments[paid.id].id),
+        awaiting(unpaid, ids.new_id()),
+        awaiting(unknown, ids.new_id()),
+        cancelled(ended),
+        awaiting(rejected_, payments[rejected_.id].id),
+    ]
+    [gap] = await world.consume(*batch)
+    assert (gap.aggregate, gap.have_version) == (unknown.id, -1)
+    for order, state in ((paid, "captured"), (rejected_, "voided"), (ended, "voided")):
+        await world.state(order, state)
+    assert await world.published(unpaid) == ["PaymentFailed"]
+    assert await world.published(paid) == ["PaymentAuthorized", "PaymentCreated"]
+    assert sorted(await world.published(rejected_)) == ["PaymentAuthorized", "PaymentFailed", "PaymentVoided"]
+    assert await world.published(ended) == ["PaymentAuthorized", "PaymentVoided"]
+
+
 async def test_s09_a_payment_of_a_cancelled_order_is_voided(world: World) -> None:
     order = await world.order()
     await world.pay(order)
@@ -129,7 +153,7 @@ async def test_s09_a_payment_of_a_cancelled_order_is_voided(world: World) -> Non
 async def test_s09_a_payment_authorized_after_the_order_was_cancelled_is_voided(world: World) -> None:
     """The order ends during the request to the bank."""
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "delay_ms": 300}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "delay_ms": 300}])
     paying = world.pay(order)
     answering = eventually(lambda: _begun(world, order), "the payment has begun")
     task, _ = await _both(paying, answering, lambda: world.consume(cancelled(order, reason="expired")))
@@ -143,9 +167,9 @@ async def test_a_payment_authenticated_too_late_is_voided(world: World) -> None:
     order = await world.order()
     await world.pay(order, "pm_card_authenticationRequired")
     intent = await world.intent(order)
-    await world.sandbox.wants(requests=[{"operations": ["cancel_intent"], "answer": "internal_error", "count": 3}])
+    await world.sandbox.inject(requests=[{"operations": ["cancel_intent"], "answer": "internal_error", "count": 3}])
     await world.consume(cancelled(order, reason="expired"))
-    await world.sandbox.authenticates(intent)
+    await world.sandbox.authenticate(intent)
     await world.state(order, "voided")
     assert (await world.intent(order)).status == "canceled"
     assert await world.published() == ["PaymentVoided"]
@@ -192,8 +216,8 @@ async def test_an_authorization_lost_before_its_capture_fails_the_payment(world:
     order = await world.order()
     await world.pay(order)
     payment = await world.payment(order)
-    await world.sandbox.wants(webhooks=[{"kind": "lose", "count": 0}])
-    await world.sandbox.expires(str(payment.stripe_id))
+    await world.sandbox.inject(webhooks=[{"kind": "lose", "count": 0}])
+    await world.sandbox.expire_authorization(str(payment.stripe_id))
     await world.consume(awaiting(order, payment.id))
     failed = await world.state(order, "failed")
     assert failed.reason == "The bank no longer holds the money"
@@ -220,7 +244,7 @@ async def test_a_capture_requested_many_times_is_made_once(world: World) -> None
     order = await world.order()
     await world.pay(order)
     payment = await world.payment(order)
-    await world.sandbox.wants(requests=[{"operations": ["capture_intent"], "delay_ms": 100, "count": 0}])
+    await world.sandbox.inject(requests=[{"operations": ["capture_intent"], "delay_ms": 100, "count": 0}])
     await world.consume(awaiting(order, payment.id))
     for _ in range(5):
         async with world.service.database.transaction() as tx:

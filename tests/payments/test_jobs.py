@@ -16,8 +16,7 @@ from admitone.payments import gateway, jobs, model, store
 from admitone.payments.model import Authorized, Begun, Payment, PaymentRequest
 from tests.engines import Databases
 from tests.payments.support import World, awaiting, cancelled, running_world
-from tests.stripe_sandbox.running import running_sandbox
-from tests.stripe_sandbox.test_as_stripe import authorised
+from tests.stripe_sandbox.running import authorized, running_sandbox
 from tests.support import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
@@ -47,7 +46,7 @@ async def test_g15_a_payment_without_a_response_settles_by_itself_as_one_charge(
 ) -> None:
     world = world_without_webhooks
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "count": 3, **fault}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "count": 3, **fault}])
     response = await world.pay(order)
     assert response.status_code == 202, response.text
     assert response.json()["status"] == "pending"
@@ -66,7 +65,9 @@ async def test_g15_an_error_that_stripe_repeats_is_settled_by_its_list(
     """The money is held, and Stripe repeats its internal error for the idempotency key."""
     world = world_without_webhooks
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "answer": "internal_error", "when": "after"}])
+    await world.sandbox.inject(
+        requests=[{"operations": ["create_intent"], "answer": "internal_error", "when": "after"}]
+    )
     assert (await world.pay(order)).status_code == 202
     await world.state(order, "authorized")
     assert await world.published() == ["PaymentAuthorized"]
@@ -79,12 +80,12 @@ async def test_g15_a_payment_that_never_reached_the_provider_fails_in_the_end(
     monkeypatch.setattr(jobs, "_IN_FLIGHT", timedelta(seconds=0.5))
     world = world_without_webhooks
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "answer": "internal_error", "count": 0}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "answer": "internal_error", "count": 0}])
     assert (await world.pay(order)).status_code == 202
     assert (await world.pay(order, "tok_mastercard")).status_code == 409
     failed = await world.state(order, "failed")
     assert failed.reason == "The payment was not completed"
-    await world.sandbox.forgives()
+    await world.sandbox.clear_faults()
     async with world.service.database.transaction() as tx:
         await store.make_due(tx, [failed.id])
     await eventually(lambda: _is_at_rest(world, order), "the failed payment was checked once more")
@@ -98,10 +99,10 @@ async def test_g15_an_authorization_that_takes_effect_late_is_voided(
     """The request was given up long ago, and the buyer pays with another attempt."""
     monkeypatch.setattr(jobs, "_IN_FLIGHT", timedelta(seconds=0.5))
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "delay_ms": 2000, "count": 0}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "delay_ms": 2000, "count": 0}])
     assert (await world.pay(order)).status_code == 202
     await world.state(order, "failed")
-    await world.sandbox.forgives()
+    await world.sandbox.clear_faults()
     assert (await world.pay(order)).status_code == 201
     await eventually(lambda: _are(world, ["canceled", "requires_capture"]), "the late authorization is voided")
     assert [payment.state for payment in await world.payments(order)] == ["failed", "authorized"]
@@ -114,7 +115,7 @@ async def test_g15_an_order_that_ends_before_the_response_charges_nobody(
     monkeypatch.setattr(jobs, "_IN_FLIGHT", timedelta(seconds=0.5))
     world = world_without_webhooks
     held, absent = await world.order(), await world.order()
-    await world.sandbox.wants(
+    await world.sandbox.inject(
         requests=[{"operations": ["create_intent"], "answer": "drop", "when": "after", "count": 3}]
     )
     assert (await world.pay(held)).status_code == 202
@@ -122,8 +123,8 @@ async def test_g15_an_order_that_ends_before_the_response_charges_nobody(
     await world.state(held, "voided", "authorized")
     await world.state(held, "voided")
     assert (await world.intent(held)).status == "canceled"
-    await world.sandbox.forgives()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "answer": "drop", "count": 0}])
+    await world.sandbox.clear_faults()
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "answer": "drop", "count": 0}])
     assert (await world.pay(absent)).status_code == 202
     await world.consume(cancelled(absent))
     await world.state(absent, "voided")
@@ -139,7 +140,7 @@ async def test_g15_a_capture_is_retried_until_it_succeeds_once(
     world = world_without_webhooks
     order = await world.order()
     await world.pay(order)
-    await world.sandbox.wants(requests=[{"operations": [operation], "answer": response, "when": when, "count": 4}])
+    await world.sandbox.inject(requests=[{"operations": [operation], "answer": response, "when": when, "count": 4}])
     await world.consume(awaiting(order, (await world.payment(order)).id))
     await world.state(order, "captured")
     assert (await world.intent(order)).amount_received == 1999
@@ -156,7 +157,7 @@ async def test_g15_a_refund_is_retried_until_it_succeeds_once(
     payment = await world.payment(order)
     await world.consume(awaiting(order, payment.id))
     await world.state(order, "captured")
-    await world.sandbox.wants(
+    await world.sandbox.inject(
         requests=[{"operations": ["create_refund"], "answer": "internal_error", "when": when, "count": 2}]
     )
     await world.consume(cancelled(order, version=2, reason="payment_failed"))
@@ -197,7 +198,7 @@ async def test_a_payment_of_a_killed_process_is_settled_by_another(world_without
 
 async def test_concurrent_requests_for_a_slow_payment_get_its_response(world: World) -> None:
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "delay_ms": 400}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "delay_ms": 400}])
     bob = world.bob
     responses = await asyncio.gather(*(world.pay(order, client=bob) for _ in range(5)))
     assert {(response.status_code, response.content) for response in responses} == {(201, responses[0].content)}
@@ -233,7 +234,7 @@ async def test_an_authenticated_payment_is_noticed_without_webhooks(
     world = world_without_webhooks
     order = await world.order()
     await world.pay(order, "pm_card_authenticationRequired")
-    await world.sandbox.authenticates(await world.intent(order))
+    await world.sandbox.authenticate(await world.intent(order))
     await world.state(order, "authorized")
     assert await world.published() == ["PaymentAuthorized"]
 
@@ -245,11 +246,11 @@ async def test_reconciliation_finds_what_no_webhook_reported(
     monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
     world = world_without_webhooks
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["cancel_intent"], "answer": "drop", "count": 0}])
+    await world.sandbox.inject(requests=[{"operations": ["cancel_intent"], "answer": "drop", "count": 0}])
     await world.pay(order, "tok_chargeDeclined")
     await world.service.database.execute("UPDATE payment SET wanted = NULL, due_at = NULL")
     intent = await world.intent(order)
-    await world.sandbox.forgives()
+    await world.sandbox.clear_faults()
     await world.sandbox.client.v1.payment_intents.confirm_async(
         intent.id, {"payment_method": "pm_card_visa", "return_url": "https://tickets.example/"}
     )
@@ -281,7 +282,7 @@ async def test_reconciliation_cancels_intents_that_a_restored_database_lost(
         due_at=None,
     )
     await resources.gateway.authorize(lost, "https://tickets.example/")
-    foreign = await authorised(world.sandbox.client)  # of another installation with the same account
+    foreign = await authorized(world.sandbox.client)  # of another installation with the same account
     assert await jobs.reconcile(world.service) == 1
     assert {intent.id: intent.status for intent in await world.intents()} == {
         foreign.id: "requires_capture",

@@ -58,7 +58,7 @@ async def stored(world: World) -> int:
     return int(await world.service.database.fetchval("SELECT count(*) FROM webhook"))
 
 
-async def authorised(world: World) -> tuple[Any, Any]:
+async def authorized(world: World) -> tuple[Any, Any]:
     order = await world.order()
     await world.pay(order)
     return order, await world.intent(order)
@@ -78,7 +78,7 @@ async def test_a_malformed_signature_is_refused(world_without_webhooks: World, s
 
 async def test_a_webhook_with_a_wrong_signature_is_refused_and_not_stored(world_without_webhooks: World) -> None:
     world = world_without_webhooks
-    _, intent = await authorised(world)
+    _, intent = await authorized(world)
     sent = event(intent)
     for response in (
         await send(world, sent, secret="whsec_of_somebody_else"),
@@ -116,7 +116,7 @@ async def test_a_malformed_webhook_is_refused_although_it_is_signed(
 
 
 async def test_a_webhook_with_an_unstorable_id_does_not_block_others(world_without_webhooks: World) -> None:
-    _, intent = await authorised(world_without_webhooks)
+    _, intent = await authorized(world_without_webhooks)
     strange = event(intent, data={"object": {"id": "pi_\0", "object": "payment_intent"}})
     charge = event(intent, data={"object": {"id": "ch_1", "object": "charge", "payment_intent": "pi_\0"}})
     plain = event(intent, "payment_intent.amount_capturable_updated")
@@ -128,22 +128,20 @@ async def test_a_webhook_with_an_unstorable_id_does_not_block_others(world_witho
 
 
 async def test_a_webhook_that_is_four_minutes_old_is_accepted(world_without_webhooks: World) -> None:
-    _, intent = await authorised(world_without_webhooks)
+    _, intent = await authorized(world_without_webhooks)
     assert (await send(world_without_webhooks, event(intent), at=int(time.time()) - 240)).status_code == 200
 
 
-async def test_both_secrets_are_valid_while_one_replaces_the_other(
-    postgres: Any, databases: Any, start_nats: Any
-) -> None:
+async def test_both_secrets_are_valid_while_one_replaces_the_other(databases: Any, start_nats: Any) -> None:
     secrets = f"whsec_the_new_one,{WEBHOOK_SECRET}"
     async with running_world(databases, start_nats, webhooks=False, stripe_webhook_secret=secrets) as world:
-        _, intent = await authorised(world)
+        _, intent = await authorized(world)
         for secret in ("whsec_the_new_one", WEBHOOK_SECRET):
             assert (await send(world, event(intent), secret=secret)).status_code == 200
 
 
 async def test_a_repeated_webhook_is_stored_once(world_without_webhooks: World) -> None:
-    _, intent = await authorised(world_without_webhooks)
+    _, intent = await authorized(world_without_webhooks)
     sent = event(intent, "payment_intent.amount_capturable_updated")
     for _ in range(3):
         assert (await send(world_without_webhooks, sent)).status_code == 200
@@ -152,7 +150,7 @@ async def test_a_repeated_webhook_is_stored_once(world_without_webhooks: World) 
 
 
 async def test_a_webhook_about_an_unknown_object_is_accepted_and_stored(world_without_webhooks: World) -> None:
-    _, intent = await authorised(world_without_webhooks)
+    _, intent = await authorized(world_without_webhooks)
     foreign = event(intent)
     foreign["data"]["object"] |= {"id": "pi_of_somebody", "metadata": {}}
     customer = event(intent, "customer.created", data={"object": {"id": "cus_1", "object": "customer"}})
@@ -173,7 +171,7 @@ async def test_a_webhook_about_an_unknown_object_is_accepted_and_stored(world_wi
 async def test_a_webhook_that_differs_from_its_payment_is_not_trusted(
     world_without_webhooks: World, change: dict[str, Any], mismatch: str
 ) -> None:
-    order, intent = await authorised(world_without_webhooks)
+    order, intent = await authorized(world_without_webhooks)
     sent = event(intent)
     sent["data"]["object"] |= change
     assert (await send(world_without_webhooks, sent)).status_code == 200
@@ -184,7 +182,7 @@ async def test_a_webhook_that_differs_from_its_payment_is_not_trusted(
 async def test_a_false_webhook_changes_nothing(world_without_webhooks: World) -> None:
     """It is signed with our secret and reports what did not happen."""
     world = world_without_webhooks
-    order, intent = await authorised(world)
+    order, intent = await authorized(world)
     for type_, status in (("payment_intent.succeeded", "succeeded"), ("payment_intent.canceled", "canceled")):
         sent = event(intent, type_)
         sent["data"]["object"]["status"] = status
@@ -197,7 +195,7 @@ async def test_a_false_webhook_changes_nothing(world_without_webhooks: World) ->
 
 async def test_a_webhook_that_arrives_before_the_response_publishes_nothing_more(world: World) -> None:
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "when": "after", "delay_ms": 500}])
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "when": "after", "delay_ms": 500}])
     response = await world.pay(order)
     assert (response.status_code, response.json()["status"]) == (201, "authorized")
     await eventually(lambda: _all_processed(world, 1), "the webhook is processed")
@@ -209,14 +207,16 @@ async def test_a_webhook_settles_a_payment_without_a_response(world: World, monk
     monkeypatch.setattr("admitone.payments.gateway._AUTHORIZE_SECONDS", 0.5)
     monkeypatch.setattr("admitone.payments.model._RETRY_SECONDS", 3600.0)
     order = await world.order()
-    await world.sandbox.wants(requests=[{"operations": ["create_intent"], "when": "after", "answer": "internal_error"}])
+    await world.sandbox.inject(
+        requests=[{"operations": ["create_intent"], "when": "after", "answer": "internal_error"}]
+    )
     assert (await world.pay(order)).status_code == 202
     await world.state(order, "authorized")
     assert await world.published() == ["PaymentAuthorized"]
 
 
 async def test_lost_repeated_and_reordered_webhooks_have_the_same_effect(world: World) -> None:
-    await world.sandbox.wants(
+    await world.sandbox.inject(
         webhooks=[
             {"kind": "lose", "count": 0, "share": 0.3},
             {"kind": "duplicate", "count": 0, "share": 0.5},
@@ -236,7 +236,7 @@ async def test_lost_repeated_and_reordered_webhooks_have_the_same_effect(world: 
 
 
 async def test_a_manual_refund_is_noticed(world: World) -> None:
-    order, intent = await authorised(world)
+    order, intent = await authorized(world)
     await world.consume(awaiting(order, (await world.payment(order)).id))
     await world.state(order, "captured")
     await world.sandbox.client.v1.refunds.create_async({"payment_intent": intent.id, "amount": 999})

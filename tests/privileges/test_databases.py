@@ -1,4 +1,4 @@
-"""Every role against every database, table and verb: a service reads and writes its own rows, as far as it must."""
+"""Every role against every database, table and privilege: a service has only the rights that it needs."""
 
 import itertools
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from admitone.registry import SERVICES
 from tests.engines import Databases, Fresh
 
 NAMES: Final = [service.name for service in SERVICES if service.has_database]
-VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
+PRIVILEGES: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
 ALL, KEPT, LISTED = "SELECT INSERT UPDATE DELETE", "SELECT INSERT UPDATE", "SELECT INSERT DELETE"
 
-# What a service may do with each whole table of its own; what is not here it may not.
+# The privileges of a service on its own tables; it has no others.
 EVERYWHERE: Final[Mapping[str, str]] = {
     "applied_migration": "SELECT",
     "outbox": LISTED,
     "inbox": LISTED,
     "dead_letter": ALL,
-    "followed": KEPT,
-    "answer": LISTED,
+    "aggregate_version": KEPT,
+    "idempotent_response": LISTED,
     "revoked_session": LISTED,
 }
 OWN: Final[Mapping[str, Mapping[str, str]]] = {
@@ -32,12 +32,12 @@ OWN: Final[Mapping[str, Mapping[str, str]]] = {
     "expiration": {"deadline": ALL},
     "payments": {"installation": "SELECT", "orders": KEPT, "payment": KEPT, "webhook": LISTED},
 }
-# Columns of tables that may not be updated as a whole.
-CHANGEABLE: Final[Mapping[str, set[str]]] = {
+# The columns that a service may update in tables without the UPDATE privilege.
+UPDATABLE_COLUMNS: Final[Mapping[str, set[str]]] = {
     "outbox": {"stream_sequence", "copies"},
     "account": {"email", "password_hash", "version"},
     "installation": {"reconciled_until"},
-    "webhook": {"processed_at", "finding"},
+    "webhook": {"processed_at", "outcome"},
 }
 
 
@@ -49,17 +49,21 @@ async def tables(connection: asyncpg.Connection) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_service_does_with_its_tables_what_it_must_and_nothing_else(databases: Databases, name: str) -> None:
+async def test_a_service_has_the_privileges_on_its_tables_that_it_needs_and_no_others(
+    databases: Databases, name: str
+) -> None:
     fresh = await databases.fresh(name)
     connection = await asyncpg.connect(fresh.superuser_url)
-    wanted = {table: set(verbs.split()) for table, verbs in {**EVERYWHERE, **OWN[name]}.items()}
+    # A service that revokes nothing has every privilege on rows of its own tables.
+    own = OWN.get(name) or dict.fromkeys(set(await tables(connection)) - set(EVERYWHERE), ALL)
+    expected = {table: set(verbs.split()) for table, verbs in {**EVERYWHERE, **own}.items()}
     found: dict[str, set[str]] = {}
     columns: dict[str, set[str]] = {}
     for table in await tables(connection):
         found[table] = {
-            verb
-            for verb in VERBS
-            if await connection.fetchval("SELECT has_table_privilege($1, $2, $3)", name, table, verb)
+            privilege
+            for privilege in PRIVILEGES
+            if await connection.fetchval("SELECT has_table_privilege($1, $2, $3)", name, table, privilege)
         }
         updatable = await connection.fetch(
             "SELECT attname FROM pg_attribute WHERE attrelid = $2::text::regclass AND attnum > 0 AND NOT attisdropped "
@@ -70,12 +74,12 @@ async def test_a_service_does_with_its_tables_what_it_must_and_nothing_else(data
         if "UPDATE" not in found[table] and updatable:
             columns[table] = {row["attname"] for row in updatable}
     await connection.close()
-    assert found == wanted
-    assert columns == {table: changed for table, changed in CHANGEABLE.items() if table in wanted}
+    assert found == expected
+    assert columns == {table: changed for table, changed in UPDATABLE_COLUMNS.items() if table in expected}
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_service_changes_no_table_and_makes_none(databases: Databases, name: str) -> None:
+async def test_a_service_cannot_change_or_create_tables(databases: Databases, name: str) -> None:
     fresh = await databases.fresh(name)
     connection = await asyncpg.connect(fresh.url)
     statements = [
@@ -102,7 +106,9 @@ async def test_a_service_changes_no_table_and_makes_none(databases: Databases, n
 
 
 @pytest.mark.parametrize(("role", "database"), [each for each in itertools.product(NAMES, NAMES) if each[0] != each[1]])
-async def test_no_role_enters_another_service_s_database(databases: Databases, role: str, database: str) -> None:
+async def test_no_role_can_connect_to_another_service_s_database(
+    databases: Databases, role: str, database: str
+) -> None:
     own, other = await databases.fresh(role), await databases.fresh(database)
     for url in (own.url, own.migrator_url):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -110,7 +116,7 @@ async def test_no_role_enters_another_service_s_database(databases: Databases, r
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_no_role_is_more_than_it_says(databases: Databases, name: str) -> None:
+async def test_no_role_has_privileges_beyond_its_database(databases: Databases, name: str) -> None:
     fresh = await databases.fresh(name)
     connection = await asyncpg.connect(fresh.superuser_url)
     for role in (name, f"{name}_migrator"):
@@ -127,7 +133,7 @@ async def test_no_role_is_more_than_it_says(databases: Databases, name: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_what_was_told_cannot_be_rewritten(databases: Databases, name: str) -> None:
+async def test_published_events_cannot_be_changed(databases: Databases, name: str) -> None:
     fresh = await databases.fresh(name)
     connection = await asyncpg.connect(fresh.url)
     await connection.execute(
@@ -140,8 +146,8 @@ async def test_what_was_told_cannot_be_rewritten(databases: Databases, name: str
     await connection.close()
 
 
-async def test_money_that_moved_stays_on_the_books(databases: Databases) -> None:
-    """The rights say so, and a trigger says it even to the owner of the table."""
+async def test_payments_cannot_be_deleted_or_changed(databases: Databases) -> None:
+    """Privileges forbid it to the service, and a trigger forbids it even to the owner of the table."""
     fresh: Fresh = await databases.fresh("payments")
     service, owner = await asyncpg.connect(fresh.url), await asyncpg.connect(fresh.migrator_url)
     for table in ("payment", "orders"):

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 import stripe
 
-from tests.stripe_sandbox.running import Mailbox, RunningSandbox, running_mailbox, running_sandbox
+from tests.stripe_sandbox.running import RunningSandbox, WebhookEndpoint, running_endpoint, running_sandbox
 
 STRIPE_KEY = os.environ.get("STRIPE_TEST_SECRET_KEY", "")
 
@@ -25,18 +25,18 @@ async def sandbox(database: Path) -> AsyncIterator[RunningSandbox]:
 
 
 @pytest_asyncio.fixture
-async def mailbox() -> AsyncIterator[Mailbox]:
-    async with running_mailbox() as mailbox:
-        yield mailbox
+async def endpoint() -> AsyncIterator[WebhookEndpoint]:
+    async with running_endpoint() as endpoint:
+        yield endpoint
 
 
 @pytest_asyncio.fixture(params=["sandbox", "stripe"] if STRIPE_KEY else ["sandbox"])
 async def provider(request: pytest.FixtureRequest) -> AsyncIterator[stripe.StripeClient]:
-    """The SDK's client of each provider: what is asserted about one must hold for the other."""
+    """The SDK's client of each provider: what is asserted of one must hold for the other."""
     if request.param == "stripe":
         transport = stripe.HTTPXClient(timeout=30)
         yield stripe.StripeClient(STRIPE_KEY, http_client=transport)
-        await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK says nothing about it
+        await transport.close_async()  # type: ignore[no-untyped-call]  # not annotated in the SDK
         return
     async with running_sandbox() as sandbox:
         yield sandbox.client

@@ -1,4 +1,4 @@
-"""A sandbox on real HTTP for tests, and Stripe's own SDK pointed at it."""
+"""A sandbox on real HTTP for tests, with Stripe's own SDK as its client, and a webhook endpoint."""
 
 import asyncio
 import socket
@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import uuid4
 
 import httpx
 import stripe
 import uvicorn
+from stripe.params import PaymentIntentCreateParams
 
 from admitone.local.server import free_port
 from stripe_sandbox.app import LOOPBACK, create_app, create_server
 
-# Or the SDK leaves an id of its own in the home folder.
+# Otherwise the SDK writes an id into the home folder.
 stripe.enable_telemetry = False
 
 API_KEY = "sk_test_of_the_sandbox"
@@ -25,7 +27,7 @@ WEBHOOK_SECRET = "whsec_of_the_sandbox"
 
 @asynccontextmanager
 async def served(make_server: Callable[[], uvicorn.Server]) -> AsyncIterator[uvicorn.Server]:
-    """Run a server in this loop for as long as the block lasts."""
+    """Run a server in this event loop until the block ends."""
     running = make_server()
     serving = asyncio.create_task(running.serve())
     try:
@@ -38,26 +40,54 @@ async def served(make_server: Callable[[], uvicorn.Server]) -> AsyncIterator[uvi
         await serving
 
 
+RETURN_URL = "https://tickets.example/orders/1"
+
+
+def order(**changes: Any) -> PaymentIntentCreateParams:
+    """Parameters of an intent as the marketplace creates it; changes may be invalid on purpose."""
+    params: Any = {
+        "amount": 1999,
+        "currency": "usd",
+        "capture_method": "manual",
+        "confirm": True,
+        "payment_method": "pm_card_visa",
+        "automatic_payment_methods": {"enabled": True},
+        "return_url": RETURN_URL,
+        "metadata": {"order_id": str(uuid4())},
+        **changes,
+    }
+    return cast("PaymentIntentCreateParams", params)
+
+
+def key() -> stripe.RequestOptions:
+    return {"idempotency_key": str(uuid4())}
+
+
+async def authorized(provider: stripe.StripeClient, **changes: Any) -> stripe.PaymentIntent:
+    intent = await provider.v1.payment_intents.create_async(order(**changes))
+    assert intent.status == "requires_capture"
+    return intent
+
+
 @dataclass
 class RunningSandbox:
-    """A sandbox that serves, and ways to talk to it."""
+    """A sandbox that serves, and clients of it."""
 
     url: str
     http: httpx.AsyncClient
     client: stripe.StripeClient
 
-    async def wants(self, **faults: list[dict[str, Any]]) -> None:
-        """Let faults happen from now on: `requests=[…]`, `webhooks=[…]`."""
+    async def inject(self, **faults: list[dict[str, Any]]) -> None:
+        """Plan faults: `requests=[…]`, `webhooks=[…]`."""
         (await self.http.post("/sandbox/faults", json=faults)).raise_for_status()
 
-    async def forgives(self) -> None:
+    async def clear_faults(self) -> None:
         (await self.http.delete("/sandbox/faults")).raise_for_status()
 
-    async def expires(self, intent_id: str) -> None:
-        """Let an authorisation lapse."""
+    async def expire_authorization(self, intent_id: str) -> None:
         (await self.http.post(f"/sandbox/expire/{intent_id}")).raise_for_status()
 
-    async def authenticates(self, intent: Any, outcome: str = "approve") -> httpx.Response:
+    async def authenticate(self, intent: Any, outcome: str = "approve") -> httpx.Response:
         """Do what the buyer does on the bank's page."""
         form = {"client_secret": intent.client_secret, "outcome": outcome}
         return await self.http.post(f"/sandbox/authenticate/{intent.id}", data=form)
@@ -67,7 +97,7 @@ class RunningSandbox:
 async def running_sandbox(
     database: Path | None = None, *, port: int | None = None, **options: Any
 ) -> AsyncIterator[RunningSandbox]:
-    """A sandbox that serves until the block ends; without a database file, on one that ends with it."""
+    """Serve a sandbox inside the block, on a temporary database file unless one is given."""
     port = port or free_port()
     with tempfile.TemporaryDirectory() as folder:
         file = database or Path(folder, "sandbox.sqlite3")
@@ -80,17 +110,17 @@ async def running_sandbox(
             )
             async with httpx.AsyncClient(base_url=url) as plain:
                 yield RunningSandbox(url, plain, client)
-            await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK says nothing about it
+            await transport.close_async()  # type: ignore[no-untyped-call]  # not annotated in the SDK
 
 
 @dataclass
-class Mailbox:
-    """A webhook endpoint that keeps what it takes; while `refuses` is positive it answers 500 instead."""
+class WebhookEndpoint:
+    """A webhook endpoint that keeps the events it receives; it fails as often as `failures_left` says."""
 
     url: str = ""
     received: list[stripe.Event] = field(default_factory=list)
-    tried: int = 0
-    refuses: int = 0
+    attempts: int = 0
+    failures_left: int = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body, more = b"", True
@@ -100,12 +130,12 @@ class Mailbox:
             more = message.get("more_body", False)
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         event = stripe.Webhook.construct_event(body, headers["stripe-signature"], WEBHOOK_SECRET)
-        self.tried += 1
-        status = 500 if self.refuses > 0 else 200
+        self.attempts += 1
+        status = 500 if self.failures_left > 0 else 200
         if status == 200:
             self.received.append(event)
         else:
-            self.refuses -= 1
+            self.failures_left -= 1
         await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
@@ -115,14 +145,14 @@ class Mailbox:
 
 
 @asynccontextmanager
-async def running_mailbox() -> AsyncIterator[Mailbox]:
-    mailbox = Mailbox()
+async def running_endpoint() -> AsyncIterator[WebhookEndpoint]:
+    endpoint = WebhookEndpoint()
     with socket.socket() as taken:
         taken.bind((LOOPBACK, 0))
         port = taken.getsockname()[1]
     config = uvicorn.Config(
-        mailbox, host=LOOPBACK, port=port, lifespan="off", log_level="warning", timeout_graceful_shutdown=1
+        endpoint, host=LOOPBACK, port=port, lifespan="off", log_level="warning", timeout_graceful_shutdown=1
     )
-    mailbox.url = f"http://{LOOPBACK}:{port}/webhook"
+    endpoint.url = f"http://{LOOPBACK}:{port}/webhook"
     async with served(lambda: uvicorn.Server(config)):
-        yield mailbox
+        yield endpoint

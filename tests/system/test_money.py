@@ -115,7 +115,7 @@ async def test_s09_payment_and_expiry_in_both_sequences(
         if first == "expiry":
             # The bank takes longer than the hold lasts.
             assert market.sandbox is not None
-            await market.sandbox.wants(requests=[{"operations": ["create_intent"], "delay_ms": 2600}])
+            await market.sandbox.inject(requests=[{"operations": ["create_intent"], "delay_ms": 2600}])
         await pay(bob, order)
 
         async def settled() -> dict[str, Any] | None:

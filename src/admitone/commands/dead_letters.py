@@ -9,7 +9,6 @@ import msgspec
 from admitone import registry
 from admitone.commands.connection import database_url, effective_settings, open_database
 from admitone.commands.errors import report_errors
-from admitone.kernel.database.pool import Database
 from admitone.kernel.messaging import dead_letters as store
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.dead_letters import DeadLetter
@@ -109,7 +108,7 @@ async def _retry(letter_id: str | None, service: str | None) -> bool:
     for each in _services(service):
         async with open_database(database_url(settings, each.name)) as database:
             inbox = Inbox(each.name, database, Bus(each.name), each.subscriptions)
-            for letter in await _find(database, letter_id):
+            for letter in await store.find_all(database, letter_id):
                 count += 1
                 try:
                     await store.retry(database, inbox, letter)
@@ -146,7 +145,7 @@ async def _drop(letter_id: str | None, service: str | None) -> None:
     settings = effective_settings()
     for each in _services(service):
         async with open_database(database_url(settings, each.name)) as database:
-            for letter in await _find(database, letter_id):
+            for letter in await store.find_all(database, letter_id):
                 count += await store.drop(database, letter)
                 click.echo(f"{each.name}  {letter.id}  dropped")
     if letter_id is not None:
@@ -162,15 +161,8 @@ async def _each(service: str | None, letter_id: str | None = None) -> AsyncItera
     settings = effective_settings()
     for each in _services(service):
         async with open_database(database_url(settings, each.name)) as database:
-            for letter in await _find(database, letter_id):
+            for letter in await store.find_all(database, letter_id):
                 yield each.name, letter
-
-
-async def _find(database: Database, letter_id: str | None) -> list[DeadLetter]:
-    if letter_id is None:
-        return await store.find_all(database)
-    letter = await store.find(database, letter_id)
-    return [] if letter is None else [letter]
 
 
 def _selection(letter_id: str | None, *, everything: bool) -> str | None:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import asyncpg
 
+from admitone.events import SessionRevoked
 from admitone.invariants.findings import Checked, Violation, once_settled
 from admitone.invariants.snapshot import Snapshot
 
@@ -15,7 +16,8 @@ async def _replicas_equal_their_source(snapshot: Snapshot) -> Checked:
         row["id"]: row
         for row in await snapshot.rows(
             "orders",
-            "SELECT id, version, title, price_cents, face_value_cents, currency, seller_id, status, order_id FROM ticket",
+            "SELECT id, version, title, price_cents, face_value_cents, currency, seller_id, status, order_id "
+            "FROM ticket",
         )
     }
     orders = {
@@ -79,7 +81,8 @@ async def _missing_revocations(snapshot: Snapshot) -> list[Violation]:
         )
     }
     violations = []
-    for service in snapshot.services:
+    # A service without routes subscribes to no revocations.
+    for service in [each for each in snapshot.services if SessionRevoked in each.subscriptions]:
         revoked = {
             row["session_id"] for row in await snapshot.rows(service.name, "SELECT session_id FROM revoked_session")
         }

@@ -216,8 +216,10 @@ async def tickets(tx: Transaction, ticket_ids: Sequence[UUID]) -> dict[UUID, Tic
 
 async def ticket_versions_for_change(tx: Transaction, ticket_ids: Sequence[UUID]) -> dict[UUID, int]:
     """Return the versions of replicas by id and lock their rows until the transaction ends."""
-    sql = "SELECT id, version FROM ticket WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
-    return {row["id"]: row["version"] for row in await tx.fetch(sql, ticket_ids)}
+    rows = await tx.fetch(
+        "SELECT id, version FROM ticket WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE", ticket_ids
+    )
+    return {row["id"]: row["version"] for row in rows}
 
 
 async def save_tickets(tx: Transaction, changed: Sequence[TicketReplica]) -> None:

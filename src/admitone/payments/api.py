@@ -44,19 +44,19 @@ _PAUSE_SECONDS_MAX: Final = 0.25
     body=NewPayment,
     returns=PaymentView,
     raises=(
-        *(NotYourOrder, NoSuchOrder, OrderIsCancelled, OrderHasExpired, NoAttemptsLeft, CardDeclined),
-        PaymentInProgress,
+        *(NotYourOrder, NoSuchOrder, OrderIsCancelled, OrderHasExpired, NoAttemptsLeft),
+        *(CardDeclined, PaymentInProgress),
     ),
     signed_in=True,
     idempotent=True,
-    other_responses={ACCEPTED: "The bank's response is still out: the payment is `pending` and settles by itself."},
+    other_responses={ACCEPTED: "The outcome is not known yet: the payment is `pending` and settles by itself."},
 )
 async def pay_order(request: Request[NewPayment, Resources]) -> Response:
     """Pay an order.
 
-    The money is held, and taken once the order is the buyer's. `requires_action` asks the buyer to confirm at the
-    bank. Where the bank's response is still out, the response is 202 with status `pending`: the payment settles by
-    itself and must not be repeated. The same request again gives the same payment and never a second charge.
+    The money is held, and captured once the order is the buyer's. With `requires_action` the buyer must authenticate
+    at the bank. If the outcome is not known in time, the response is 202 with status `pending`: the payment settles
+    by itself and must not be repeated. A repeated request returns the same payment and never makes a second charge.
     """
     new = PaymentRequest(
         payment_id=ids.new_id(),

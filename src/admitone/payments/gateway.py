@@ -18,6 +18,7 @@ import msgspec
 import stripe
 
 from admitone.payments.model import (
+    NOT_COMPLETED,
     TOKEN_INVALID,
     Authorized,
     Canceled,
@@ -418,4 +419,4 @@ def _code(error: _Error) -> str:
 
 
 def _reason(message: str | None) -> str:
-    return (message or "The payment was not completed")[:_REASON_CHARACTERS_MAX]
+    return (message or NOT_COMPLETED)[:_REASON_CHARACTERS_MAX]

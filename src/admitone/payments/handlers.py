@@ -15,7 +15,7 @@ from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.replicas import is_next
 from admitone.kernel.tracing import current_traceparent
 from admitone.payments import store
-from admitone.payments.model import OrderReplica, OrderStatus, Payment
+from admitone.payments.model import NOT_COMPLETED, OrderReplica, OrderStatus, Payment
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +88,8 @@ def order_awaiting_payment(tx: Transaction, batch: OrderBatch, event: OrderAwait
     extra = {"order": event.id, "payment": event.payment_id}
     if payment is None or payment.wanted == "void" or payment.state == "voided":
         # It is being voided, or a restored database lost it: nothing will be captured, so the order must not wait.
-        log.error("orders awaits a payment that will not be captured", extra=extra)
-        failed = PaymentFailed(id=event.payment_id, order_id=event.id, reason="The payment was not completed")
-        tx.publish(failed)
+        log.error("the awaited payment will not be captured", extra=extra)
+        tx.publish(PaymentFailed(id=event.payment_id, order_id=event.id, reason=NOT_COMPLETED))
     elif (captured := payment.capture(tx.now)) is not payment:
         batch.change(captured)
     else:
@@ -109,8 +108,7 @@ def payment_rejected(tx: Transaction, batch: OrderBatch, event: PaymentRejected)
     """Return the money of a payment that orders did not accept."""
     payment = batch.payments.get(event.payment_id)
     if payment is None:
-        extra = {"order": event.order_id, "payment": event.payment_id}
-        log.error("orders rejects an unknown payment", extra=extra)
+        log.error("an unknown payment is rejected", extra={"order": event.order_id, "payment": event.payment_id})
     else:
         _cancel(tx, batch, payment)
 

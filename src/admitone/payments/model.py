@@ -25,6 +25,7 @@ OrderStatus = Literal["created", "awaiting:payment", "cancelled"]
 E = TypeVar("E", bound=Event)
 
 TOKEN_INVALID: Final = "token_invalid"  # noqa: S105 – a reason code
+NOT_COMPLETED: Final = "The payment was not completed"
 
 _LIVE: Final = frozenset({"created", "requires_action", "authorized", "captured"})
 _OPEN: Final = frozenset({"created", "requires_action", "authorized"})
@@ -260,7 +261,7 @@ class Payment(msgspec.Struct, frozen=True):
                 voided = self.settled("voided", _stripe_id(result))
                 return voided, [voided.event(PaymentVoided)]
             case _:
-                failed = self.settled("failed", _stripe_id(result), "not_completed", "The payment was not completed")
+                failed = self.settled("failed", _stripe_id(result), "not_completed", NOT_COMPLETED)
                 return failed, [failed.event(PaymentFailed)] if fails_order else []
 
     def _apply_authorized(self, result: ProviderResult, now: datetime) -> tuple["Payment", list[Event]]:

@@ -1,4 +1,4 @@
-"""Chaos itself, in short: real processes, a few faults, and nothing sold twice, lost or charged for nothing."""
+"""A short chaos run: real processes, a few faults, and nothing sold twice, lost or charged for nothing."""
 
 import re
 from collections import Counter
@@ -8,8 +8,8 @@ import pytest
 
 from proof.chaos.faults import KINDS
 from proof.chaos.report import report
-from proof.chaos.run import Run
-from proof.chaos.schedule import Planned, drawn
+from proof.chaos.run import ChaosRun
+from proof.chaos.schedule import Planned, draw
 
 BY_NAME = {kind.name: kind for kind in KINDS}
 SHORT = (
@@ -21,10 +21,11 @@ SHORT = (
 EVERYTHING = {"postgres", "nats", "clocks"}
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(240)
 async def test_nothing_is_sold_twice_or_lost_while_processes_die(folder: Path) -> None:
     lane = [Planned(0.0, BY_NAME[name], target) for name, target in SHORT]
-    outcome = await Run(7, folder, lambda _: [lane], 60.0, buyers=6, window_seconds=2).outcome()
+    outcome = await ChaosRun(7, folder, lambda _: [lane], 60.0, buyers=6, hold_seconds=2).run()
     assert outcome.violations == []
     assert all(finding.holds for finding in outcome.findings)
     assert sum(outcome.struck.values()) + sum(outcome.missed.values()) == len(SHORT)
@@ -34,12 +35,12 @@ async def test_nothing_is_sold_twice_or_lost_while_processes_die(folder: Path) -
 
 
 def test_the_same_seed_draws_the_same_plan() -> None:
-    assert drawn(5, 8, EVERYTHING) == drawn(5, 8, EVERYTHING)
-    assert drawn(5, 8, EVERYTHING) != drawn(6, 8, EVERYTHING)
+    assert draw(5, 8, EVERYTHING) == draw(5, 8, EVERYTHING)
+    assert draw(5, 8, EVERYTHING) != draw(6, 8, EVERYTHING)
 
 
 def test_eight_minutes_are_enough_for_every_kind_several_times() -> None:
-    planned = Counter(each.kind.name for lane in drawn(1, 8, EVERYTHING) for each in lane)
+    planned = Counter(each.kind.name for lane in draw(1, 8, EVERYTHING) for each in lane)
     assert planned.keys() == BY_NAME.keys()
     assert min(planned.values()) >= 2
     assert planned.total() >= 150
@@ -47,5 +48,5 @@ def test_eight_minutes_are_enough_for_every_kind_several_times() -> None:
 
 
 def test_what_a_machine_cannot_do_is_not_planned() -> None:
-    planned = {each.kind.needs for lane in drawn(1, 8, ()) for each in lane}
+    planned = {each.kind.needs for lane in draw(1, 8, ()) for each in lane}
     assert planned == {""}

@@ -34,16 +34,8 @@ FROM dead_letter WHERE given_up_at IS NOT NULL AND ($1::text IS NULL OR id = $1)
 """
 
 
-async def find_all(database: Database) -> list[DeadLetter]:
-    """Return every dead letter, oldest first."""
-    return await _select(database, None)
-
-
-async def find(database: Database, letter_id: str) -> DeadLetter | None:
-    return next(iter(await _select(database, letter_id)), None)
-
-
-async def _select(database: Database, letter_id: str | None) -> list[DeadLetter]:
+async def find_all(database: Database, letter_id: str | None = None) -> list[DeadLetter]:
+    """Return every dead letter, oldest first, or only the one with this id."""
     return [msgspec.convert(dict(row), DeadLetter) for row in await database.fetch(_SELECT, letter_id)]
 
 

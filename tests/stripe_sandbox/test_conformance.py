@@ -1,50 +1,24 @@
-"""What the sandbox shares with Stripe: the same cases run against Stripe's test mode when a key for it is given.
+"""The sandbox behaves as Stripe does: the same tests run against Stripe's test mode when a key for it is given.
 
-Only what is documented is asserted; messages are the provider's own.
+Only what is documented is asserted; messages may differ.
 """
 
 import asyncio
 from typing import Any, cast
-from uuid import uuid4
 
 import pytest
 import stripe
 from stripe.params import PaymentIntentCreateParams
 
+from stripe_sandbox.operations import OPERATIONS, Operation
+from tests.stripe_sandbox.running import RETURN_URL, authorized, key, order
+
 # What the SDK's own transport does to httpx; ours, which the gateway uses, does not.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
 
-RETURN_URL = "https://tickets.example/orders/1"
-
-
-def order(**changes: Any) -> PaymentIntentCreateParams:
-    """Parameters of an intent as the marketplace makes them; changes may be wrong on purpose."""
-    params: Any = {
-        "amount": 1999,
-        "currency": "usd",
-        "capture_method": "manual",
-        "confirm": True,
-        "payment_method": "pm_card_visa",
-        "automatic_payment_methods": {"enabled": True},
-        "return_url": RETURN_URL,
-        "metadata": {"order_id": str(uuid4())},
-        **changes,
-    }
-    return cast("PaymentIntentCreateParams", params)
-
-
-def key() -> stripe.RequestOptions:
-    return {"idempotency_key": str(uuid4())}
-
-
-async def authorised(provider: stripe.StripeClient, **changes: Any) -> stripe.PaymentIntent:
-    intent = await provider.v1.payment_intents.create_async(order(**changes))
-    assert intent.status == "requires_capture"
-    return intent
-
 
 @pytest.mark.parametrize("card", ["pm_card_visa", "pm_card_mastercard"])
-async def test_a_good_card_is_authorised_and_not_charged(provider: stripe.StripeClient, card: str) -> None:
+async def test_a_good_card_is_authorized_and_not_captured(provider: stripe.StripeClient, card: str) -> None:
     intent = await provider.v1.payment_intents.create_async(order(payment_method=card, description="Row 4"))
     assert intent.status == "requires_capture"
     assert (intent.amount, intent.amount_capturable, intent.amount_received) == (1999, 1999, 0)
@@ -55,7 +29,7 @@ async def test_a_good_card_is_authorised_and_not_charged(provider: stripe.Stripe
     assert intent.client_secret.startswith(f"{intent.id}_secret_")
 
 
-async def test_a_token_pays_like_the_card_it_stands_for(provider: stripe.StripeClient) -> None:
+async def test_a_token_pays_like_its_card(provider: stripe.StripeClient) -> None:
     params = order(payment_method_data={"type": "card", "card": {"token": "tok_visa"}})
     del params["payment_method"]
     intent = await provider.v1.payment_intents.create_async(params)
@@ -84,7 +58,7 @@ async def test_a_confirmation_token_pays_once(provider: stripe.StripeClient) -> 
         ("pm_card_chargeDeclinedProcessingError", "processing_error", None),
     ],
 )
-async def test_a_bad_card_is_refused_with_the_reason(
+async def test_a_bad_card_is_declined_with_the_reason(
     provider: stripe.StripeClient, card: str, code: str, decline_code: str | None
 ) -> None:
     with pytest.raises(stripe.CardError) as refused:
@@ -105,7 +79,7 @@ async def test_a_bad_card_is_refused_with_the_reason(
     assert found.last_payment_error.code == code
 
 
-async def test_a_refused_intent_can_be_paid_with_another_card(provider: stripe.StripeClient) -> None:
+async def test_a_declined_intent_can_be_confirmed_with_another_card(provider: stripe.StripeClient) -> None:
     with pytest.raises(stripe.CardError) as refused:
         await provider.v1.payment_intents.create_async(order(payment_method="pm_card_chargeDeclined"))
     assert refused.value.error is not None
@@ -126,7 +100,9 @@ async def test_an_intent_can_be_created_first_and_confirmed_later(provider: stri
 
 
 @pytest.mark.parametrize("card", ["pm_card_authenticationRequired", "pm_card_threeDSecure2Required"])
-async def test_a_card_that_asks_back_sends_the_buyer_to_a_page(provider: stripe.StripeClient, card: str) -> None:
+async def test_a_card_that_requires_authentication_redirects_the_buyer(
+    provider: stripe.StripeClient, card: str
+) -> None:
     intent = await provider.v1.payment_intents.create_async(order(payment_method=card))
     assert intent.status == "requires_action"
     assert intent.next_action is not None
@@ -136,7 +112,7 @@ async def test_a_card_that_asks_back_sends_the_buyer_to_a_page(provider: stripe.
     assert intent.next_action.redirect_to_url.return_url == RETURN_URL
 
 
-async def test_without_a_return_url_the_script_shows_the_page(provider: stripe.StripeClient) -> None:
+async def test_without_a_return_url_stripe_js_shows_the_page(provider: stripe.StripeClient) -> None:
     params = order(
         payment_method="pm_card_authenticationRequired",
         automatic_payment_methods={"enabled": True, "allow_redirects": "never"},
@@ -148,58 +124,58 @@ async def test_without_a_return_url_the_script_shows_the_page(provider: stripe.S
     assert intent.next_action.type == "use_stripe_sdk"
 
 
-async def test_redirecting_methods_need_somewhere_to_return_to(provider: stripe.StripeClient) -> None:
+async def test_payment_methods_that_redirect_need_a_return_url(provider: stripe.StripeClient) -> None:
     params = order()
     del params["return_url"]
     with pytest.raises(stripe.InvalidRequestError):
         await provider.v1.payment_intents.create_async(params)
 
 
-async def test_a_capture_takes_exactly_what_is_held(provider: stripe.StripeClient) -> None:
-    intent = await authorised(provider)
-    taken = await provider.v1.payment_intents.capture_async(intent.id)
-    assert taken.status == "succeeded"
-    assert (taken.amount_capturable, taken.amount_received) == (0, 1999)
+async def test_a_capture_takes_exactly_what_is_authorized(provider: stripe.StripeClient) -> None:
+    intent = await authorized(provider)
+    captured = await provider.v1.payment_intents.capture_async(intent.id)
+    assert captured.status == "succeeded"
+    assert (captured.amount_capturable, captured.amount_received) == (0, 1999)
 
 
-async def test_a_capture_may_take_less_but_never_more(provider: stripe.StripeClient) -> None:
-    intent = await authorised(provider)
+async def test_a_capture_can_take_less_but_never_more(provider: stripe.StripeClient) -> None:
+    intent = await authorized(provider)
     with pytest.raises(stripe.InvalidRequestError) as refused:
         await provider.v1.payment_intents.capture_async(intent.id, {"amount_to_capture": 2000})
     assert refused.value.code == "amount_too_large"
-    taken = await provider.v1.payment_intents.capture_async(intent.id, {"amount_to_capture": 999})
-    assert taken.amount_received == 999
+    captured = await provider.v1.payment_intents.capture_async(intent.id, {"amount_to_capture": 999})
+    assert captured.amount_received == 999
 
 
-async def test_money_is_captured_once(provider: stripe.StripeClient) -> None:
-    intent = await authorised(provider)
+async def test_an_intent_is_captured_once(provider: stripe.StripeClient) -> None:
+    intent = await authorized(provider)
     await provider.v1.payment_intents.capture_async(intent.id)
     with pytest.raises(stripe.InvalidRequestError) as refused:
         await provider.v1.payment_intents.capture_async(intent.id)
     assert refused.value.code == "payment_intent_unexpected_state"
 
 
-async def test_a_cancelled_intent_holds_nothing_and_cannot_be_captured(provider: stripe.StripeClient) -> None:
-    intent = await authorised(provider)
-    cancelled = await provider.v1.payment_intents.cancel_async(intent.id, {"cancellation_reason": "abandoned"})
-    assert (cancelled.status, cancelled.amount_capturable) == ("canceled", 0)
-    assert cancelled.cancellation_reason == "abandoned"
+async def test_a_canceled_intent_holds_nothing_and_cannot_be_captured(provider: stripe.StripeClient) -> None:
+    intent = await authorized(provider)
+    canceled = await provider.v1.payment_intents.cancel_async(intent.id, {"cancellation_reason": "abandoned"})
+    assert (canceled.status, canceled.amount_capturable) == ("canceled", 0)
+    assert canceled.cancellation_reason == "abandoned"
     for change in (provider.v1.payment_intents.capture_async, provider.v1.payment_intents.cancel_async):
         with pytest.raises(stripe.InvalidRequestError) as refused:
             await change(intent.id)
         assert refused.value.code == "payment_intent_unexpected_state"
 
 
-async def test_a_captured_intent_cannot_be_cancelled(provider: stripe.StripeClient) -> None:
-    intent = await authorised(provider)
+async def test_a_captured_intent_cannot_be_canceled(provider: stripe.StripeClient) -> None:
+    intent = await authorized(provider)
     await provider.v1.payment_intents.capture_async(intent.id)
     with pytest.raises(stripe.InvalidRequestError) as refused:
         await provider.v1.payment_intents.cancel_async(intent.id)
     assert refused.value.code == "payment_intent_unexpected_state"
 
 
-async def test_no_more_is_refunded_than_was_taken(provider: stripe.StripeClient) -> None:
-    intent = await authorised(provider)
+async def test_no_more_is_refunded_than_was_captured(provider: stripe.StripeClient) -> None:
+    intent = await authorized(provider)
     await provider.v1.payment_intents.capture_async(intent.id)
     part = await provider.v1.refunds.create_async({"payment_intent": intent.id, "amount": 999})
     assert (part.status, part.amount, part.payment_intent) == ("succeeded", 999, intent.id)
@@ -215,14 +191,14 @@ async def test_no_more_is_refunded_than_was_taken(provider: stripe.StripeClient)
     assert (await provider.v1.refunds.retrieve_async(part.id)).amount == 999
 
 
-async def test_what_is_only_held_cannot_be_refunded(provider: stripe.StripeClient) -> None:
-    intent = await authorised(provider)
+async def test_an_intent_that_is_only_authorized_cannot_be_refunded(provider: stripe.StripeClient) -> None:
+    intent = await authorized(provider)
     with pytest.raises(stripe.InvalidRequestError):
         await provider.v1.refunds.create_async({"payment_intent": intent.id})
 
 
-async def test_the_charge_is_shown_where_it_is_asked_for(provider: stripe.StripeClient) -> None:
-    intent = await authorised(provider, expand=["latest_charge"])
+async def test_the_charge_can_be_expanded(provider: stripe.StripeClient) -> None:
+    intent = await authorized(provider, expand=["latest_charge"])
     assert isinstance(intent.latest_charge, stripe.Charge)
     assert intent.latest_charge.captured is False
     await provider.v1.payment_intents.capture_async(intent.id)
@@ -231,7 +207,7 @@ async def test_the_charge_is_shown_where_it_is_asked_for(provider: stripe.Stripe
     assert (found.latest_charge.captured, found.latest_charge.amount_captured) == (True, 1999)
 
 
-async def test_the_same_key_and_request_take_effect_once(provider: stripe.StripeClient) -> None:
+async def test_the_same_key_and_request_have_one_effect(provider: stripe.StripeClient) -> None:
     params, options = order(), key()
     first = await provider.v1.payment_intents.create_async(params, options)
     again = await provider.v1.payment_intents.create_async(params, options)
@@ -248,7 +224,7 @@ async def test_the_same_key_with_another_request_is_refused(provider: stripe.Str
     assert refused.value.http_status == 400
 
 
-async def test_a_refusal_is_repeated_under_its_key(provider: stripe.StripeClient) -> None:
+async def test_a_decline_is_repeated_for_its_key(provider: stripe.StripeClient) -> None:
     params, options = order(payment_method="pm_card_chargeDeclined"), key()
     found = []
     for _ in range(2):
@@ -260,14 +236,14 @@ async def test_a_refusal_is_repeated_under_its_key(provider: stripe.StripeClient
     assert found[0] == found[1]
 
 
-async def test_what_fails_the_check_of_its_parameters_leaves_its_key_free(provider: stripe.StripeClient) -> None:
+async def test_a_request_with_invalid_parameters_does_not_use_up_its_key(provider: stripe.StripeClient) -> None:
     options = key()
     with pytest.raises(stripe.InvalidRequestError):
         await provider.v1.payment_intents.create_async(order(amuont=1), options)
     assert (await provider.v1.payment_intents.create_async(order(), options)).status == "requires_capture"
 
 
-async def test_the_same_key_twice_at_once_takes_effect_once(provider: stripe.StripeClient) -> None:
+async def test_concurrent_requests_with_the_same_key_have_one_effect(provider: stripe.StripeClient) -> None:
     params, options = order(), key()
     answers = await asyncio.gather(
         *(provider.v1.payment_intents.create_async(params, {**options, "max_network_retries": 5}) for _ in range(4))
@@ -287,7 +263,7 @@ async def test_the_same_key_twice_at_once_takes_effect_once(provider: stripe.Str
         ({"payment_method": "pm_card_nobody"}, "resource_missing"),
     ],
 )
-async def test_nonsense_is_refused(provider: stripe.StripeClient, change: dict[str, Any], code: str) -> None:
+async def test_invalid_parameters_are_refused(provider: stripe.StripeClient, change: dict[str, Any], code: str) -> None:
     with pytest.raises(stripe.InvalidRequestError) as refused:
         await provider.v1.payment_intents.create_async(order(**change))
     assert refused.value.http_status == 400
@@ -301,14 +277,14 @@ async def test_a_missing_parameter_is_named(provider: stripe.StripeClient) -> No
     assert (refused.value.code, refused.value.param) == ("parameter_missing", "amount")
 
 
-async def test_an_unknown_intent_is_missing(provider: stripe.StripeClient) -> None:
+async def test_an_unknown_intent_is_not_found(provider: stripe.StripeClient) -> None:
     with pytest.raises(stripe.InvalidRequestError) as refused:
         await provider.v1.payment_intents.retrieve_async("pi_of_nobody")
     assert (refused.value.http_status, refused.value.code) == (404, "resource_missing")
 
 
 async def test_a_list_is_paged_through_newest_first(provider: stripe.StripeClient) -> None:
-    made = [(await authorised(provider)).id for _ in range(5)]
+    made = [(await authorized(provider)).id for _ in range(5)]
     first = await provider.v1.payment_intents.list_async({"limit": 2})
     assert [each.id for each in first.data] == made[:2:-1]
     assert first.has_more
@@ -320,9 +296,16 @@ async def test_a_list_is_paged_through_newest_first(provider: stripe.StripeClien
     assert found[:5] == made[::-1]
 
 
-async def test_a_list_can_be_limited_to_a_time(provider: stripe.StripeClient) -> None:
-    intent = await authorised(provider)
+async def test_a_list_can_be_filtered_by_creation_time(provider: stripe.StripeClient) -> None:
+    intent = await authorized(provider)
     found = await provider.v1.payment_intents.list_async({"created": {"gte": intent.created, "lte": intent.created}})
+    assert intent.id in [each.id for each in found.data]
+    found = await provider.v1.payment_intents.list_async({"created": intent.created})
     assert intent.id in [each.id for each in found.data]
     later = await provider.v1.payment_intents.list_async({"created": {"gt": intent.created + 60}})
     assert intent.id not in [each.id for each in later.data]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
+def test_every_offered_parameter_is_one_of_stripe_s(operation: Operation) -> None:
+    assert set(operation.params.__struct_fields__) <= set(operation.sdk_params.__annotations__)

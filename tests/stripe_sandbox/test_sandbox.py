@@ -1,4 +1,4 @@
-"""What goes wrong on demand, and what the sandbox keeps to itself: keys, pages, restarts, webhooks."""
+"""What Stripe's test mode cannot show: faults on demand, concurrency, the bank's page, restarts, webhooks."""
 
 import asyncio
 import sqlite3
@@ -11,15 +11,23 @@ import pytest
 import stripe
 
 from stripe_sandbox.app import create_app
-from tests.stripe_sandbox.running import API_KEY, Mailbox, RunningSandbox, running_sandbox
-from tests.stripe_sandbox.test_as_stripe import RETURN_URL, authorised, key, order
+from tests.stripe_sandbox.running import (
+    API_KEY,
+    RETURN_URL,
+    RunningSandbox,
+    WebhookEndpoint,
+    authorized,
+    key,
+    order,
+    running_sandbox,
+)
 from tests.support import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
 
 
-async def test_a_500_before_the_effect_leaves_none_and_no_answer(sandbox: RunningSandbox) -> None:
-    await sandbox.wants(requests=[{"answer": "internal_error"}])
+async def test_a_500_before_the_effect_leaves_no_effect_and_no_stored_response(sandbox: RunningSandbox) -> None:
+    await sandbox.inject(requests=[{"answer": "internal_error"}])
     params, options = order(), key()
     with pytest.raises(stripe.APIError) as failed:
         await sandbox.client.v1.payment_intents.create_async(params, options)
@@ -28,8 +36,8 @@ async def test_a_500_before_the_effect_leaves_none_and_no_answer(sandbox: Runnin
     assert (await sandbox.client.v1.payment_intents.create_async(params, options)).status == "requires_capture"
 
 
-async def test_a_500_after_the_effect_is_what_the_key_answers_from_then_on(sandbox: RunningSandbox) -> None:
-    await sandbox.wants(requests=[{"answer": "internal_error", "when": "after"}])
+async def test_a_500_after_the_effect_is_the_stored_response_of_the_key(sandbox: RunningSandbox) -> None:
+    await sandbox.inject(requests=[{"answer": "internal_error", "when": "after"}])
     params, options = order(), key()
     for _ in range(2):
         with pytest.raises(stripe.APIError) as failed:
@@ -41,8 +49,8 @@ async def test_a_500_after_the_effect_is_what_the_key_answers_from_then_on(sandb
     assert intent.status == "requires_capture"
 
 
-async def test_a_connection_dropped_after_the_effect_loses_only_the_answer(sandbox: RunningSandbox) -> None:
-    await sandbox.wants(requests=[{"answer": "drop", "when": "after"}])
+async def test_a_connection_dropped_after_the_effect_loses_only_the_response(sandbox: RunningSandbox) -> None:
+    await sandbox.inject(requests=[{"answer": "drop", "when": "after"}])
     params, options = order(), key()
     with pytest.raises(stripe.APIConnectionError):
         await sandbox.client.v1.payment_intents.create_async(params, options)
@@ -50,36 +58,36 @@ async def test_a_connection_dropped_after_the_effect_loses_only_the_answer(sandb
     assert [each.id for each in (await sandbox.client.v1.payment_intents.list_async()).data] == [intent.id]
 
 
-async def test_a_connection_dropped_before_the_effect_leaves_none(sandbox: RunningSandbox) -> None:
-    await sandbox.wants(requests=[{"answer": "drop"}])
+async def test_a_connection_dropped_before_the_effect_leaves_no_effect(sandbox: RunningSandbox) -> None:
+    await sandbox.inject(requests=[{"answer": "drop"}])
     with pytest.raises(stripe.APIConnectionError):
         await sandbox.client.v1.payment_intents.create_async(order(), key())
     assert not (await sandbox.client.v1.payment_intents.list_async()).data
 
 
-async def test_too_many_requests_are_told_so(sandbox: RunningSandbox) -> None:
-    await sandbox.wants(requests=[{"answer": "too_many_requests", "operations": ["create_intent"], "count": 2}])
+async def test_too_many_requests_get_a_429(sandbox: RunningSandbox) -> None:
+    await sandbox.inject(requests=[{"answer": "too_many_requests", "operations": ["create_intent"], "count": 2}])
     assert not (await sandbox.client.v1.payment_intents.list_async()).data
     for _ in range(2):
         with pytest.raises(stripe.RateLimitError):
             await sandbox.client.v1.payment_intents.create_async(order())
-    await authorised(sandbox.client)
+    await authorized(sandbox.client)
 
 
-async def test_an_answer_can_be_late(sandbox: RunningSandbox) -> None:
-    await sandbox.wants(requests=[{"delay_ms": 200, "when": "after"}])
+async def test_a_response_can_be_delayed(sandbox: RunningSandbox) -> None:
+    await sandbox.inject(requests=[{"delay_ms": 200, "when": "after"}])
     began = time.monotonic()
-    await authorised(sandbox.client)
+    await authorized(sandbox.client)
     assert time.monotonic() - began >= 0.2
 
 
 async def test_a_key_in_use_is_refused_at_once(sandbox: RunningSandbox) -> None:
-    await sandbox.wants(requests=[{"when": "during", "delay_ms": 500}])
+    await sandbox.inject(requests=[{"when": "during", "delay_ms": 500}])
     params, options = order(), key()
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(sandbox.client.v1.payment_intents.create_async(params, options) for _ in range(8)), return_exceptions=True
     )
-    refused = [each for each in answers if isinstance(each, stripe.StripeError)]
+    refused = [each for each in responses if isinstance(each, stripe.StripeError)]
     assert all(each.http_status == 409 and each.code is None for each in refused)
     assert refused
     bodies: list[Any] = [each.json_body for each in refused]
@@ -94,23 +102,23 @@ async def test_a_key_belongs_to_its_endpoint(sandbox: RunningSandbox) -> None:
         await sandbox.client.v1.payment_intents.capture_async(intent.id, options=options)
 
 
-async def test_two_captures_at_once_take_the_money_once(sandbox: RunningSandbox) -> None:
-    intent = await authorised(sandbox.client)
-    answers = await asyncio.gather(
+async def test_concurrent_captures_take_the_money_once(sandbox: RunningSandbox) -> None:
+    intent = await authorized(sandbox.client)
+    responses = await asyncio.gather(
         *(sandbox.client.v1.payment_intents.capture_async(intent.id) for _ in range(5)), return_exceptions=True
     )
-    assert sum(isinstance(each, stripe.PaymentIntent) for each in answers) == 1
+    assert sum(isinstance(each, stripe.PaymentIntent) for each in responses) == 1
     found = await sandbox.client.v1.payment_intents.retrieve_async(intent.id)
     assert found.amount_received == 1999
 
 
-async def test_faults_are_shown_and_cleared(sandbox: RunningSandbox) -> None:
-    await sandbox.wants(requests=[{"answer": "drop", "count": 0}], webhooks=[{"kind": "lose", "count": 0}])
+async def test_faults_are_listed_and_cleared(sandbox: RunningSandbox) -> None:
+    await sandbox.inject(requests=[{"answer": "drop", "count": 0}], webhooks=[{"kind": "lose", "count": 0}])
     wanted = (await sandbox.http.get("/sandbox/faults")).json()
     assert [each["answer"] for each in wanted["requests"]] == ["drop"]
     assert [each["kind"] for each in wanted["webhooks"]] == ["lose"]
-    await sandbox.forgives()
-    await authorised(sandbox.client)
+    await sandbox.clear_faults()
+    await authorized(sandbox.client)
 
 
 async def test_an_unknown_fault_is_refused(sandbox: RunningSandbox) -> None:
@@ -118,8 +126,8 @@ async def test_an_unknown_fault_is_refused(sandbox: RunningSandbox) -> None:
 
 
 async def test_intents_are_found_by_their_metadata(sandbox: RunningSandbox) -> None:
-    made = [await authorised(sandbox.client, metadata={"order_id": "it's", "attempt": str(n)}) for n in range(3)]
-    await authorised(sandbox.client)
+    made = [await authorized(sandbox.client, metadata={"order_id": "it's", "attempt": str(n)}) for n in range(3)]
+    await authorized(sandbox.client)
     intents = sandbox.client.v1.payment_intents
     with pytest.raises(stripe.InvalidRequestError):
         await intents.search_async({"query": "metadata['order_id']:'it's' OR 1=1"})
@@ -129,26 +137,28 @@ async def test_intents_are_found_by_their_metadata(sandbox: RunningSandbox) -> N
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer sk_test_somebody_else", "Basic c2s6"])
-async def test_without_the_key_nothing_is_answered(sandbox: RunningSandbox, authorization: str | None) -> None:
+async def test_without_the_secret_key_every_request_is_refused(
+    sandbox: RunningSandbox, authorization: str | None
+) -> None:
     headers = {} if authorization is None else {"authorization": authorization}
-    answer = await sandbox.http.get("/v1/payment_intents", headers=headers)
-    assert answer.status_code == 401
-    assert answer.json()["error"]["type"] == "invalid_request_error"
+    response = await sandbox.http.get("/v1/payment_intents", headers=headers)
+    assert response.status_code == 401
+    assert response.json()["error"]["type"] == "invalid_request_error"
     transport = stripe.HTTPXClient()
     other = stripe.StripeClient("sk_test_somebody_else", base_addresses={"api": sandbox.url}, http_client=transport)
     with pytest.raises(stripe.AuthenticationError):
         await other.v1.payment_intents.list_async()
-    await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK says nothing about it
+    await transport.close_async()  # type: ignore[no-untyped-call]  # not annotated in the SDK
 
 
-async def test_what_the_sandbox_does_not_offer_is_said_so(sandbox: RunningSandbox) -> None:
+async def test_parameters_and_resources_that_the_sandbox_does_not_offer_are_refused(sandbox: RunningSandbox) -> None:
     with pytest.raises(stripe.InvalidRequestError, match="does not offer the parameter transfer_group"):
         await sandbox.client.v1.payment_intents.create_async(order(transfer_group="seller"))
     with pytest.raises(stripe.InvalidRequestError, match="Unrecognized request URL"):
         await sandbox.client.v1.customers.list_async()
 
 
-async def test_a_card_number_is_never_taken(sandbox: RunningSandbox) -> None:
+async def test_a_card_number_is_never_accepted(sandbox: RunningSandbox) -> None:
     params = order(payment_method_data={"type": "card", "card": {"number": "4242424242424242"}})
     with pytest.raises(stripe.InvalidRequestError) as refused:
         await sandbox.client.v1.payment_intents.create_async(params)
@@ -156,7 +166,7 @@ async def test_a_card_number_is_never_taken(sandbox: RunningSandbox) -> None:
     assert "4242" not in str(refused.value)
 
 
-async def test_the_bank_s_page_lets_the_buyer_approve(sandbox: RunningSandbox) -> None:
+async def test_the_buyer_can_approve_on_the_bank_s_page(sandbox: RunningSandbox) -> None:
     intent = await sandbox.client.v1.payment_intents.create_async(
         order(payment_method="pm_card_authenticationRequired")
     )
@@ -167,29 +177,29 @@ async def test_the_bank_s_page_lets_the_buyer_approve(sandbox: RunningSandbox) -
     page = await sandbox.http.get(url)
     assert page.status_code == 200
     assert "19.99 USD" in page.text
-    answer = await sandbox.authenticates(intent)
-    assert answer.status_code == 303
-    assert answer.headers["location"] == (
+    response = await sandbox.authenticate(intent)
+    assert response.status_code == 303
+    assert response.headers["location"] == (
         f"{RETURN_URL}?payment_intent={intent.id}&payment_intent_client_secret={intent.client_secret}"
         "&redirect_status=succeeded"
     )
     assert (await sandbox.client.v1.payment_intents.retrieve_async(intent.id)).status == "requires_capture"
-    assert "Nothing is left" in (await sandbox.authenticates(intent)).text
+    assert "Nothing is left" in (await sandbox.authenticate(intent)).text
 
 
-async def test_the_bank_s_page_lets_the_buyer_refuse(sandbox: RunningSandbox) -> None:
+async def test_the_buyer_can_refuse_on_the_bank_s_page(sandbox: RunningSandbox) -> None:
     intent = await sandbox.client.v1.payment_intents.create_async(
         order(payment_method="pm_card_authenticationRequired")
     )
-    answer = await sandbox.authenticates(intent, "fail")
-    assert answer.headers["location"].endswith("redirect_status=failed")
+    response = await sandbox.authenticate(intent, "fail")
+    assert response.headers["location"].endswith("redirect_status=failed")
     found = await sandbox.client.v1.payment_intents.retrieve_async(intent.id)
     assert found.status == "requires_payment_method"
     assert found.last_payment_error is not None
     assert found.last_payment_error.code == "payment_intent_authentication_failure"
 
 
-async def test_the_bank_s_page_opens_only_with_the_secret(sandbox: RunningSandbox) -> None:
+async def test_the_bank_s_page_requires_the_client_secret(sandbox: RunningSandbox) -> None:
     intent = await sandbox.client.v1.payment_intents.create_async(
         order(payment_method="pm_card_authenticationRequired")
     )
@@ -200,9 +210,9 @@ async def test_the_bank_s_page_opens_only_with_the_secret(sandbox: RunningSandbo
     assert (await sandbox.client.v1.payment_intents.retrieve_async(intent.id)).status == "requires_action"
 
 
-async def test_an_authorisation_lapses(sandbox: RunningSandbox) -> None:
-    intent = await authorised(sandbox.client)
-    await sandbox.expires(intent.id)
+async def test_an_authorization_can_expire(sandbox: RunningSandbox) -> None:
+    intent = await authorized(sandbox.client)
+    await sandbox.expire_authorization(intent.id)
     found = await sandbox.client.v1.payment_intents.retrieve_async(intent.id)
     assert (found.status, found.cancellation_reason) == ("canceled", "automatic")
 
@@ -214,8 +224,8 @@ async def test_everything_survives_a_restart(database: Path) -> None:
     async with running_sandbox(database) as sandbox:
         again = await sandbox.client.v1.payment_intents.create_async(params, options)
         assert again.id == intent.id
-        taken = await sandbox.client.v1.payment_intents.capture_async(intent.id)
-        assert taken.status == "succeeded"
+        captured = await sandbox.client.v1.payment_intents.capture_async(intent.id)
+        assert captured.status == "succeeded"
 
 
 async def test_only_this_machine_can_reach_it(database: Path) -> None:
@@ -223,80 +233,80 @@ async def test_only_this_machine_can_reach_it(database: Path) -> None:
         assert httpx.URL(sandbox.url).host == "127.0.0.1"
 
 
-async def test_webhooks_are_signed_and_come_for_what_was_asked_for(database: Path, mailbox: Mailbox) -> None:
-    async with running_sandbox(database, webhook_url=mailbox.url) as sandbox:
-        intent = await authorised(sandbox.client)
+async def test_webhooks_are_signed_and_sent_for_subscribed_events(database: Path, endpoint: WebhookEndpoint) -> None:
+    async with running_sandbox(database, webhook_url=endpoint.url) as sandbox:
+        intent = await authorized(sandbox.client)
         await sandbox.client.v1.payment_intents.capture_async(intent.id)
         await sandbox.client.v1.refunds.create_async({"payment_intent": intent.id})
-        await eventually(lambda: _has(mailbox, 3), "three webhooks")
-        assert sorted(mailbox.types) == [
+        await eventually(lambda: _has(endpoint, 3), "three webhooks")
+        assert sorted(endpoint.types) == [
             "charge.refunded",
             "payment_intent.amount_capturable_updated",
             "payment_intent.succeeded",
         ]
         listed = await sandbox.client.v1.events.list_async()
         assert "refund.created" in [each.type for each in listed.data]
-        event = mailbox.received[0]
+        event = endpoint.received[0]
         assert (await sandbox.client.v1.events.retrieve_async(event.id)).type == event.type
 
 
-async def test_webhooks_are_tried_until_they_are_taken(database: Path, mailbox: Mailbox) -> None:
-    mailbox.refuses = 3
+async def test_webhooks_are_retried_until_they_are_accepted(database: Path, endpoint: WebhookEndpoint) -> None:
+    endpoint.failures_left = 3
     delays_seconds = (0.01, 0.02, 0.04, 0.08)
-    async with running_sandbox(database, webhook_url=mailbox.url, retry_delays_seconds=delays_seconds) as sandbox:
-        await authorised(sandbox.client)
-        await eventually(lambda: _has(mailbox, 1), "the webhook at the fourth try")
-        assert mailbox.tried == 4
+    async with running_sandbox(database, webhook_url=endpoint.url, retry_delays_seconds=delays_seconds) as sandbox:
+        await authorized(sandbox.client)
+        await eventually(lambda: _has(endpoint, 1), "the webhook at the fourth attempt")
+        assert endpoint.attempts == 4
 
 
-async def test_webhooks_not_taken_yet_survive_a_restart(database: Path, mailbox: Mailbox) -> None:
-    mailbox.refuses = 1
-    async with running_sandbox(database, webhook_url=mailbox.url, retry_delays_seconds=(0.5,)) as sandbox:
-        await authorised(sandbox.client)
-        await eventually(lambda: _was_tried(mailbox), "the first try")
-    assert not mailbox.received
-    async with running_sandbox(database, webhook_url=mailbox.url, retry_delays_seconds=(0.5,)):
-        await eventually(lambda: _has(mailbox, 1), "the webhook after the restart")
+async def test_undelivered_webhooks_survive_a_restart(database: Path, endpoint: WebhookEndpoint) -> None:
+    endpoint.failures_left = 1
+    async with running_sandbox(database, webhook_url=endpoint.url, retry_delays_seconds=(0.5,)) as sandbox:
+        await authorized(sandbox.client)
+        await eventually(lambda: _was_attempted(endpoint), "the first attempt")
+    assert not endpoint.received
+    async with running_sandbox(database, webhook_url=endpoint.url, retry_delays_seconds=(0.5,)):
+        await eventually(lambda: _has(endpoint, 1), "the webhook after the restart")
 
 
-async def test_webhooks_can_be_lost_and_come_twice(database: Path, mailbox: Mailbox) -> None:
-    async with running_sandbox(database, webhook_url=mailbox.url) as sandbox:
-        await sandbox.wants(webhooks=[{"kind": "lose"}])
-        intent = await authorised(sandbox.client)
-        await sandbox.wants(webhooks=[{"kind": "duplicate", "types": ["payment_intent.succeeded"]}])
+async def test_webhooks_can_be_lost_and_duplicated(database: Path, endpoint: WebhookEndpoint) -> None:
+    async with running_sandbox(database, webhook_url=endpoint.url) as sandbox:
+        await sandbox.inject(webhooks=[{"kind": "lose"}])
+        intent = await authorized(sandbox.client)
+        await sandbox.inject(webhooks=[{"kind": "duplicate", "types": ["payment_intent.succeeded"]}])
         await sandbox.client.v1.payment_intents.capture_async(intent.id)
-        await eventually(lambda: _has(mailbox, 2), "the same webhook twice")
-        assert mailbox.received[0].id == mailbox.received[1].id
-        assert set(mailbox.types) == {"payment_intent.succeeded"}
+        await eventually(lambda: _has(endpoint, 2), "the same webhook twice")
+        assert endpoint.received[0].id == endpoint.received[1].id
+        assert set(endpoint.types) == {"payment_intent.succeeded"}
 
 
-async def test_webhooks_can_overtake_each_other(database: Path, mailbox: Mailbox) -> None:
-    async with running_sandbox(database, webhook_url=mailbox.url) as sandbox:
-        await sandbox.wants(webhooks=[{"kind": "reorder", "delay_ms": 10_000}])
-        intent = await authorised(sandbox.client)
+async def test_webhooks_can_arrive_out_of_order(database: Path, endpoint: WebhookEndpoint) -> None:
+    async with running_sandbox(database, webhook_url=endpoint.url) as sandbox:
+        await sandbox.inject(webhooks=[{"kind": "reorder", "delay_ms": 10_000}])
+        intent = await authorized(sandbox.client)
         await sandbox.client.v1.payment_intents.capture_async(intent.id)
-        await eventually(lambda: _has(mailbox, 2), "both webhooks")
-        assert mailbox.types == ["payment_intent.succeeded", "payment_intent.amount_capturable_updated"]
+        await eventually(lambda: _has(endpoint, 2), "both webhooks")
+        assert endpoint.types == ["payment_intent.succeeded", "payment_intent.amount_capturable_updated"]
 
 
-async def test_webhooks_can_be_late(database: Path, mailbox: Mailbox) -> None:
-    async with running_sandbox(database, webhook_url=mailbox.url) as sandbox:
-        await sandbox.wants(webhooks=[{"kind": "delay", "delay_ms": 100, "count": 0}])
+async def test_webhooks_can_be_delayed(database: Path, endpoint: WebhookEndpoint) -> None:
+    async with running_sandbox(database, webhook_url=endpoint.url) as sandbox:
+        await sandbox.inject(webhooks=[{"kind": "delay", "delay_ms": 100, "count": 0}])
         began = time.monotonic()
-        await authorised(sandbox.client)
-        await eventually(lambda: _has(mailbox, 1), "the late webhook")
+        await authorized(sandbox.client)
+        await eventually(lambda: _has(endpoint, 1), "the delayed webhook")
         assert time.monotonic() - began >= 0.1
 
 
-async def test_two_sandboxes_never_share_a_database(database: Path) -> None:
+async def test_a_database_file_has_one_sandbox_at_a_time(database: Path) -> None:
     async with running_sandbox(database):
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             create_app(database, secret_key=API_KEY, lock_seconds=0.2)
 
 
-async def _has(mailbox: Mailbox, count: int) -> bool:
-    return len(mailbox.received) >= count
+async def _has(endpoint: WebhookEndpoint, count: int) -> bool:
+    return len(endpoint.received) >= count
 
 
-async def _was_tried(mailbox: Mailbox) -> bool:
-    return mailbox.tried > 0
+async def _was_attempted(endpoint: WebhookEndpoint) -> bool:
+    return endpoint.attempts > 0
