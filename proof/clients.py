@@ -1,5 +1,7 @@
 """How scripted people reach the marketplace: over HTTP, in process, or inside a simulation."""
 
+import hashlib
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -92,3 +94,9 @@ class HttpClient:
 def user_id_of(session: str) -> UUID:
     """Return whose session a token is."""
     return UUID(jwt.decode(session, options={"verify_signature": False})["sub"])
+
+
+def stripe_signature(body: bytes, secret: str, at_seconds: int) -> str:
+    """Return the header of a webhook. Source: Stripe documentation, "Verify webhook signatures manually"."""
+    signature = hmac.new(secret.encode(), b"%d.%b" % (at_seconds, body), hashlib.sha256).hexdigest()
+    return f"t={at_seconds},v1={signature}"

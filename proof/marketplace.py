@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -39,7 +39,7 @@ STORED: Final = tuple(each.name for each in registry.SERVICES if each.has_databa
 
 _READY_SECONDS_MAX: Final = 90.0
 _POLL_SECONDS: Final = 0.02
-_SESSION_HOURS: Final = 12
+_SESSION_SECONDS: Final = 12 * 3600
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 Value = Callable[[str, str], Awaitable[Any]]
@@ -59,6 +59,7 @@ class Marketplace:
         self.started_seconds = 0.0
         self._command = [sys.executable, "-m", module, *arguments]
         self._key = new_signing_key()
+        self._signing_keys = SigningKeys.from_pem(self._key)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ADMITONE_", "STRIPE_"))}
         self.environment = inherited | {
             "ADMITONE_DATA": str(folder),
@@ -67,7 +68,6 @@ class Marketplace:
             "ADMITONE_LOG_LEVEL": "WARNING",
             **environment,
         }
-        self._signing_keys = SigningKeys.from_pem(self._key)
         self._child: subprocess.Popen[bytes] | None = None
         self._settings: Settings | None = None
 
@@ -75,22 +75,15 @@ class Marketplace:
 
     async def start(self) -> None:
         """Start, and return once every service is ready."""
-        output = self.folder / "up.log"
-        began = time.monotonic()
+        output, nothing, began = self.folder / "up.log", subprocess.DEVNULL, time.monotonic()
         with output.open("ab") as out:
             self._child = subprocess.Popen(
-                self._command,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
+                self._command, env=self.environment, stdin=nothing, stdout=out, stderr=out, start_new_session=True
             )
         async with httpx.AsyncClient(base_url=self.url, timeout=3, trust_env=False) as client:
             while not await _is_ready(client):
                 assert not self.has_ended, output.read_text()[-4000:]
-                if time.monotonic() - began > _READY_SECONDS_MAX:
-                    raise TimeoutError(f"the marketplace is not ready after {_READY_SECONDS_MAX:.0f} s")
+                assert time.monotonic() - began < _READY_SECONDS_MAX, "the marketplace is not ready in time"
                 await asyncio.sleep(_POLL_SECONDS)
         self.started_seconds = time.monotonic() - began
         self._settings = running_settings(self.folder)
@@ -106,8 +99,7 @@ class Marketplace:
 
     def kill(self) -> None:
         """Kill the process that watches over the others; they end a moment later."""
-        assert self._child is not None
-        self._child.kill()
+        os.kill(self.pid, signal.SIGKILL)
 
     async def stop(self) -> None:
         """Stop everything, the servers last."""
@@ -121,28 +113,23 @@ class Marketplace:
     def token(self, user_id: UUID) -> str:
         """Return a session of anybody; hashing the passwords of thousands would take too long."""
         now = clock.now()
-        expires_at = (now + timedelta(hours=_SESSION_HOURS)).timestamp()
-        return self._signing_keys.sign(SignedInUser(user_id, "somebody@example.com", new_id(), expires_at), now)
+        user = SignedInUser(user_id, "somebody@example.com", new_id(), now.timestamp() + _SESSION_SECONDS)
+        return self._signing_keys.sign(user, now)
 
     @asynccontextmanager
     async def people(self, count: int) -> AsyncIterator[Sequence[Person]]:
         """Yield people who are signed in, over one HTTP client, with one history."""
-        history = ClientHistory()
+        history, users = ClientHistory(), [new_id() for _ in range(count)]
         async with http_client(self.url) as http:
-            users = [new_id() for _ in range(count)]
             yield [Person(each, self.token(each), HttpClient(http), history) for each in users]
 
     # Databases.
 
     @property
     def settings(self) -> Settings:
-        assert self._settings is not None, "the marketplace was not started"
-        return self._settings
-
-    @property
-    def settings_with_key(self) -> Settings:
         """The settings of another replica of the services, which signs sessions, too."""
-        return self.settings.with_variables(ADMITONE_SIGNING_KEY=self._key)
+        assert self._settings is not None, "the marketplace was not started"
+        return self._settings.with_variables(ADMITONE_SIGNING_KEY=self._key)
 
     @property
     def superuser_url(self) -> str:
@@ -161,25 +148,25 @@ class Marketplace:
         finally:
             connection.terminate()
 
-    async def execute(self, service: str, sql: str, *arguments: Any, seconds_max: float = 3600.0) -> None:
+    async def execute(self, service: str, sql: str, *arguments: Any) -> None:
         async with self.connected(service) as connection:
-            await connection.execute(sql, *arguments, timeout=seconds_max)
-
-    async def value(self, service: str, sql: str, *arguments: Any) -> Any:
-        async with self.connected(service) as connection:
-            return await connection.fetchval(sql, *arguments)
+            await connection.execute(sql, *arguments)
 
     async def rows(self, service: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         async with self.connected(service) as connection:
             return await connection.fetch(sql, *arguments)
+
+    async def value(self, service: str, sql: str, *arguments: Any) -> Any:
+        rows = await self.rows(service, sql, *arguments)
+        return rows[0][0] if rows else None
 
     # Invariants.
 
     @property
     def sources(self) -> Sources:
         """What the invariants are checked against: every database without detours, and the provider's books."""
-        provider = Sources.of(self.settings, registry.SERVICES).list_intents
-        return Sources({name: self.settings.migrator_urls[name] for name in STORED}, registry.SERVICES, provider)
+        urls = {name: self.settings.migrator_urls[name] for name in STORED}
+        return replace(Sources.of(self.settings, registry.SERVICES), database_urls=urls)
 
     async def check(self, history: Sequence[ClientRecord] = (), grace_seconds: float = 30.0) -> list[Finding]:
         return await check(self.sources, history=history, grace_seconds=grace_seconds)

@@ -25,7 +25,7 @@ UNREACHABLE: Final = (
     *DATABASE_UNREACHABLE, *BUS_UNREACHABLE, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, nats.errors.Error,
 )  # fmt: skip
 _AGAIN_SECONDS: Final = 0.05
-_CONVERGED_AGAIN_SECONDS: Final = 0.5  # this probe reads every event there is
+_CONVERGED_AGAIN_SECONDS: Final = 0.5
 _ONE_TRY_SECONDS: Final = 1.0
 _GIVE_UP_SECONDS: Final = 150.0
 
@@ -61,18 +61,13 @@ class Probes:
         [order_id] = await buyer.reserve(ticket)
         return cls(stack, seller, buyer, ticket, order_id)
 
-    async def until(self, works: Callable[[], Awaitable[bool]], *, again_seconds: float = _AGAIN_SECONDS) -> float:
-        """Return how many seconds it takes until it works. Raises NotRecovered."""
-        began = time.monotonic()
+    async def until(self, works: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until it works. Raises NotRecovered."""
+        deadline = time.monotonic() + _GIVE_UP_SECONDS
         while not await works():
-            if time.monotonic() - began > _GIVE_UP_SECONDS:
+            if time.monotonic() > deadline:
                 raise NotRecovered
-            await asyncio.sleep(again_seconds)
-        return time.monotonic() - began
-
-    async def until_converged(self, before: datetime) -> float:
-        """Return how many seconds it takes until everything published before is on the bus and consumed."""
-        return await self.until(lambda: self._is_converged(before), again_seconds=_CONVERGED_AGAIN_SECONDS)
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def responds(self, service: str) -> bool:
         """Whether a service serves people; of expiration, which serves nobody, whether it is ready."""
@@ -133,7 +128,9 @@ class Probes:
             else:
                 return now
 
-    async def _is_converged(self, before: datetime) -> bool:
+    async def has_converged(self, before: datetime) -> bool:
+        """Whether everything published before then is on the bus and consumed."""
+        await asyncio.sleep(_CONVERGED_AGAIN_SECONDS)  # this probe reads every event there is
         try:
             async with asyncio.timeout(10):
                 return await self._is_on_the_bus(before) and await self._is_consumed(before)

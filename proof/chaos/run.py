@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from admitone.invariants import Finding, check_always
 from proof.chaos.clocks import LIBRARY
-from proof.chaos.faults import Context, Kind
+from proof.chaos.faults import Context, Kind, NothingToStrike
 from proof.chaos.probes import UNREACHABLE, NotRecovered, Probes
 from proof.chaos.schedule import Planned
 from proof.chaos.stack import Stack
@@ -135,21 +135,24 @@ class ChaosRun:
             await self._strike_once(context, each.kind, each.target, at)
 
     async def _strike_once(self, context: Context, kind: Kind, target: str, at: float) -> None:
-        outcome, is_alone, pauses = self._outcome, context.paused == 0, context.pauses
+        outcome, probes, is_alone, pauses = self._outcome, context.probes, context.paused == 0, context.pauses
+        began = time.monotonic()
         try:
-            effect = await kind.strike(context, target)
+            await kind.strike(context, target)
+            began = began if kind.brings_back else time.monotonic()
+            outcome.struck[kind.name] += 1
+            outcome.kills += kind.kills
+            since = await probes.now()
+            await probes.until(lambda: kind.recovered(probes, target, since))
         except NotRecovered:
             outcome.violations.append(f"{kind.name} ({target}) at {at:.0f} s: it did not work again")
-            return
-        if not effect.happened:
+        except (NothingToStrike, *UNREACHABLE):
             outcome.missed[kind.name] += 1
-            return
-        outcome.struck[kind.name] += 1
-        outcome.kills += effect.kills
-        is_alone = is_alone and (context.pauses == pauses or kind.lane == "long")
-        if effect.seconds is not None and is_alone:
-            outcome.recoveries[kind.name].append(effect.seconds)
-        self.progress(f"{at:6.1f} s  {kind.name}  {target}  recovered after {effect.seconds or 0:.2f} s")
+        else:
+            seconds = time.monotonic() - began
+            if is_alone and (context.pauses == pauses or kind.lane == "long"):
+                outcome.recoveries[kind.name].append(seconds)
+            self.progress(f"{at:6.1f} s  {kind.name}  {target}  recovered after {seconds:.2f} s")
 
     async def _check(self, stack: Stack) -> None:
         """Check, every few seconds, what must hold at every instant."""

@@ -51,7 +51,7 @@ async def send_rounds(count: int, seed: int) -> int:
 async def _send_round(count: int, seed: int) -> FuzzReport:
     began = time.monotonic()
     async with running_marketplace() as marketplace:
-        settings = replace(marketplace.settings_with_key, database_connections=CONNECTIONS)
+        settings = replace(marketplace.settings, database_connections=CONNECTIONS)
         async with App(SERVICES, settings, AUTHORITY) as app, prepared(app, seed) as target:
             report = await send_mutated(app, target.mutator, target.fields, count, renew=target.stock.renew)
         await marketplace.applied()

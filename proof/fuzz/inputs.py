@@ -34,6 +34,9 @@ PIECES: Final = (
 QUERY_PIECES: Final = (
     "&&&", "=", "a=1&a=2", "limit=1&limit=2", "q=%ff", "q=%zz", "%00=%00", ";", "&".join(["x=1"] * 50), f"q={MARK}%",
 )  # fmt: skip
+KINDS: Final = (
+    b"text/plain", b"multipart/form-data; boundary=x", b"", b"application/json; charset=utf-16", b"\xff",
+)  # fmt: skip
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "X")
 HEADERS: Final = (
     "accept-encoding", "accept", "authorization", "content-length", "content-type", "cookie", "forwarded", "host",

@@ -11,23 +11,8 @@ from urllib.parse import quote, unquote, urlencode
 from starlette.types import Scope
 
 from admitone.kernel import clock
-from proof.fuzz.inputs import (
-    FORMS,
-    GOOD,
-    HEADER_VALUES,
-    HEADERS,
-    MARK,
-    MARKUP,
-    METHODS,
-    NUMBERS,
-    PIECES,
-    QUERIES,
-    QUERY_PIECES,
-    TEXTS,
-    VALUES,
-    WEBHOOK,
-)
-from proof.webhooks import stripe_signature
+from proof.clients import stripe_signature
+from proof.fuzz import inputs
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -102,12 +87,18 @@ def routes(document: dict[str, Any], pages: Sequence[tuple[str, str]]) -> list[R
             if "requestBody" in described:
                 reference = described["requestBody"]["content"]["application/json"]["schema"].get("$ref", "")
                 properties = schemas.get(reference.rpartition("/")[2], {}).get("properties", {})
-                body = {name: GOOD[name] for name in properties}
+                body = {name: inputs.GOOD[name] for name in properties}
             found.append(Route(method.upper(), path, query, body))
     for method, path in pages:
-        fields = FORMS.get(path, ()) if method == "POST" else ()
+        fields = inputs.FORMS.get(path, ()) if method == "POST" else ()
         found.append(
-            Route(method, path, QUERIES.get(path, ()), {name: GOOD[name] for name in fields}, method == "POST")
+            Route(
+                method,
+                path,
+                inputs.QUERIES.get(path, ()),
+                {name: inputs.GOOD[name] for name in fields},
+                method == "POST",
+            )
         )
     return found
 
@@ -144,6 +135,16 @@ class Known:
     webhook_secret: str = ""
 
 
+@dataclass
+class _Draft:
+    """A request in the making: its path's parameters, its query and its fields are still apart."""
+
+    request: MutatedRequest
+    named: dict[str, str]
+    query: dict[str, str]
+    fields: dict[str, Any] | None
+
+
 class Mutator:
     """Makes requests from a seed."""
 
@@ -153,103 +154,108 @@ class Mutator:
         self._routes = [route for route in found for _ in range(_weight(route))]
 
     def request(self) -> MutatedRequest:
-        dice, known = self.dice, self.known
+        dice = self.dice
         route = dice.choice(self._routes)
-        mutated = MutatedRequest(route.method, route.path, route=f"{route.method} {route.path}")
-        body = None if route.body is None else {**route.body}
+        draft = self._good(route)
+        mutations = (self._in_path, self._in_query, self._in_headers, self._in_cookie, self._in_fields, self._in_fields)
+        for _ in range(dice.choice((0, 1, 1, 1, 2, 3))):
+            dice.choice(mutations)(draft)
+        request = draft.request
+        for name, value in draft.named.items():
+            request.path = request.path.replace(f"{{{name}}}", value)
+        if dice.random() < 0.05:
+            self._whole_path(request)
+        request.query = request.query or urlencode({name: octets(value) for name, value in draft.query.items()})
+        if route.path == _WEBHOOK_PATH and dice.random() < 0.8:
+            self._encode_webhook(request)
+        elif draft.fields is not None and request.method != "GET":
+            self._encode(request, draft.fields, is_form=route.is_form)
+        if dice.random() < 0.03:
+            request.method = dice.choice(inputs.METHODS)
+            request.wrong.append("method")
+        return request
+
+    def _good(self, route: Route) -> _Draft:
+        """Return a request with nothing wrong in it."""
+        dice, known = self.dice, self.known
         named = {
             "id": dice.choice(known.orders if "/orders" in route.path else known.tickets),
             "fingerprint": known.fingerprint,
             "name": dice.choice(("style.css", "live.js", "nothing.js")),
+            "anything:path": "nothing/here",
         }
-        named["anything:path"] = "nothing/here"
-        query = {name: str(GOOD[name]) for name in route.query if dice.random() < 0.4}
+        query = {name: str(inputs.GOOD[name]) for name in route.query if dice.random() < 0.4}
         if "orderId" in route.query:
             query["orderId"] = dice.choice(known.orders)
-        if body is not None:
-            for name, ids in (("ticketId", known.tickets), ("orderId", known.orders)):
-                body |= {name: dice.choice(ids)} if name in body else {}
+        fields = None if route.body is None else {**route.body}
+        for name, ids in (("ticketId", known.tickets), ("orderId", known.orders)):
+            if fields is not None and name in fields:
+                fields[name] = dice.choice(ids)
+        request = MutatedRequest(route.method, route.path, route=f"{route.method} {route.path}")
         if dice.random() < 0.85:
-            mutated.headers.append((b"cookie", b"session=" + self._session(route).encode()))
+            leaves = any(part in route.path for part in _LEAVING)
+            session = dice.choice(known.leaving if leaves else known.sessions)
+            request.headers.append((b"cookie", b"session=" + session.encode()))
         if route.method == "POST" and dice.random() < 0.2:
-            mutated.headers.append((b"idempotency-key", b"key-%d" % dice.randrange(500)))
-        for _ in range(dice.choice((0, 1, 1, 1, 2, 3))):
-            dice.choice(
-                (self._in_path, self._in_query, self._in_headers, self._in_cookie, self._in_fields, self._in_fields)
-            )(mutated, named, query, body)
-        for name, value in named.items():
-            mutated.path = mutated.path.replace(f"{{{name}}}", value)
-        if dice.random() < 0.05:
-            self._whole_path(mutated)
-        mutated.query = mutated.query or urlencode({name: octets(value) for name, value in query.items()})
-        if route.path == _WEBHOOK_PATH and dice.random() < 0.8:
-            self._encode_webhook(mutated)
-        elif body is not None and mutated.method != "GET":
-            self._encode(mutated, body, is_form=route.is_form)
-        if dice.random() < 0.03:
-            mutated.method = dice.choice(METHODS)
-            mutated.wrong.append("method")
-        return mutated
+            request.headers.append((b"idempotency-key", b"key-%d" % dice.randrange(500)))
+        return _Draft(request, named, query, fields)
 
-    def _session(self, route: Route) -> str:
-        leaves = any(part in route.path for part in _LEAVING)
-        return self.dice.choice(self.known.leaving if leaves else self.known.sessions)
+    # What may be put in.
 
-    def text(self) -> str:
+    def _text(self) -> str:
         dice = self.dice
-        chosen = dice.choice(TEXTS)
+        chosen = dice.choice(inputs.TEXTS)
         match dice.randrange(6):
             case 0:
-                return chosen + MARKUP
+                return chosen + inputs.MARKUP
             case 1:
                 return chosen * dice.randrange(1, 4)
             case 2:
-                return "".join(
-                    chr(dice.choice((dice.randrange(128), dice.randrange(0x10FFFF)))) for _ in range(dice.randrange(20))
-                )
+                codes = [
+                    dice.choice((dice.randrange(128), dice.randrange(0x10FFFF))) for _ in range(dice.randrange(20))
+                ]
+                return "".join(map(chr, codes))
             case _:
                 return chosen
 
-    def _value(self) -> Any:
-        return self.text() if self.dice.random() < 0.6 else self.dice.choice(VALUES)
-
-    def _in_path(self, mutated: MutatedRequest, named: dict[str, str], _query: dict[str, str], _body: Any) -> None:
-        name = self.dice.choice(list(named))
-        text = self.text()[:4000]
-        named[name] = quote(octets(text), safe="") if self.dice.random() < 0.7 else text
-        mutated.wrong.append("path")
-
-    def _whole_path(self, mutated: MutatedRequest) -> None:
-        paths: tuple[Callable[[str], str], ...] = (
-            lambda path: path + "/", lambda path: "/" + path, lambda path: path.upper(), lambda path: path + "%0a",
-            lambda path: path.replace("/", "%2f"), lambda path: path + "/../" + MARK, lambda path: path + "%00",
-            lambda path: "/" + quote(octets(self.text()[:2000])),
-        )  # fmt: skip
-        mutated.path = self.dice.choice(paths)(mutated.path)
-        mutated.wrong.append("whole path")
-
-    def _in_query(self, mutated: MutatedRequest, _named: dict[str, str], query: dict[str, str], _body: Any) -> None:
-        dice = self.dice
-        name = dice.choice([*GOOD, MARK])
-        query[name] = self.text()[:5000]
-        if dice.random() < 0.2:
-            piece = dice.choice(QUERY_PIECES)
-            mutated.query = urlencode(query, errors="replace") + "&" + piece
-        mutated.wrong.append("query")
-
-    def _in_headers(self, mutated: MutatedRequest, _named: dict[str, str], _query: dict[str, str], _body: Any) -> None:
-        dice = self.dice
-        name = dice.choice(HEADERS)
-        value = self._octets() if dice.random() < 0.5 else dice.choice(HEADER_VALUES).encode()
-        mutated.headers.append((name.encode(), value.translate(None, _NOT_IN_HEADERS)[:8000]))
-        mutated.wrong.append(name)
-
     def _octets(self) -> bytes:
         dice = self.dice
-        return dice.randbytes(dice.randrange(40)) if dice.random() < 0.4 else octets(self.text())
+        return dice.randbytes(dice.randrange(40)) if dice.random() < 0.4 else octets(self._text())
 
-    def _in_cookie(self, mutated: MutatedRequest, _named: dict[str, str], _query: dict[str, str], _body: Any) -> None:
-        dice = self.dice
+    def _value(self) -> Any:
+        return self._text() if self.dice.random() < 0.6 else self.dice.choice(inputs.VALUES)
+
+    # Where.
+
+    def _in_path(self, draft: _Draft) -> None:
+        name = self.dice.choice(list(draft.named))
+        text = self._text()[:4000]
+        draft.named[name] = quote(octets(text), safe="") if self.dice.random() < 0.7 else text
+        draft.request.wrong.append("path")
+
+    def _whole_path(self, request: MutatedRequest) -> None:
+        paths: tuple[Callable[[str], str], ...] = (
+            lambda path: path + "/", lambda path: "/" + path, lambda path: path.upper(), lambda path: path + "%0a",
+            lambda path: path.replace("/", "%2f"), lambda path: path + "/../" + inputs.MARK, lambda path: path + "%00",
+            lambda path: "/" + quote(octets(self._text()[:2000])),
+        )  # fmt: skip
+        request.path = self.dice.choice(paths)(request.path)
+        request.wrong.append("whole path")
+
+    def _in_query(self, draft: _Draft) -> None:
+        draft.query[self.dice.choice([*inputs.GOOD, inputs.MARK])] = self._text()[:5000]
+        if self.dice.random() < 0.2:
+            draft.request.query = urlencode(draft.query, errors="replace") + "&" + self.dice.choice(inputs.QUERY_PIECES)
+        draft.request.wrong.append("query")
+
+    def _in_headers(self, draft: _Draft) -> None:
+        name = self.dice.choice(inputs.HEADERS)
+        value = self._octets() if self.dice.random() < 0.5 else self.dice.choice(inputs.HEADER_VALUES).encode()
+        draft.request.headers.append((name.encode(), value.translate(None, _NOT_IN_HEADERS)[:8000]))
+        draft.request.wrong.append(name)
+
+    def _in_cookie(self, draft: _Draft) -> None:
+        dice, headers = self.dice, draft.request.headers
         token = bytearray(dice.choice(self.known.sessions).encode())
         for _ in range(dice.randrange(1, 4)):
             token[dice.randrange(len(token))] = dice.choice(b'A.=-_"\\;, \xff\x80\x01')
@@ -259,50 +265,44 @@ class Mutator:
         cookie = b"session=" + value.translate(None, _NOT_IN_HEADERS)
         if dice.random() < 0.3:
             cookie = b"; ".join((b"session=1", cookie, self._octets().translate(None, _NOT_IN_HEADERS)))
-        mutated.headers = [each for each in mutated.headers if each[0] != b"cookie"] + [(b"cookie", cookie[:8000])]
-        mutated.wrong.append("cookie")
+        draft.request.headers = [each for each in headers if each[0] != b"cookie"] + [(b"cookie", cookie[:8000])]
+        draft.request.wrong.append("cookie")
 
-    def _in_fields(
-        self, mutated: MutatedRequest, named: dict[str, str], query: dict[str, str], body: dict[str, Any] | None
-    ) -> None:
-        if body is None:
-            self._in_path(mutated, named, query, body)
+    def _in_fields(self, draft: _Draft) -> None:
+        fields, dice = draft.fields, self.dice
+        if fields is None:
+            self._in_path(draft)
             return
-        dice = self.dice
         match dice.randrange(4):
-            case 0 if body:
-                del body[dice.choice(list(body))]
+            case 0 if fields:
+                del fields[dice.choice(list(fields))]
             case 1:
-                body[self.text()] = self._value()
-            case _ if body:
-                body[dice.choice(list(body))] = self._value()
+                fields[self._text()] = self._value()
             case _:
-                body[dice.choice(list(GOOD))] = self._value()
-        mutated.wrong.append("fields")
+                fields[dice.choice(list(fields or inputs.GOOD))] = self._value()
+        draft.request.wrong.append("fields")
 
-    def _encode(self, mutated: MutatedRequest, body: dict[str, Any], *, is_form: bool) -> None:
+    # Bodies.
+
+    def _encode(self, request: MutatedRequest, fields: dict[str, Any], *, is_form: bool) -> None:
         dice = self.dice
         if is_form:
-            pairs = [(octets(name), octets(str(value))) for name, value in body.items()]
-            encoded = urlencode(pairs).encode()
+            kind = b"application/x-www-form-urlencoded"
+            encoded = urlencode([(octets(name), octets(str(value))) for name, value in fields.items()]).encode()
         else:
-            encoded = octets(json.dumps(body, ensure_ascii=dice.random() < 0.5))
+            kind = b"application/json"
+            encoded = octets(json.dumps(fields, ensure_ascii=dice.random() < 0.5))
             if dice.random() < 0.05:
-                encoded = encoded.replace(b"19.99", dice.choice(NUMBERS).encode())
-        encoded = self._in_octets(mutated, encoded)
-        kind = b"application/x-www-form-urlencoded" if is_form else b"application/json"
+                encoded = encoded.replace(b"19.99", dice.choice(inputs.NUMBERS).encode())
         if dice.random() < 0.03:
-            kind = dice.choice(
-                (b"text/plain", b"multipart/form-data; boundary=x", b"", b"application/json; charset=utf-16", b"\xff")
-            )
-            mutated.wrong.append("kind")
-        mutated.headers += [(b"content-type", kind), (b"content-length", str(len(encoded)).encode())]
-        mutated.body = encoded
+            kind = dice.choice(inputs.KINDS)
+            request.wrong.append("kind")
+        self._set_body(request, encoded, kind)
 
-    def _encode_webhook(self, mutated: MutatedRequest) -> None:
+    def _encode_webhook(self, request: MutatedRequest) -> None:
         """Report on a payment as Stripe would, with things wrong inside, and mostly signed as Stripe signs."""
         dice = self.dice
-        event = copy.deepcopy(WEBHOOK)
+        event = copy.deepcopy(inputs.WEBHOOK)
         event["id"] = f"evt_{dice.randrange(2000)}"
         intent = event["data"]["object"]
         if self.known.payments:
@@ -311,28 +311,24 @@ class Mutator:
         parts: tuple[dict[str, Any], ...] = (event, event, intent, intent, intent["metadata"])
         for _ in range(dice.choice((0, 1, 1, 2))):
             part = dice.choice(parts)
-            part[dice.choice([*part, self.text()])] = self._value()
-            mutated.wrong.append("webhook")
-        encoded = octets(json.dumps(event, ensure_ascii=dice.random() < 0.5))
-        encoded = self._in_octets(mutated, encoded)
-        at = int(clock.now().timestamp()) - dice.choice((0, 0, 0, 0, 10_000))
-        signature = stripe_signature(encoded, self.known.webhook_secret, at)
+            part[dice.choice([*part, self._text()])] = self._value()
+            request.wrong.append("webhook")
+        self._set_body(request, octets(json.dumps(event, ensure_ascii=dice.random() < 0.5)), b"application/json")
+        at_seconds = int(clock.now().timestamp()) - dice.choice((0, 0, 0, 0, 10_000))
+        signature = stripe_signature(request.body, self.known.webhook_secret, at_seconds)
         if dice.random() < 0.1:
-            signature = signature[: dice.randrange(len(signature))] + self.text()
-        mutated.headers += [
-            (b"stripe-signature", octets(signature).translate(None, _NOT_IN_HEADERS)),
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(encoded)).encode()),
-        ]
-        mutated.body = encoded
+            signature = signature[: dice.randrange(len(signature))] + self._text()
+        request.headers.append((b"stripe-signature", octets(signature).translate(None, _NOT_IN_HEADERS)))
 
-    def _in_octets(self, mutated: MutatedRequest, encoded: bytes) -> bytes:
+    def _set_body(self, request: MutatedRequest, encoded: bytes, kind: bytes) -> None:
+        """Set the body, sometimes with some of its octets replaced or too many of them."""
         dice = self.dice
         if dice.random() < 0.15:
             at = dice.randrange(len(encoded) + 1)
-            encoded = encoded[:at] + dice.choice(PIECES) + encoded[at + dice.randrange(3) :]
-            mutated.wrong.append("octets")
+            encoded = encoded[:at] + dice.choice(inputs.PIECES) + encoded[at + dice.randrange(3) :]
+            request.wrong.append("octets")
         if dice.random() < 0.02:
             encoded += b" " * 70_000
-            mutated.wrong.append("size")
-        return encoded
+            request.wrong.append("size")
+        request.headers += [(b"content-type", kind), (b"content-length", str(len(encoded)).encode())]
+        request.body = encoded

@@ -1,11 +1,12 @@
 """`python -m proof.load`: measure the marketplace, print one table, and write the same as JSON."""
 
 import argparse
-import asyncio
 import json
 import os
 import tempfile
 from pathlib import Path
+
+import uvloop
 
 from proof.load.endurance import PROOFS
 from proof.load.pages import pages
@@ -62,7 +63,7 @@ def main() -> None:
         parser.error(f"run {', '.join(sorted(proofs))} apart from measurements of speed")
     report = Report()
     report.add("machine", cores=float(os.cpu_count() or 0), load=os.getloadavg()[0])
-    asyncio.run(_prove(report, chosen) if proofs else _measure(report, chosen))
+    uvloop.run(_prove(report, chosen) if proofs else _measure(report, chosen))
     if chosen.json:
         chosen.json.write_text(json.dumps(report.figures, indent=1))
 

@@ -80,7 +80,7 @@ class Filler:
 
     async def checkpoint(self) -> None:
         """Let PostgreSQL write everything to disk, so that it need not do so during a measurement."""
-        await self._marketplace.execute("postgres", "CHECKPOINT", seconds_max=600)
+        await self._marketplace.execute("postgres", "CHECKPOINT")
 
     def _take(self, count: int) -> int:
         first, self.next_number = self.next_number, self.next_number + count

@@ -27,14 +27,13 @@ from admitone.orders import jobs as order_jobs
 from admitone.payments import api as payment_api
 from admitone.payments import jobs as payment_jobs
 from admitone.registry import named
-from proof.clients import Json, Reply
+from proof.clients import Json, Reply, stripe_signature
 from proof.simulation.bus import SimulatedBus
 from proof.simulation.databases import WorkerDatabases
 from proof.simulation.faults import SKEW, Faults
 from proof.simulation.loop import VirtualLoop
 from proof.simulation.processes import Process, current_process
 from proof.simulation.provider import SECRET_KEY, SimulatedProvider, SimulatedTransport
-from proof.webhooks import stripe_signature
 from stripe_sandbox import app as sandbox
 
 # Far from every real clock, so that code that reads one of those is found at once.

@@ -1,39 +1,22 @@
 """The simulated marketplace: no seed sells a ticket twice or loses anything, and a seed can be repeated."""
 
 import asyncio
-import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from admitone.kernel import clock, ids
-from admitone.local.postgres import Postgres
 from proof.simulation.databases import WorkerDatabases
-from proof.simulation.mutants import MUTANTS
 from proof.simulation.run import run_seed
 
 SHORT_SEEDS = 60
 SEEDS = 500
 PARTS = 10
-# One in which much goes wrong.
+# A seed in which much goes wrong.
 ROUGH_SEED = 79
-
-
-@pytest.fixture(scope="module")
-def simulated(postgres: Postgres) -> Iterator[WorkerDatabases]:
-    """Databases of this worker, emptied before each seed."""
-    logging.disable(logging.CRITICAL)
-    opened = WorkerDatabases(postgres.url(), "simulated")
-    opened.open()
-    try:
-        yield opened
-    finally:
-        opened.close()
-        logging.disable(logging.NOTSET)
 
 
 def violations(databases: WorkerDatabases, seeds: range) -> dict[str, list[str]]:
@@ -48,7 +31,7 @@ def test_the_first_seeds_violate_no_invariant(simulated: WorkerDatabases) -> Non
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_seed_violates_an_invariant(simulated: WorkerDatabases, part: int) -> None:
     assert violations(simulated, range(part * SEEDS // PARTS, (part + 1) * SEEDS // PARTS)) == {}
@@ -57,7 +40,7 @@ def test_no_seed_violates_an_invariant(simulated: WorkerDatabases, part: int) ->
 def test_the_same_seed_gives_the_same_trace(simulated: WorkerDatabases) -> None:
     first, second = run_seed(ROUGH_SEED, simulated), run_seed(ROUGH_SEED, simulated)
     assert first.trace_hash == second.trace_hash
-    assert sum(first.faults.values()) > 0
+    assert first.faults.total() > 0
 
 
 def test_the_same_seed_gives_the_same_trace_in_another_process(simulated: WorkerDatabases) -> None:
@@ -80,9 +63,3 @@ def test_clocks_and_ids_are_restored(simulated: WorkerDatabases) -> None:
         return asyncio.get_running_loop().is_running()
 
     assert asyncio.run(on_an_ordinary_loop())
-
-
-@pytest.mark.parametrize("name", ["the lock is given although the price changed", "the relay goes by the last number"])
-def test_a_missing_defence_is_detected(simulated: WorkerDatabases, name: str) -> None:
-    with MUTANTS[name](simulated):
-        assert any(run_seed(seed, simulated).violations for seed in range(60))
