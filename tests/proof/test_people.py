@@ -14,7 +14,7 @@ TICKET, ORDER, OTHER = (UUID(int=number) for number in (1, 2, 3))
 
 
 class ScriptedMarketplace:
-    """Responds as it is told, and keeps what was sent."""
+    """Responds with the given replies, and keeps what was sent."""
 
     def __init__(self, *replies: Reply) -> None:
         self._replies = list(replies)
