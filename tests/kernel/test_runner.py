@@ -82,3 +82,20 @@ async def test_one_outdated_database_ends_the_start_of_all_services_at_once(
         async with app:
             pass
     assert asyncio.all_tasks() == before
+
+
+async def test_a_service_cannot_call_another_one_without_declaring_it(
+    databases: Databases, start_nats: StartNats
+) -> None:
+    """Network policies allow only the declared calls, so that an undeclared one would fail in a cluster only."""
+
+    @asynccontextmanager
+    async def open_client(service: RunningService[None]) -> AsyncIterator[None]:
+        async with service.client_of("auth"):
+            yield
+
+    async with running_app(databases, start_nats, Service("alpha", lifespan=open_client, calls=("auth",)), AUTH):
+        pass
+    with pytest.raises(AssertionError, match="alpha calls auth and does not declare it"):
+        async with running_app(databases, start_nats, Service("alpha", lifespan=open_client), AUTH):
+            pass

@@ -76,6 +76,11 @@ async def run_service(
     On exit, events being handled are finished or rolled back; then everything is closed.
     """
     name = declaration.name
+
+    def declared_client_of(called: str) -> httpx.AsyncClient:
+        assert called in declaration.calls, f"{name} calls {called} and does not declare it"
+        return client_of(called)
+
     async with AsyncExitStack() as stack:
         database: Database | None = None
         if declaration.has_database:
@@ -88,7 +93,9 @@ async def run_service(
         bus = Bus(name, replicas=settings.nats_replicas)
         bus.start(settings.nats_url(name))
         stack.push_async_callback(bus.close)
-        bare: RunningService = RunningService(name, settings, Sessions(verifier), bus, database, client_of, None)
+        bare: RunningService = RunningService(
+            name, settings, Sessions(verifier), bus, database, declared_client_of, None
+        )
         service = replace(bare, resources=await stack.enter_async_context(declaration.lifespan(bare)))
 
         jobs: list[Callable[[], Awaitable[None]]] = [partial(job, service) for job in declaration.jobs]

@@ -47,7 +47,7 @@ class NatsUser:
             service.name,
             password,
             publishes=bool(service.publications),
-            subscribes_to=tuple(sorted({event.producer for event in service.subscriptions})),
+            subscribes_to=tuple(service.producers),
             # Without a database there is no inbox.
             watches=not service.has_database,
         )
