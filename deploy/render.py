@@ -67,7 +67,6 @@ def _settings(overlay: str) -> ConfigMap:
         "ADMITONE_LOG_LEVEL": "INFO",
         # Network policies allow only the ingress and the pages to call a service, and both pass the client's address.
         "ADMITONE_TRUST_PROXY": "1",
-        "FORWARDED_ALLOW_IPS": "*",
         **{
             f"ADMITONE_{each.name.upper()}_URL": f"http://{each.name}:8000"
             for each in SERVICES

@@ -1,7 +1,5 @@
 """`admitone up --processes` runs every service as a process of its own, behind one address."""
 
-import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -12,9 +10,7 @@ import httpx
 import pytest
 
 from admitone import registry
-from admitone.kernel.settings import Settings
-from admitone.local.proxy import Proxy
-from admitone.local.server import LOOPBACK, command_line, free_port
+from admitone.local.server import command_line
 from tests.engines import short_folder, wait_until
 from tests.whole import Up, running_up
 
@@ -78,42 +74,6 @@ def test_the_marketplace_is_not_ready_while_a_service_does_not_respond(up: Up) -
     assert answer.json()["errors"][0]["message"]
     assert answer.headers["retry-after"] == "1"
     wait_until(lambda: httpx.get(f"{up.url}/health/ready").status_code == 200, "ready again")
-
-
-async def test_concurrent_requests_to_a_service_are_limited() -> None:
-    """Otherwise a thousand buyers would open a thousand connections, and some would get 503."""
-    at_once, most, go = 0, 0, asyncio.Event()
-    serving: set[asyncio.Task[None] | None] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal at_once, most
-        serving.add(asyncio.current_task())
-        with contextlib.suppress(asyncio.IncompleteReadError):
-            while await reader.readuntil(b"\r\n\r\n"):
-                at_once += 1
-                most = max(most, at_once)
-                await go.wait()
-                at_once -= 1
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-        writer.close()
-        await writer.wait_closed()
-
-    port = free_port()
-    async with await asyncio.start_server(serve, LOOPBACK, port):
-        urls = {"orders": httpx.URL(f"http://{LOOPBACK}:{port}")}
-        async with (
-            Proxy(registry.named(["orders"]), urls, Settings()) as proxy,
-            httpx.AsyncClient(transport=httpx.ASGITransport(app=proxy), base_url="http://127.0.0.1:8000") as crowd,
-        ):
-            requests = [asyncio.create_task(crowd.get("/api/orders")) for _ in range(200)]
-            async with asyncio.timeout(20):
-                while at_once < 64:
-                    await asyncio.wait(requests, timeout=0.01)
-            go.set()
-            responses = await asyncio.gather(*requests)
-        await asyncio.gather(*(each for each in serving if each is not None))
-    assert {each.status_code for each in responses} == {200}
-    assert most == 64
 
 
 def test_the_api_document_covers_every_service(up: Up) -> None:
