@@ -239,8 +239,7 @@ def _on_links(what: str, often: int, begin: Callable[[Link], object], seconds: t
     """Declare a fault of the links to each kind of server; it ends when the link is healed."""
 
     async def strike(context: Context, way: str) -> None:
-        service, _, target = way.partition("/")
-        link = context.stack.links[service, target]
+        link = context.stack.links[way]
         begin(link)
         await asyncio.sleep(context.random.uniform(*seconds))
         link.heal()
@@ -267,7 +266,7 @@ _on_links("half-open way", 4, Link.swallow, (2.0, 12.0))
 def _on_commits(outcome: str, *, before: bool) -> None:
     @_kind(f"reset after COMMIT was sent, and it was {outcome}", "links", 16, _responds, targets=STORED)
     async def _strike(context: Context, service: str) -> None:
-        link = context.stack.links[service, "postgres"]
+        link = context.stack.links[f"{service}/postgres"]
         if not await link.break_commit(before=before, wait_seconds=_COMMIT_WITHIN_SECONDS):
             raise NothingToStrike
 
@@ -289,7 +288,7 @@ _WEBHOOKS: Final = ("lose", "duplicate", "delay", "reorder")
 
 
 async def _wrong_at_provider(context: Context, wanted: dict[str, Any]) -> None:
-    url = f"http://{LOOPBACK}:{context.stack.ports.provider}/sandbox/faults"
+    url = f"http://{LOOPBACK}:{context.stack.ports['provider']}/sandbox/faults"
     try:
         async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
             (await client.post(url, json=wanted)).raise_for_status()
