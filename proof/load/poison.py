@@ -23,17 +23,17 @@ from proof.load.generator import request
 from proof.load.report import Report
 from proof.marketplace import Marketplace
 
-_POISON: Final = "Poison"
+POISON: Final = "Poison"
 # No replica of such a ticket can be stored.
-_BREAK: Final = f"""
+BREAK: Final = f"""
 CREATE FUNCTION refuse_poison() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'cannot stomach this' USING ERRCODE = 'XX000';
 END $$;
-CREATE TRIGGER poison BEFORE INSERT ON ticket FOR EACH ROW WHEN (new.title = '{_POISON}')
+CREATE TRIGGER poison BEFORE INSERT ON ticket FOR EACH ROW WHEN (new.title = '{POISON}')
     EXECUTE FUNCTION refuse_poison();
 """
-_MEND: Final = "DROP TRIGGER poison ON ticket; DROP FUNCTION refuse_poison()"
+MEND: Final = "DROP TRIGGER poison ON ticket; DROP FUNCTION refuse_poison()"
 
 _SELLERS: Final = 50
 _SECONDS_MAX: Final = 120.0
@@ -54,7 +54,7 @@ class _Arrivals:
 async def _list_tickets(marketplace: Marketplace, count: int, per_second: float, one_in: int | None) -> _Arrivals:
     """List tickets at a pace, every so many of them poison; wait until orders has consumed all the others."""
     sellers = [marketplace.token(new_id()) for _ in range(_SELLERS)]
-    titles = [_POISON if one_in and number % one_in == one_in // 2 else "Fado night" for number in range(count)]
+    titles = [POISON if one_in and number % one_in == one_in // 2 else "Fado night" for number in range(count)]
     bodies = [json.dumps({"title": title, "price": 20}).encode() for title in titles]
     run = await asyncio.to_thread(
         generator.send,
@@ -69,8 +69,8 @@ async def _list_tickets(marketplace: Marketplace, count: int, per_second: float,
         pace_per_second=per_second,
     )
     tickets = [json.loads(body) for body in run.bodies]
-    poison = [UUID(each["id"]) for each in tickets if each["title"] == _POISON]
-    good = [UUID(each["id"]) for each in tickets if each["title"] != _POISON]
+    poison = [UUID(each["id"]) for each in tickets if each["title"] == POISON]
+    good = [UUID(each["id"]) for each in tickets if each["title"] != POISON]
     return _Arrivals(poison, await _late_ms(marketplace, good))
 
 
@@ -104,7 +104,7 @@ async def prove_poison(marketplace: Marketplace, report: Report, chosen: Namespa
     count = int(chosen.seconds * pace)
     await _list_tickets(marketplace, int(10 * pace), pace, None)
     plain = await _list_tickets(marketplace, count, pace, None)
-    await marketplace.execute("orders", _BREAK)
+    await marketplace.execute("orders", BREAK)
     spoilt = await _list_tickets(marketplace, count, pace, 1000)
     for name, each in (("without poison", plain), ("others, 1 in 1,000 is poison", spoilt)):
         figures = {"p50_ms": each.quantile_ms(0.5), "p99_ms": each.quantile_ms(0.99), "max_ms": each.late_ms[-1]}
@@ -113,7 +113,7 @@ async def prove_poison(marketplace: Marketplace, report: Report, chosen: Namespa
     letters = await _dead_letters(marketplace, len(spoilt.poison))
     attempts = Counter(each["attempts"] for each in letters)
     text = " ".join(f"{count}x{attempts}" for attempts, count in attempts.items())
-    await marketplace.execute("orders", _MEND)
+    await marketplace.execute("orders", MEND)
     first, again = _retried(marketplace), _retried(marketplace)
     tickets = await marketplace.value("orders", "SELECT count(*) FROM ticket WHERE id = ANY($1)", list(spoilt.poison))
     left = await marketplace.value("orders", "SELECT count(*) FROM dead_letter")
