@@ -84,7 +84,7 @@ def token_of(app: App, person: SignedInUser) -> str:
 
 
 def signed_in(app: App, name: str, person_id: UUID | None = None) -> httpx.AsyncClient:
-    """Return a client with a session of somebody auth's database has never heard of; see `sign_up` for real people.
+    """Return a client with a session of somebody who is not in auth's database; see `sign_up` for real people.
 
     The client has `person_id` of its own choice when given; otherwise ask `id_of(client)`.
     """
@@ -133,11 +133,11 @@ def messages_of(answer: httpx.Response) -> list[tuple[str, str | None]]:
     return [(each["message"], each.get("field")) for each in body["errors"]]
 
 
-async def told_by(app: App, service: str, event: str | None = None) -> list[dict[str, Any]]:
-    """Return what a service told, oldest first, from its outbox: `{"type": …, **data}`."""
+async def published_by(app: App, service: str, event: str | None = None) -> list[dict[str, Any]]:
+    """Return the events that a service published, oldest first, from its outbox: `{"type": …, **data}`."""
     rows = await app.running[service].database.fetch("SELECT type, data FROM outbox ORDER BY position")
-    told = [{"type": row["type"], **json.loads(row["data"])} for row in rows]
-    return [each for each in told if event is None or each["type"] == event]
+    published = [{"type": row["type"], **json.loads(row["data"])} for row in rows]
+    return [each for each in published if event is None or each["type"] == event]
 
 
 async def eventually(condition: Callable[[], Awaitable[object]], what: str, seconds: float = 30.0) -> Any:

@@ -1,4 +1,4 @@
-"""What no linter knows: the habits of this project, each with its reason, checked like everything else."""
+"""Rules of this project that no linter checks, each with its reason."""
 
 import ast
 import itertools
@@ -26,7 +26,7 @@ MAY_KNOW_STATUS_CODES = {
     "kernel/http/app.py": "gives every outcome its status code",
     "kernel/http/operations.py": "names the codes of success",
 }
-MAY_READ_CLOCK_OR_DICE = {
+MAY_READ_CLOCK_OR_RANDOM = {
     "kernel/clock.py": "is the clock",
     "kernel/ids.py": "generates ids and tokens",
     "local/": "starts servers, which no simulation replays",
@@ -51,14 +51,30 @@ MAY_CATCH_EVERYTHING = {
     "kernel/http/sessions.py": "keys that cannot be fetched or read are no keys, for whatever cause",
 }
 
-# Codes that, as a number in this code, can hardly mean anything else.
+# Numbers that are unlikely to mean anything but status codes.
 STATUS_CODES = {303, 304, 307, 308, 401, 402, 403, 404, 405, 409, 410, 412, 413, 415, 422, 429, 502, 503, 504}
-CLOCKS_AND_DICE = {
+CLOCKS_AND_RANDOM = {
     *("datetime.now", "datetime.utcnow", "datetime.today", "date.today", "time.time", "time.time_ns", "time.localtime"),
     *("os.urandom", "uuid.uuid1", "uuid.uuid4", "uuid4", "uuid1", "uuid7", "getrandom"),
 }
-MODULES_OF_CHANCE = {"random", "secrets"}
+RANDOM_MODULES = {"random", "secrets"}
 EVERYTHING = {"Exception", "BaseException"}
+
+# Classes of the same name in several modules, with the reason.
+MAY_SHARE_A_NAME = {
+    "Resources": "what each service opens at start, by the shape of a service",
+    "NoSuchOrder": "the same refusal of two services",
+    "NoSuchTicket": "the same refusal of two services",
+    "NotYourOrder": "the same refusal of two services",
+    "PaymentInProgress": "the same refusal of two services",
+}
+
+# Words of an older dialect, and metaphors that the glossary replaces.
+DIALECT = (
+    *("told", "tells", "teller", "heard", "hears", "hearer", "anew", "whoever", "nudge", "gatherer", "shelf"),
+    *("take in", "takes in", "took in", "taken in", "work off", "works off", "worked off", "once here"),
+    *("came to stand",),
+)
 
 EMPTY_WORDS = {
     *("manager", "managers", "helper", "helpers", "util", "utils", "common", "base", "core", "misc", "data", "info"),
@@ -89,7 +105,7 @@ def files_of_tests() -> list[Path]:
 
 
 def everything(*patterns: str) -> Iterator[Path]:
-    """Files of the project, wherever they are; what tools leave behind is none of it."""
+    """Files of the project, without what tools leave behind."""
     for pattern in patterns:
         for file in ROOT.rglob(pattern):
             parts = file.relative_to(ROOT).parts
@@ -110,7 +126,7 @@ def is_excused(file: Path, excused: dict[str, str]) -> bool:
 
 
 def dotted(node: ast.AST) -> str:
-    """`a.b.c` as it is written, or nothing for what is no plain name."""
+    """Return `a.b.c` as it is written, or nothing for any other expression."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -120,7 +136,7 @@ def dotted(node: ast.AST) -> str:
 
 
 def imported(node: ast.AST) -> set[str]:
-    """The modules that a statement imports, and what it takes from them."""
+    """Return the modules that a statement imports, and the names it imports from them."""
     if isinstance(node, ast.Import):
         return {alias.name for alias in node.names}
     if isinstance(node, ast.ImportFrom):
@@ -177,24 +193,24 @@ def test_only_the_http_edge_knows_status_codes() -> None:
     assert not found
 
 
-def test_only_the_kernel_reads_the_clock_and_throws_dice() -> None:
-    """Everything else is told the time and its ids: that is what makes a run repeatable."""
+def test_only_the_kernel_reads_the_clock_and_generates_random_values() -> None:
+    """Everything else is passed the time and its ids, so that runs are repeatable."""
     found: set[str] = set()
     for file in sources():
-        if is_excused(file, MAY_READ_CLOCK_OR_DICE):
+        if is_excused(file, MAY_READ_CLOCK_OR_RANDOM):
             continue
         for node in ast.walk(tree(file)):
             if isinstance(node, ast.Attribute | ast.Name):
                 name = dotted(node)
-                if name in CLOCKS_AND_DICE or any(name.endswith(f".{each}") for each in CLOCKS_AND_DICE):
+                if name in CLOCKS_AND_RANDOM or any(name.endswith(f".{each}") for each in CLOCKS_AND_RANDOM):
                     found.add(place(file, node))
-            elif MODULES_OF_CHANCE & imported(node):
+            elif RANDOM_MODULES & imported(node):
                 found.add(place(file, node))
     assert not found
 
 
 def test_only_edges_catch_everything() -> None:
-    """Elsewhere an unexpected error is a bug on its way to be seen. Cleaning up and raising again is no catching."""
+    """Elsewhere an unexpected error is a bug that must be visible. Cleaning up and raising again is allowed."""
     found: set[str] = set()
     for file in sources():
         if is_excused(file, MAY_CATCH_EVERYTHING):
@@ -216,10 +232,70 @@ def test_only_edges_catch_everything() -> None:
 
 
 @pytest.mark.parametrize(
-    "excused", [MAY_KNOW_STATUS_CODES, MAY_READ_CLOCK_OR_DICE, MAY_RUN_WHAT_IT_IS_GIVEN, MAY_CATCH_EVERYTHING]
+    "excused", [MAY_KNOW_STATUS_CODES, MAY_READ_CLOCK_OR_RANDOM, MAY_RUN_WHAT_IT_IS_GIVEN, MAY_CATCH_EVERYTHING]
 )
-def test_no_exception_outlives_its_file(excused: dict[str, str]) -> None:
+def test_every_exception_names_an_existing_file(excused: dict[str, str]) -> None:
     assert not [entry for entry in excused if not (PACKAGE / entry).exists()]
+
+
+def test_no_class_name_has_two_meanings() -> None:
+    modules: dict[str, list[str]] = {}
+    for file in sources() + sources_of_the_sandbox():
+        for node in tree(file).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules.setdefault(node.name, []).append(place(file, node))
+    shared = {name for name, places in modules.items() if len(places) > 1}
+    assert sorted(shared) == sorted(MAY_SHARE_A_NAME)
+
+
+def test_the_kernel_knows_no_service() -> None:
+    """Import contracts forbid imports; this forbids names and paths in strings."""
+    names = re.compile(rf"\b(?:{'|'.join(SERVICES)})\b|/api/(?!openapi)")
+    found = {
+        place(file, node)
+        for file in (PACKAGE / "kernel").rglob("*.py")
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and names.search(node.value)
+        if not is_docstring(file, node)
+    }
+    assert not found
+
+
+def is_docstring(file: Path, constant: ast.Constant) -> bool:
+    return any(isinstance(node, ast.Expr) and node.value is constant for node in ast.walk(tree(file)))
+
+
+def test_the_words_are_those_of_the_field() -> None:
+    """See docs/glossary.md. Statements of released migrations cannot change."""
+    words = "|".join(word.replace(" ", "[ _]") for word in DIALECT)
+    dialect = re.compile(rf"(?<![a-z])(?:{words})(?![a-z])", re.IGNORECASE)
+    found = []
+    for folder, pattern in itertools.product(
+        ("src", "tests", "docs", "deploy", "proof"), ("*.py", "*.md", "*.sh", "*.sql")
+    ):
+        for file in (ROOT / folder).rglob(pattern):
+            if file.parent.name != "migrations" and file != Path(__file__):
+                lines = file.read_text().splitlines()
+                found += [f"{place(file)}:{number}" for number, line in enumerate(lines, 1) if dialect.search(line)]
+    assert found == []
+
+
+def test_tests_named_in_documents_exist() -> None:
+    tests = {name for file in files_of_tests() for name in re.findall(r"def (test_\w+)", file.read_text())}
+    tests |= {file.stem for file in files_of_tests()}
+    missing = []
+    for file in everything("*.md"):
+        if "Replaced by" not in file.read_text():  # a replaced decision describes its own time
+            named = re.findall(r"`(test_\w+)`", file.read_text())
+            missing += [f"{place(file)}: {name}" for name in named if name not in tests]
+            paths = re.findall(r"`(tests/[\w/]+\.py)`", file.read_text())
+            missing += [f"{place(file)}: {path}" for path in paths if not (ROOT / path).exists()]
+    assert missing == []
+
+
+def test_the_root_has_only_what_people_look_for_there() -> None:
+    kept = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert len({name.partition("/")[0] for name in kept}) <= 16
 
 
 def test_names_say_something() -> None:
@@ -230,7 +306,7 @@ def test_names_say_something() -> None:
     files = sources() + sources_of_the_sandbox()
     found = {place(file) for file in files if last_word(file.stem) in EMPTY_WORDS}
     for file in files:
-        # A method's name may be the choice of the library that calls it.
+        # Libraries choose the names of methods that they call.
         for node in tree(file).body:
             if (
                 isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -268,9 +344,9 @@ def test_every_direct_dependency_is_locked() -> None:
 
 
 def test_every_event_has_a_golden_file() -> None:
-    """The exact JSON that was once sent: whoever changes an event sees what old messages look like."""
+    """The exact JSON that was sent before: a change of an event must keep old messages readable."""
     golden = {file.name.split(".")[0] for file in (ROOT / "tests" / "events").rglob("*.json")}
-    # Tests of the kernel register made-up events in the same process.
+    # Tests of the kernel register events of their own in the same process.
     ours = {name for name, each in event_types().items() if each.__module__ == "admitone.events"}
     assert ours - golden == set()
 
@@ -286,9 +362,9 @@ def test_tests_use_real_parts_and_always_run() -> None:
 
 
 def test_tests_wait_for_conditions_instead_of_sleeping() -> None:
-    """A sleep is how a loop looks again; one outside a loop is a guess about how fast a machine is.
+    """A sleep in a loop polls; one outside a loop guesses how fast a machine is.
 
-    Sleeping for nothing lets others run, and sleeping for a random time makes a race; both are no guesses.
+    Sleeping for zero seconds yields to others, and sleeping for a random time creates a race; both are allowed.
     """
 
     def is_guess(call: ast.Call) -> bool:
@@ -307,10 +383,10 @@ def test_tests_wait_for_conditions_instead_of_sleeping() -> None:
     assert not found
 
 
-def test_no_statement_is_put_together_from_what_came_in() -> None:
-    """A statement that is run is written out, with nothing but constants in it; values travel beside it.
+def test_no_statement_is_built_from_input() -> None:
+    """Statements contain only constants; values are passed as parameters.
 
-    Ruff's S608 guesses by the look of a formatted string; this looks at what is handed to the database.
+    Ruff's S608 guesses from formatted strings; this checks the argument of the call.
     """
     ways_to_run = {"fetch", "fetchrow", "fetchval", "execute", "executemany"}
 
@@ -337,7 +413,7 @@ def test_no_statement_is_put_together_from_what_came_in() -> None:
 
 
 def test_nothing_that_is_parsed_can_run_or_fetch_anything() -> None:
-    """No reader of a format that holds code or addresses, no shell, no template made from what came in."""
+    """No format that can contain code or addresses, no shell, no template from input."""
     forbidden = {"pickle", "marshal", "shelve", "xml", "lxml", "yaml"}
     calls = {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}
     found: set[str] = set()
@@ -353,9 +429,9 @@ def test_nothing_that_is_parsed_can_run_or_fetch_anything() -> None:
 
 
 def test_no_file_holds_a_key() -> None:
-    """What looks like a key of somebody's, in any file that is kept; our own examples say that they are none.
+    """Search every file in the repository for strings with the shape of a key.
 
-    This finds known shapes, not every secret: there is no list of entropy here that one would learn to ignore.
+    This finds known shapes, not every secret: a search by entropy reports so much that people ignore it.
     """
     shapes = re.compile(
         r"sk_live_[0-9A-Za-z]{8}|rk_live_[0-9A-Za-z]{8}|whsec_[0-9A-Za-z+/]{24}|AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}"
@@ -373,7 +449,7 @@ def test_no_file_holds_a_key() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_has_the_files_every_service_has_and_speaks_sql_in_its_store(service: str) -> None:
+def test_a_service_has_its_declaration_and_sql_only_in_its_store(service: str) -> None:
     folder = PACKAGE / service
     assert (folder / "service.py").exists()
     sql = re.compile(r"\b(SELECT|INSERT INTO|UPDATE \w+ SET|DELETE FROM)\b")

@@ -29,7 +29,7 @@ from admitone.orders.views import NewOrder, OrdersQuery
 from admitone.payments.gateway import ForgedWebhook, Gateway, PaymentIntent
 from admitone.payments.views import NewPayment, PaymentsOf
 from admitone.tickets.model import Position, searchable_words, words_of
-from admitone.tickets.views import TicketListing, TicketSearch, Versions, read_cursor, write_cursor
+from admitone.tickets.views import EntityTags, TicketListing, TicketSearch, read_cursor, write_cursor
 from admitone.web.formatting import money
 from admitone.web.forms import parse_amount, read_form
 from admitone.web.page_request import local_url
@@ -170,7 +170,7 @@ def text(octets: bytes) -> None:
     assert place.isprintable()
     assert place.startswith("/")
     assert not place.startswith(("//", "/\\"))
-    assert (5 in Versions(typed)) in {True, False}
+    assert (5 in EntityTags(typed)) in {True, False}
     network_of(client_address(_request([(b"x-forwarded-for", octets)]).scope, trust_proxy=True))
 
 

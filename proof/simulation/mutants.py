@@ -142,7 +142,7 @@ _mutant(
 )
 
 
-def _accept_unconfirmed(tx: Transaction, batch: order_handlers.OrderBatch, event: PaymentAuthorized) -> None:
+def _accept_unconfirmed(tx: Transaction, batch: order_handlers.OrdersAndTickets, event: PaymentAuthorized) -> None:
     order = batch.orders.get(event.order_id)
     if order is not None and order.accepts(event.user_id, event.amount_cents, event.currency):
         batch.change(tx, order.awaiting_payment(event.id))
@@ -150,7 +150,7 @@ def _accept_unconfirmed(tx: Transaction, batch: order_handlers.OrderBatch, event
         order_handlers.payment_authorized(tx, batch, event)
 
 
-def _reject_nothing(tx: Transaction, batch: order_handlers.OrderBatch, event: PaymentAuthorized) -> None:
+def _reject_nothing(tx: Transaction, batch: order_handlers.OrdersAndTickets, event: PaymentAuthorized) -> None:
     order = batch.orders.get(event.order_id)
     if order is None or order.status == "created":
         order_handlers.payment_authorized(tx, batch, event)

@@ -20,9 +20,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stripe_sandbox import events, pages, payment_intents, refunds  # noqa: F401 - they declare operations
-from stripe_sandbox.errors import ApiError, Json, PaymentFailed, internal_error
+from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error
 from stripe_sandbox.faults import Faults, RequestFault
-from stripe_sandbox.operations import OPERATIONS, Context, Operation, Run, new_id
+from stripe_sandbox.operations import OPERATIONS, ApiOperation, Context, Run, new_id
 from stripe_sandbox.parameters import Params, parse
 from stripe_sandbox.store import Reply, Store, encode
 from stripe_sandbox.webhooks import RETRY_DELAYS_SECONDS, Webhooks
@@ -66,7 +66,7 @@ class Sandbox:
         self._secret_key = secret_key
         self._keys_in_use: set[str] = set()
 
-    async def operate(self, operation: Operation, request: Request) -> Response:
+    async def operate(self, operation: ApiOperation, request: Request) -> Response:
         """Respond to a request of the API, and let the fault happen that is planned for it; raises ApiError.
 
         Source: Stripe API reference, "Idempotent requests": once its parameters are valid, the response to a request is
@@ -114,7 +114,7 @@ class Sandbox:
             with self._store.transaction():
                 try:
                     reply = _reply(200, context.expanded(run(context, params), getattr(params, "expand", ())))
-                except PaymentFailed as failed:
+                except IntentFailed as failed:
                     reply = _reply(failed.status, failed.body)
                 save(reply)
         except ApiError as error:

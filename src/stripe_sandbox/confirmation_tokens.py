@@ -12,13 +12,13 @@ from stripe_sandbox.parameters import Params
 _VALID_SECONDS: Final = 12 * 3600
 
 
-class CreateParams(Params):
+class ConfirmationTokenParams(Params):
     payment_method: str
     return_url: str | None = None
 
 
 @operation("POST", "/v1/test_helpers/confirmation_tokens", ConfirmationTokenCreateParams)
-def create_confirmation_token(context: Context, params: CreateParams) -> Json:
+def create_confirmation_token(context: Context, params: ConfirmationTokenParams) -> Json:
     if params.payment_method not in cards.BY_PAYMENT_METHOD:
         raise no_such("PaymentMethod", params.payment_method, "payment_method")
     token = {

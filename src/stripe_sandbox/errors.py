@@ -26,7 +26,7 @@ class ApiError(Exception):
         return {"error": self.error}
 
 
-class PaymentFailed(ApiError):
+class IntentFailed(ApiError):
     """A payment is declined, which is an effect: the failed charge and the PaymentIntent's new status stay"""
 
 

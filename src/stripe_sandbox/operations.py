@@ -55,7 +55,7 @@ Run = Callable[[Context, Any], Json]
 
 
 @dataclass(frozen=True)
-class Operation:
+class ApiOperation:
     """An operation of the API: the type of its parameters here, and in Stripe's SDK."""
 
     name: str
@@ -66,7 +66,7 @@ class Operation:
     sdk_params: type
 
 
-OPERATIONS: Final[list[Operation]] = []
+OPERATIONS: Final[list[ApiOperation]] = []
 
 
 def operation(method: Literal["GET", "POST"], path: str, sdk_params: type) -> Callable[[Run], Run]:
@@ -74,7 +74,7 @@ def operation(method: Literal["GET", "POST"], path: str, sdk_params: type) -> Ca
 
     def declare(run: Run) -> Run:
         _context, params, _body = get_type_hints(run).values()
-        OPERATIONS.append(Operation(run.__name__, method, path, run, params, sdk_params))
+        OPERATIONS.append(ApiOperation(run.__name__, method, path, run, params, sdk_params))
         return run
 
     return declare

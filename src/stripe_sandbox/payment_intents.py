@@ -17,7 +17,7 @@ from msgspec import field
 
 from stripe_sandbox import cards, charges, confirmation_tokens
 from stripe_sandbox.cards import Card, Decline
-from stripe_sandbox.errors import ApiError, Json, PaymentFailed, no_such
+from stripe_sandbox.errors import ApiError, IntentFailed, Json, no_such
 from stripe_sandbox.operations import Context, new_id, operation
 from stripe_sandbox.parameters import Expandable, Limit, ListParams, Metadata, Params, PositiveCents
 
@@ -66,7 +66,7 @@ class ConfirmParams(Expandable):
     use_stripe_sdk: bool = False
 
 
-class CreateParams(ConfirmParams, kw_only=True):
+class NewIntentParams(ConfirmParams, kw_only=True):
     amount: int
     currency: Currency
     automatic_payment_methods: AutomaticPaymentMethods = field(default_factory=AutomaticPaymentMethods)
@@ -95,7 +95,7 @@ class SearchParams(Expandable, kw_only=True):
 
 
 @operation("POST", _PATH, sdk.PaymentIntentCreateParams)
-def create_intent(context: Context, params: CreateParams) -> Json:
+def create_intent(context: Context, params: NewIntentParams) -> Json:
     intent = _new(context, params)
     if params.confirm:
         return _confirm(context, params, intent)
@@ -169,7 +169,7 @@ def refuse(context: Context, _params: Params) -> NoReturn:
     _decline(context, intent, card, _NOT_AUTHENTICATED, "invalid_request_error")
 
 
-def _new(context: Context, params: CreateParams) -> Json:
+def _new(context: Context, params: NewIntentParams) -> Json:
     if params.amount < _CENTS_MIN:
         message = f"Amount must be at least {_CENTS_MIN} cents"
         raise ApiError(message, param="amount", code="amount_too_small")
@@ -274,7 +274,7 @@ def _decline(context: Context, intent: Json, card: Card, decline: Decline, error
     """Record the failed charge; the PaymentIntent can be confirmed again with another card."""
     charge = charges.new(intent, card, context.now, decline)
     about = {"charge": charge["id"], "decline_code": decline.decline_code, "payment_method": card.as_payment_method()}
-    failed = PaymentFailed(decline.message, 402, type_=error_type, code=decline.code, **about)
+    failed = IntentFailed(decline.message, 402, type_=error_type, code=decline.code, **about)
     intent |= {"status": "requires_payment_method", "payment_method": None, "next_action": None}
     intent |= {"latest_charge": charge["id"], "last_payment_error": failed.error.copy()}
     context.store.save(charge)

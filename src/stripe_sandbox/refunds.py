@@ -11,7 +11,7 @@ from stripe_sandbox.operations import Context, new_id, operation
 from stripe_sandbox.parameters import ListParams, Metadata, Params, PositiveCents
 
 
-class CreateParams(Params):
+class RefundParams(Params):
     payment_intent: str
     amount: PositiveCents | None = None
     reason: Literal["duplicate", "fraudulent", "requested_by_customer"] | None = None
@@ -23,7 +23,7 @@ class ListRefundsParams(ListParams):
 
 
 @operation("POST", "/v1/refunds", sdk.RefundCreateParams)
-def create_refund(context: Context, params: CreateParams) -> Json:
+def create_refund(context: Context, params: RefundParams) -> Json:
     intent = context.load("payment_intent", params.payment_intent, "payment_intent")
     if intent["status"] != "succeeded":
         raise ApiError(f"This PaymentIntent ({intent['id']}) does not have a successful charge to refund.")

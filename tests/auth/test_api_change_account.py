@@ -7,7 +7,7 @@ import pytest
 
 from admitone.kernel.runner import App
 from tests.auth.support import signed_in_email, try_sign_in
-from tests.support import PASSWORD, id_of, messages_of, set_token, sign_in, sign_up, signed_in, told_by
+from tests.support import PASSWORD, id_of, messages_of, published_by, set_token, sign_in, sign_up, signed_in
 
 NEW_PASSWORD = "a completely different one"
 
@@ -48,7 +48,7 @@ async def test_a13_the_old_email_becomes_available(alice: httpx.AsyncClient, vis
 async def test_a13_the_same_email_again_changes_nothing(app: App, alice: httpx.AsyncClient) -> None:
     response = await change(alice, email="ALICE@example.com")
     assert (response.status_code, response.json()["email"]) == (200, "alice@example.com")
-    assert await told_by(app, "auth", "UserUpdated") == []
+    assert await published_by(app, "auth", "UserUpdated") == []
     assert await signed_in_email(alice) == "alice@example.com"
 
 
@@ -88,12 +88,12 @@ async def test_a13_a_new_password_ends_the_other_sessions_only(
             None,
             "bob@example.com",
         ]
-    assert len(await told_by(app, "auth", "SessionRevoked")) == 1
+    assert len(await published_by(app, "auth", "SessionRevoked")) == 1
 
 
 async def test_a13_a_new_email_and_password_are_one_change(app: App, alice: httpx.AsyncClient) -> None:
     assert (await change(alice, email="alice@example.org", password=NEW_PASSWORD)).status_code == 200
-    (event,) = await told_by(app, "auth", "UserUpdated")
+    (event,) = await published_by(app, "auth", "UserUpdated")
     assert (event["email"], event["version"]) == ("alice@example.org", 1)
     await sign_in(alice, "alice@example.org", NEW_PASSWORD)
 
@@ -129,7 +129,7 @@ async def test_a13_a_concurrent_change_is_applied_or_refused_but_never_lost(
     )
     statuses = [response.status_code for response in responses]
     assert set(statuses) <= {200, 409}
-    events = await told_by(app, "auth", "UserUpdated")
+    events = await published_by(app, "auth", "UserUpdated")
     assert len(events) == statuses.count(200) >= 1
     assert [each["version"] for each in events] == list(range(1, len(events) + 1))
 

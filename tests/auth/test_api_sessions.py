@@ -10,7 +10,7 @@ from admitone.auth.service import SERVICE
 from admitone.kernel.runner import App
 from tests.auth.support import signed_in_email
 from tests.engines import Databases
-from tests.support import PASSWORD, StartNats, messages_of, running_app, set_token, sign_in, sign_up, told_by
+from tests.support import PASSWORD, StartNats, messages_of, published_by, running_app, set_token, sign_in, sign_up
 
 CONCURRENT = 4
 ROUNDS = 8
@@ -87,7 +87,7 @@ async def test_s16_a_token_is_refused_after_sign_out(alice: httpx.AsyncClient, v
 async def test_signing_out_is_idempotent(app: App, alice: httpx.AsyncClient) -> None:
     for _ in range(2):
         assert (await alice.post("/api/users/signout")).status_code == 200
-    assert len(await told_by(app, "auth", "SessionRevoked")) == 1
+    assert len(await published_by(app, "auth", "SessionRevoked")) == 1
 
 
 async def test_signing_in_again_ends_the_session_it_replaces(
@@ -117,7 +117,7 @@ async def test_signing_out_everywhere_ends_every_session(
         assert response.headers["set-cookie"].startswith("session=;")
         assert [await signed_in_email(each) for each in (alice, visitor, thief)] == [None, None, None]
         assert await signed_in_email(bob) == "bob@example.com"
-    assert len(await told_by(app, "auth", "SessionRevoked")) == 2
+    assert len(await published_by(app, "auth", "SessionRevoked")) == 2
 
 
 async def test_signing_out_everywhere_requires_a_session(visitor: httpx.AsyncClient) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from admitone.kernel.runner import App
 from tests.auth.support import signed_in_email
-from tests.support import PASSWORD, messages_of, sign_in, sign_up, told_by
+from tests.support import PASSWORD, messages_of, published_by, sign_in, sign_up
 
 PASSWORD_RULE = ("Password must be between 8 and 128 characters", "password")
 EMAIL_RULE = ("Email must be valid", "email")
@@ -137,7 +137,7 @@ async def test_20_concurrent_sign_ups_with_one_email_create_one_account(app: App
     assert sorted(response.status_code for response in responses) == [201, *[400] * 19]
     assert all(messages_of(each) == [("Email in use", "email")] for each in responses if each.status_code == 400)
     assert await app.running["auth"].database.fetchval("SELECT count(*) FROM account") == 1
-    assert len(await told_by(app, "auth", "UserCreated")) == 1
+    assert len(await published_by(app, "auth", "UserCreated")) == 1
 
 
 async def sign_up_with_key(
@@ -161,7 +161,7 @@ async def test_a_repeated_sign_up_returns_the_same_account_and_a_session(app: Ap
         assert responses[0].json() == responses[1].json()
         for client in (first, second):
             assert (await client.get("/api/users/currentuser")).json()["currentUser"] == responses[0].json()
-    assert len(await told_by(app, "auth", "UserCreated")) == 1
+    assert len(await published_by(app, "auth", "UserCreated")) == 1
 
 
 async def test_concurrent_repeats_create_one_account_and_all_succeed(app: App) -> None:

@@ -20,12 +20,12 @@ from tests.support import (
     app_of,
     eventually,
     id_of,
+    published_by,
     running_app,
     set_token,
     settings_for,
     sign_in,
     sign_up,
-    told_by,
 )
 
 
@@ -51,7 +51,7 @@ async def both(databases: Databases, start_nats: StartNats) -> AsyncIterator[App
 
 async def test_g08_sign_up_publishes_user_created(app: App, visitor: httpx.AsyncClient) -> None:
     alice_id = await sign_up(visitor, "Alice@example.com")
-    assert await told_by(app, "auth") == [
+    assert await published_by(app, "auth") == [
         {"type": "UserCreated", "id": str(alice_id), "email": "alice@example.com", "version": 0}
     ]
 
@@ -60,7 +60,7 @@ async def test_g08_an_account_change_publishes_user_updated(app: App, alice: htt
     alice_id = await id_of(alice)
     for version, change in enumerate(({"email": "alice@example.org"}, {"password": "another password"}), start=1):
         await alice.put("/api/users/currentuser", json={"currentPassword": PASSWORD, **change})
-        assert (await told_by(app, "auth", "UserUpdated"))[-1] == {
+        assert (await published_by(app, "auth", "UserUpdated"))[-1] == {
             "type": "UserUpdated",
             "id": str(alice_id),
             "email": "alice@example.org",
@@ -73,7 +73,7 @@ async def test_g08_sign_out_publishes_session_revoked(app: App, alice: httpx.Asy
     user = await app.running["auth"].sessions.user(alice.cookies["session"])
     assert user is not None
     await alice.post("/api/users/signout")
-    (event,) = await told_by(app, "auth", "SessionRevoked")
+    (event,) = await published_by(app, "auth", "SessionRevoked")
     assert event == {
         "type": "SessionRevoked",
         "sessionId": str(user.session_id),
@@ -83,13 +83,13 @@ async def test_g08_sign_out_publishes_session_revoked(app: App, alice: httpx.Asy
 
 
 async def test_g08_a_refused_request_publishes_nothing(app: App, alice: httpx.AsyncClient) -> None:
-    before = await told_by(app, "auth")
+    before = await published_by(app, "auth")
     await alice.post("/api/users/signup", json={"email": "alice@example.com", "password": PASSWORD})
     await alice.post("/api/users/signin", json={"email": "alice@example.com", "password": "wrong password"})
     await alice.put("/api/users/currentuser", json={"currentPassword": "wrong", "email": "a@example.org"})
     async with app.client() as bob:
         await bob.post("/api/users/signout")
-    assert await told_by(app, "auth") == before
+    assert await published_by(app, "auth") == before
 
 
 async def assert_refused_within(seconds: float, client: httpx.AsyncClient, path: str = "/api/greeting") -> None:

@@ -125,7 +125,7 @@ async def test_bob_cancels_and_the_ticket_is_available_again(visitors: Visitors)
     await expect(bob.page.get_by_role("listitem")).to_contain_text(["You cancelled"])
 
 
-async def test_of_two_simultaneous_buyers_the_loser_is_told_that_someone_was_faster(visitors: Visitors) -> None:
+async def test_of_two_simultaneous_buyers_the_loser_sees_that_someone_was_faster(visitors: Visitors) -> None:
     alice, bob, carol = await visitors.all_signed_in("alice", "bob", "carol")
     ticket = await alice.list_ticket("Fado night")
     await alice.list_ticket("Fado night, second row")

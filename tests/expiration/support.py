@@ -10,7 +10,7 @@ from admitone.kernel.messaging.event import Event
 from admitone.kernel.messaging.inbox import MissingEvents
 from admitone.kernel.runner import App
 from tests import inbox
-from tests.support import told_by
+from tests.support import published_by
 
 
 async def consume(app: App, *events: Event) -> list[MissingEvents]:
@@ -43,4 +43,4 @@ async def deadlines(app: App) -> int:
 
 
 async def signals_for(app: App, order: OrderCreated) -> int:
-    return sum(each["orderId"] == str(order.id) for each in await told_by(app, "expiration"))
+    return sum(each["orderId"] == str(order.id) for each in await published_by(app, "expiration"))

@@ -16,7 +16,7 @@ from admitone.orders.service import SERVICE as ORDERS
 from admitone.policy import MarketplacePolicy
 from tests import engines
 from tests.orders.support import consume, listed
-from tests.support import StartNats, id_of, messages_of, running_app, signed_in, told_by
+from tests.support import StartNats, id_of, messages_of, published_by, running_app, signed_in
 
 
 @pytest_asyncio.fixture
@@ -114,7 +114,7 @@ async def test_an_order_shows_the_face_value_of_its_ticket(app: App) -> None:
 async def test_o04_g08_a_new_order_is_published(app: App) -> None:
     async with signed_in(app, "bob") as bob:
         order = await an_order(app, bob)
-        [event] = await told_by(app, "orders")
+        [event] = await published_by(app, "orders")
         assert event == {
             "type": "OrderCreated",
             "id": order["id"],
@@ -172,7 +172,7 @@ async def test_o08_o09_delete_cancels_and_publishes(app: App) -> None:
         response = await bob.delete(f"/api/orders/{order['id']}")
         assert (response.status_code, response.content) == (204, b"")
         assert (await bob.get(f"/api/orders/{order['id']}")).json()["status"] == "cancelled"
-        [event] = await told_by(app, "orders", "OrderCancelled")
+        [event] = await published_by(app, "orders", "OrderCancelled")
         assert event == {
             "type": "OrderCancelled", "id": order["id"], "version": 1, "userId": order["userId"],
             "ticketId": order["ticket"]["id"], "reason": "cancelled_by_buyer",
@@ -184,7 +184,7 @@ async def test_s08_deleting_a_cancelled_order_again_changes_nothing(app: App) ->
         order = await an_order(app, bob)
         for _ in range(3):
             assert (await bob.delete(f"/api/orders/{order['id']}")).status_code == 204
-        assert len(await told_by(app, "orders", "OrderCancelled")) == 1
+        assert len(await published_by(app, "orders", "OrderCancelled")) == 1
 
 
 async def test_s07_deleting_a_complete_order_is_refused(app: App) -> None:
@@ -292,7 +292,7 @@ async def test_s05_only_one_of_200_buyers_gets_the_ticket(app: App) -> None:
     buyers = [signed_in(app, f"buyer-{number}") for number in range(200)]
     responses = await asyncio.gather(*(each.post("/api/orders", json=ticket) for each in buyers))
     assert sorted(each.status_code for each in responses) == [201] + [400] * 199
-    assert len(await told_by(app, "orders", "OrderCreated")) == 1
+    assert len(await published_by(app, "orders", "OrderCreated")) == 1
 
 
 async def test_the_same_idempotency_key_reserves_once(app: App) -> None:
@@ -302,7 +302,7 @@ async def test_the_same_idempotency_key_reserves_once(app: App) -> None:
         responses = await asyncio.gather(*(bob.post("/api/orders", json=ticket, headers=headers) for _ in range(10)))
         assert {each.status_code for each in responses} == {201}
         assert len({each.content for each in responses}) == 1
-        assert len(await told_by(app, "orders", "OrderCreated")) == 1
+        assert len(await published_by(app, "orders", "OrderCreated")) == 1
         other = await bob.post("/api/orders", json={"ticketId": str(await a_ticket(app))}, headers=headers)
         assert other.status_code == 422
 

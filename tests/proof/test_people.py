@@ -14,7 +14,7 @@ TICKET, ORDER, OTHER = (UUID(int=number) for number in (1, 2, 3))
 
 
 class ScriptedMarketplace:
-    """Sends one response after another, and keeps the idempotency keys."""
+    """Responds with the given replies, and keeps the idempotency keys."""
 
     def __init__(self, *replies: Reply) -> None:
         self._replies = list(replies)

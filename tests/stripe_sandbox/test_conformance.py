@@ -10,7 +10,7 @@ import pytest
 import stripe
 from stripe.params import PaymentIntentCreateParams
 
-from stripe_sandbox.operations import OPERATIONS, Operation
+from stripe_sandbox.operations import OPERATIONS, ApiOperation
 from tests.stripe_sandbox.running import RETURN_URL, authorized, key, order
 
 # What the SDK's own transport does to httpx; ours, which the gateway uses, does not.
@@ -307,5 +307,5 @@ async def test_a_list_can_be_filtered_by_creation_time(provider: stripe.StripeCl
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
-def test_every_offered_parameter_is_one_of_stripe_s(operation: Operation) -> None:
+def test_every_offered_parameter_is_one_of_stripe_s(operation: ApiOperation) -> None:
     assert set(operation.params.__struct_fields__) <= set(operation.sdk_params.__annotations__)

@@ -41,7 +41,7 @@ async def test_a_key_is_replaced_under_load_without_signing_anyone_out(
         await sign_up(alice, "alice@example.com")
     answers: Counter[int] = Counter()
     async with app_of([TICKETS], base) as tickets:
-        # The new key is published while the old one signs: whoever fetches keys from now on gets both.
+        # The new key is published while the old one signs: a client that fetches keys from now on gets both.
         async with auth_process(signing_with(old + new), port):
             await ask(tickets, alice, answers, times=50)
         stop = asyncio.Event()

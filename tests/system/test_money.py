@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests import engines
-from tests.support import StartNats, eventually, told_by
+from tests.support import StartNats, eventually, published_by
 from tests.system.support import WITH_MONEY, Market, marketplace
 
 
@@ -86,7 +86,7 @@ async def test_s01_a_payment_while_the_bus_is_down_completes_when_it_is_back(mar
         await market.order_becomes(bob, order, "complete", 20)
         await market.ticket_becomes(ticket, "sold", 20)
         assert await charged(market, order) == [1999]
-        assert len(await told_by(market.app, "payments", "PaymentCreated")) == 1
+        assert len(await published_by(market.app, "payments", "PaymentCreated")) == 1
         watching.cancel()
         await market.is_sound()
 
@@ -229,7 +229,7 @@ async def test_s18_many_people_trade_at_once_and_the_books_are_right(market: Mar
 async def test_s11_prices_are_charged_exactly_from_the_seller_s_json_to_the_provider(
     market: Market, offset: int
 ) -> None:
-    """Two in 199 prices here; that all 9,951 are read, held and told exactly, tests of tickets and orders show."""
+    """Two in 199 prices here; tests of tickets and orders show it for all 9,951."""
     async with market.person("alice") as alice, market.person("bob") as bob:
         at_once = asyncio.Semaphore(4)
 

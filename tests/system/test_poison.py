@@ -1,4 +1,4 @@
-"""One event that nobody can take in: the others flow past it, and once its reason is gone it has its effect once."""
+"""One event that cannot be handled does not delay the others, and takes effect once when its cause is removed."""
 
 import os
 import subprocess

@@ -22,7 +22,7 @@ from admitone.kernel.messaging.event import event_types, wrap
 from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
 from tests import engines
-from tests.support import StartNats, eventually, messages_of, sign_up, told_by
+from tests.support import StartNats, eventually, messages_of, published_by, sign_up
 from tests.system.support import Market, marketplace
 from tests.whole import running_up
 
@@ -51,17 +51,17 @@ async def test_s01_everything_works_while_the_bus_is_down_and_arrives_once_after
         order = await market.reserves(bob, before)
         other = await bob.get(f"/api/orders/{order['id']}")
         assert other.json()["status"] == "created"
-        assert (await market.ticket(before))["status"] == "available"  # tickets has not heard of it yet
+        assert (await market.ticket(before))["status"] == "available"  # tickets has not consumed it yet
         watching = asyncio.create_task(market.nats.watch())  # starts it again on its port
         await market.ticket_becomes(before, "reserved", 20)
 
         async def replicated() -> object:
             return await market.database("orders").fetchval("SELECT true FROM ticket WHERE id = $1", listed["id"])
 
-        await eventually(replicated, "orders hears of the ticket", 20)
+        await eventually(replicated, "orders has the ticket", 20)
         versions = [
             (each["type"], each["version"])
-            for each in await told_by(market.app, "tickets")
+            for each in await published_by(market.app, "tickets")
             if each["id"] == before["id"]
         ]
         assert versions == [("TicketCreated", 0), ("TicketUpdated", 1)]
@@ -88,7 +88,7 @@ def test_s02_an_event_whose_service_was_killed_before_publishing_arrives(folder:
 
 
 def _reserved(buyer: httpx.Client, ticket: dict[str, Any]) -> dict[str, Any]:
-    """Reserve a ticket as soon as orders has heard of it."""
+    """Reserve a ticket as soon as orders has its replica."""
     deadline = time.monotonic() + 10
     while (answer := buyer.post("/api/orders", json={"ticketId": ticket["id"]})).status_code != 201:
         assert time.monotonic() < deadline, answer.text
@@ -137,7 +137,7 @@ async def test_s03_the_whole_history_delivered_again_changes_nothing(world: Worl
         ] == before
 
 
-async def test_o11_o13_o17_what_orders_hears_is_acknowledged(world: World) -> None:
+async def test_o11_o13_o17_what_orders_consumes_is_acknowledged(world: World) -> None:
     async with AsyncExitStack() as stack:
         market, (alice, bob, _) = await _market(stack, world, order_window_seconds=1)
         ticket = await market.lists(alice)  # TicketCreated
@@ -381,9 +381,11 @@ async def test_g08_every_event_of_the_trade_says_what_its_contract_says(world: W
     async with marketplace(*world) as market, market.person("alice") as alice, market.person("bob") as bob:
         ticket = await market.lists(alice, price=12.34)
         order = await market.locked(bob, ticket)
-        [created] = [each for each in await told_by(market.app, "orders") if each["type"] == "OrderCreated"]
+        [created] = [each for each in await published_by(market.app, "orders") if each["type"] == "OrderCreated"]
         parsed = event_types()["OrderCreated"]
         assert json.loads(json.dumps(created))["ticket"]["priceCents"] == 1234
         assert parsed is OrderCreated
-        locked = [each for each in await told_by(market.app, "tickets") if each["type"] == TicketUpdated.__name__][-1]
+        locked = [each for each in await published_by(market.app, "tickets") if each["type"] == TicketUpdated.__name__][
+            -1
+        ]
         assert (locked["orderId"], locked["status"], locked["priceCents"]) == (order["id"], "reserved", 1234)

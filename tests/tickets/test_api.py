@@ -7,7 +7,7 @@ from uuid import UUID
 import httpx
 
 from admitone.kernel.runner import App
-from tests.support import id_of, messages_of, told_by
+from tests.support import id_of, messages_of, published_by
 from tests.tickets.support import (
     FADO,
     UNKNOWN,
@@ -67,7 +67,7 @@ async def test_t06_a_valid_post_stores_one_ticket(app: App, alice: httpx.AsyncCl
 
 async def test_t07_g08_listing_publishes_ticket_created(app: App, alice: httpx.AsyncClient) -> None:
     ticket = await list_ticket(alice)
-    assert await told_by(app, "tickets") == [
+    assert await published_by(app, "tickets") == [
         {
             "type": "TicketCreated",
             "id": ticket["id"],
@@ -136,7 +136,7 @@ async def test_a_repeated_post_with_its_key_lists_one_ticket(app: App, alice: ht
     assert len({each.text for each in [*tries, again]}) == 1
     assert {each.headers["etag"] for each in [*tries, again]} == {'"0"'}
     assert await database_of(app).fetchval("SELECT count(*) FROM ticket") == 1
-    assert len(await told_by(app, "tickets")) == 1
+    assert len(await published_by(app, "tickets")) == 1
 
 
 async def test_an_idempotency_key_belongs_to_one_user_and_one_request(
@@ -272,7 +272,7 @@ async def test_t13_a_stranger_cannot_edit(app: App, alice: httpx.AsyncClient, bo
     assert response.status_code == 403
     assert messages_of(response) == [("Only its seller can edit a ticket", None)]
     assert await show(alice, ticket["id"]) == ticket
-    assert len(await told_by(app, "tickets")) == 1
+    assert len(await published_by(app, "tickets")) == 1
 
 
 async def test_t14_an_invalid_edit_is_refused_and_changes_nothing(alice: httpx.AsyncClient) -> None:
@@ -313,13 +313,13 @@ async def test_an_edit_changes_and_removes_the_face_value(app: App, alice: httpx
     removed = await alice.put(path, json=FADO)
     assert "faceValue" not in shown(removed)
     assert "faceValue" not in await show(alice, ticket["id"])
-    assert [each["faceValueCents"] for each in await told_by(app, "tickets")] == [5800, 0, None]
+    assert [each["faceValueCents"] for each in await published_by(app, "tickets")] == [5800, 0, None]
 
 
 async def test_t16_an_edit_publishes_ticket_updated(app: App, alice: httpx.AsyncClient) -> None:
     ticket = await list_ticket(alice)
     await alice.put(f"/api/tickets/{ticket['id']}", json={"title": "Late fado", "price": 25})
-    assert await told_by(app, "tickets", "TicketUpdated") == [
+    assert await published_by(app, "tickets", "TicketUpdated") == [
         {
             "type": "TicketUpdated",
             "id": ticket["id"],
@@ -382,7 +382,7 @@ async def test_t19_versions_count_every_edit(app: App, alice: httpx.AsyncClient)
     path = f"/api/tickets/{ticket['id']}"
     edits = [await alice.put(path, json=FADO) for _ in range(2)]
     assert [ticket["version"], *(each.json()["version"] for each in edits)] == [0, 1, 2]
-    assert [each["version"] for each in await told_by(app, "tickets")] == [0, 1, 2]
+    assert [each["version"] for each in await published_by(app, "tickets")] == [0, 1, 2]
 
 
 async def test_g05_every_protected_route_needs_signing_in(nobody: httpx.AsyncClient) -> None:

@@ -20,7 +20,7 @@ from admitone.tickets.service import SERVICE as TICKETS
 from admitone.tickets.views import ANY_VERSION
 from tests import engines
 from tests.inbox import message_of
-from tests.support import StartNats, app_of, bus_user, eventually, settings_for, signed_in, told_by
+from tests.support import StartNats, app_of, bus_user, eventually, published_by, settings_for, signed_in
 from tests.tickets.support import (
     cancelled,
     completed,
@@ -83,7 +83,7 @@ async def test_t22_a_lock_publishes_ticket_updated_with_the_order_id(app: App, a
     ticket = await list_ticket(alice)
     order = order_of(ticket)
     await consume(database_of(app), order)
-    assert await told_by(app, "tickets", "TicketUpdated") == [
+    assert await published_by(app, "tickets", "TicketUpdated") == [
         {
             "type": "TicketUpdated",
             "id": ticket["id"],
@@ -103,7 +103,7 @@ async def test_every_event_of_an_order_carries_the_face_value(app: App, alice: h
     ticket = await list_ticket(alice, faceValue=58)
     first, second = order_of(ticket), order_of(ticket)
     await consume(database_of(app), first, cancelled(first), second, completed(second))
-    events = await told_by(app, "tickets")
+    events = await published_by(app, "tickets")
     assert [each["status"] for each in events] == ["available", "reserved", "available", "reserved", "sold"]
     assert {each["faceValueCents"] for each in events} == {5800}
 
@@ -113,7 +113,7 @@ async def test_t23_order_cancelled_clears_the_order_id_and_publishes(app: App, a
     order = order_of(ticket)
     await consume(database_of(app), order, cancelled(order))
     assert await show(alice, ticket["id"]) == {**ticket, "version": 2}
-    last = (await told_by(app, "tickets"))[-1]
+    last = (await published_by(app, "tickets"))[-1]
     assert (last["status"], last["orderId"], last["version"]) == ("available", None, 2)
 
 

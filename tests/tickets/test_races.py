@@ -10,7 +10,7 @@ import httpx
 
 from admitone.kernel.runner import App
 from admitone.tickets import store
-from tests.support import eventually, told_by
+from tests.support import eventually, published_by
 from tests.tickets.support import FADO, cancelled, completed, consume, database_of, list_ticket, order_of, show
 
 ROUNDS: Final = 40
@@ -28,7 +28,7 @@ async def test_s13_an_edit_racing_an_order_never_changes_a_locked_price(app: App
         response = await editing
         after = await show(alice, ticket["id"])
         refused = [
-            each for each in await told_by(app, "tickets", "TicketLockRefused") if each["orderId"] == str(order.id)
+            each for each in await published_by(app, "tickets", "TicketLockRefused") if each["orderId"] == str(order.id)
         ]
         if response.status_code == 200:
             assert (after["status"], after["price"]) == ("available", 99)
@@ -52,7 +52,7 @@ async def test_s13_the_lock_waits_for_an_edit_that_is_not_committed(app: App, al
         await _until_a_lock_is_awaited(app)
         await tx.execute("UPDATE ticket SET version = 1, price_cents = 9900 WHERE id = $1", UUID(ticket["id"]))
     assert await locking == []
-    assert [each["orderId"] for each in await told_by(app, "tickets", "TicketLockRefused")] == [str(order.id)]
+    assert [each["orderId"] for each in await published_by(app, "tickets", "TicketLockRefused")] == [str(order.id)]
     assert (await show(alice, ticket["id"]))["status"] == "available"
 
 
@@ -89,7 +89,7 @@ async def test_versions_never_skip_or_repeat_while_edits_and_orders_race(app: Ap
             assert response.status_code in {200, 400}
 
     await asyncio.gather(*(work(ticket) for ticket in tickets for work in (sell, edit, edit)))
-    published = await told_by(app, "tickets")
+    published = await published_by(app, "tickets")
     for ticket in tickets:
         events = [each for each in published if each.get("id") == ticket["id"]]
         assert [each["version"] for each in events] == list(range(len(events)))

@@ -52,7 +52,7 @@ async def save_replicas(tx: Transaction, batch: ReplicaBatch) -> None:
 
 
 @dataclass
-class OrderBatch:
+class OrdersAndTickets:
     """The orders that a batch of events is about, locked, and for payments the replicas of their tickets."""
 
     orders: dict[UUID, Order]
@@ -68,20 +68,20 @@ class OrderBatch:
 OrderRelated = TicketLockRefused | OrderExpired | PaymentAuthorized | PaymentCreated | PaymentFailed
 
 
-async def load_orders(tx: Transaction, events: Sequence[OrderRelated]) -> OrderBatch:
-    return OrderBatch(await store.orders_for_change(tx, [event.order_id for event in events]))
+async def load_orders(tx: Transaction, events: Sequence[OrderRelated]) -> OrdersAndTickets:
+    return OrdersAndTickets(await store.orders_for_change(tx, [event.order_id for event in events]))
 
 
-async def load_orders_and_tickets(tx: Transaction, events: Sequence[PaymentAuthorized]) -> OrderBatch:
+async def load_orders_and_tickets(tx: Transaction, events: Sequence[PaymentAuthorized]) -> OrdersAndTickets:
     orders = await store.orders_for_change(tx, [event.order_id for event in events])
-    return OrderBatch(orders, await store.tickets(tx, [order.ticket_id for order in orders.values()]))
+    return OrdersAndTickets(orders, await store.tickets(tx, [order.ticket_id for order in orders.values()]))
 
 
-async def save_orders(tx: Transaction, batch: OrderBatch) -> None:
+async def save_orders(tx: Transaction, batch: OrdersAndTickets) -> None:
     await store.save_orders(tx, list(batch.changed.values()))
 
 
-def ticket_lock_refused(tx: Transaction, batch: OrderBatch, event: TicketLockRefused) -> None:
+def ticket_lock_refused(tx: Transaction, batch: OrdersAndTickets, event: TicketLockRefused) -> None:
     """The seller changed the ticket before the lock: the price held is no longer the price shown."""
     order = batch.orders.get(event.order_id)
     if order is not None and order.status == "created":
@@ -90,7 +90,7 @@ def ticket_lock_refused(tx: Transaction, batch: OrderBatch, event: TicketLockRef
         log.info("refused lock changes nothing", extra={"order": event.order_id})
 
 
-def order_expired(tx: Transaction, batch: OrderBatch, event: OrderExpired) -> None:
+def order_expired(tx: Transaction, batch: OrdersAndTickets, event: OrderExpired) -> None:
     """Cancel the order if it is overdue by this database's clock; the signal itself decides nothing."""
     order = batch.orders.get(event.order_id)
     if order is not None and order.is_overdue(tx.now):
@@ -100,7 +100,7 @@ def order_expired(tx: Transaction, batch: OrderBatch, event: OrderExpired) -> No
         log.info("deadline changes nothing", extra={"order": event.order_id, "status": status})
 
 
-def payment_authorized(tx: Transaction, batch: OrderBatch, event: PaymentAuthorized) -> None:
+def payment_authorized(tx: Transaction, batch: OrdersAndTickets, event: PaymentAuthorized) -> None:
     """Decide, under the order's lock, whether this money may be taken; an order that awaits it no longer expires."""
     order = batch.orders.get(event.order_id)
     if order is not None and order.payment_id == event.id:
@@ -116,7 +116,7 @@ def payment_authorized(tx: Transaction, batch: OrderBatch, event: PaymentAuthori
     batch.change(tx, order.awaiting_payment(event.id))
 
 
-def payment_created(tx: Transaction, batch: OrderBatch, event: PaymentCreated) -> None:
+def payment_created(tx: Transaction, batch: OrdersAndTickets, event: PaymentCreated) -> None:
     order = batch.orders.get(event.order_id)
     if order is not None and order.awaits(event.id):
         batch.change(tx, order.completed())
@@ -128,7 +128,7 @@ def payment_created(tx: Transaction, batch: OrderBatch, event: PaymentCreated) -
         tx.publish(PaymentRejected(order_id=event.order_id, payment_id=event.id))
 
 
-def payment_failed(tx: Transaction, batch: OrderBatch, event: PaymentFailed) -> None:
+def payment_failed(tx: Transaction, batch: OrdersAndTickets, event: PaymentFailed) -> None:
     """No attempt is left, or an authorisation was lost before its capture: the ticket goes back on sale."""
     order = batch.orders.get(event.order_id)
     if order is not None and order.is_cancelled_by_failure_of(event.id):

@@ -47,7 +47,7 @@ async def order(db: Statements, order_id: UUID) -> OrderReplica | None:
 async def orders_for_change(tx: Transaction, order_ids: Sequence[UUID]) -> dict[UUID, OrderReplica]:
     """Return orders by id and lock their rows until the transaction ends.
 
-    Whoever changes a payment locks its order first. Rows are locked in one order everywhere, so that two batches
+    Every change of a payment locks its order first. Rows are locked in one order everywhere, so that two batches
     cannot deadlock.
     """
     rows = await tx.fetch(

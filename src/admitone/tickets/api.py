@@ -12,12 +12,12 @@ from admitone.tickets.resources import Resources
 from admitone.tickets.views import (
     ANY_VERSION,
     BadCursor,
+    EntityTags,
     OwnTicketsQuery,
     TicketListing,
     TicketSearch,
     TicketsView,
     TicketView,
-    Versions,
     tickets_json,
 )
 
@@ -67,7 +67,7 @@ async def show_ticket(request: Request[None, Resources]) -> Response:
         raise NoSuchTicket
     version, shown = found
     condition = request.header("if-none-match")
-    if condition is not None and version in Versions(condition):
+    if condition is not None and version in EntityTags(condition):
         return Response(NOT_MODIFIED, headers=(_tag(version), _REVALIDATE))
     return Response(OK, shown, headers=(_tag(version), _REVALIDATE))
 
@@ -116,7 +116,7 @@ async def edit_ticket(request: Request[TicketListing, Resources]) -> Response:
     Every accepted edit is a new version, even one that changes nothing.
     """
     condition = request.header("if-match")
-    expected = ANY_VERSION if condition is None else Versions(condition)
+    expected = ANY_VERSION if condition is None else EntityTags(condition)
     async with request.db.transaction() as tx:
         ticket = (await store.tickets_for_change(tx, [request.id()])).get(request.id())
         if ticket is None:

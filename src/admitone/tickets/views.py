@@ -274,7 +274,7 @@ def tickets_json(tickets: Sequence[str], scope: str, following: Position | None)
 # Versions
 
 
-class Versions(Container[int]):
+class EntityTags(Container[int]):
     """The versions that a request's `If-Match` or `If-None-Match` names. Source: RFC 9110, §8.8.3 and §13.1."""
 
     def __init__(self, header: str) -> None:
@@ -285,4 +285,4 @@ class Versions(Container[int]):
         return "*" in self._tags or f'"{version}"' in self._tags
 
 
-ANY_VERSION: Final = Versions("*")
+ANY_VERSION: Final = EntityTags("*")

@@ -1,4 +1,4 @@
-"""The database: rows and events commit together, and outages are told from bugs."""
+"""The database: rows and events commit together, and outages are distinguished from bugs."""
 
 import asyncio
 

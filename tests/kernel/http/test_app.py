@@ -25,10 +25,10 @@ from tests.support import (
     app_of,
     eventually,
     messages_of,
+    published_by,
     running_app,
     settings_for,
     signed_in,
-    told_by,
 )
 
 
@@ -120,10 +120,10 @@ ORIGINS = [
 async def test_a_request_from_another_site_changes_nothing(app: App) -> None:
     async with signed_in(app, "alice") as alice:
         for headers, is_refused in ORIGINS:
-            before = len(await told_by(app, "alpha"))
+            before = len(await published_by(app, "alpha"))
             response = await alice.post("/api/notes", json={"text": "hello"}, headers=headers)
             assert response.status_code == (403 if is_refused else 201), headers
-            assert len(await told_by(app, "alpha")) - before == (0 if is_refused else 1)
+            assert len(await published_by(app, "alpha")) - before == (0 if is_refused else 1)
             assert (await alice.get("/api/notes", headers=headers)).status_code == 200
 
 
@@ -176,7 +176,7 @@ async def test_a_refused_request_publishes_nothing(app: App) -> None:
     async with signed_in(app, "alice") as alice:
         response = await alice.post("/api/notes", json={"text": "torn"})
     assert error_of(response) == (409, [("Somebody tore the note up", None)])
-    assert await told_by(app, "alpha") == []
+    assert await published_by(app, "alpha") == []
 
 
 # Load shedding.
@@ -374,7 +374,7 @@ async def test_a_service_starts_and_is_ready_without_the_bus(
     async with app_of([ALPHA, AUTH], without_bus) as app, signed_in(app, "alice") as alice:
         assert (await alice.post("/api/notes", json={"text": "kept"})).status_code == 201
         assert (await alice.get("/health/ready")).status_code == 200
-        assert await told_by(app, "alpha")
+        assert await published_by(app, "alpha")
         app.stopping()
         assert (await alice.get("/health/ready")).status_code == 503
         assert (await alice.get("/health/live")).status_code == 200

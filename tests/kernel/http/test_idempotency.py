@@ -4,7 +4,7 @@ import asyncio
 
 from admitone.kernel.runner import App
 from tests.kernel.http.support import error_of
-from tests.support import signed_in, told_by
+from tests.support import published_by, signed_in
 
 
 async def test_concurrent_requests_with_the_same_key_have_one_effect_and_one_response(app: App) -> None:
@@ -15,7 +15,7 @@ async def test_concurrent_requests_with_the_same_key_have_one_effect_and_one_res
         )
     assert {response.status_code for response in responses} <= {201, 503}
     assert len({response.text for response in responses if response.status_code == 201}) == 1
-    assert len(await told_by(app, "alpha")) == 1
+    assert len(await published_by(app, "alpha")) == 1
 
 
 async def test_a_key_used_for_another_body_is_refused(app: App) -> None:
@@ -30,7 +30,7 @@ async def test_a_key_used_for_another_body_is_refused(app: App) -> None:
     assert first.text == reordered.text
     assert error_of(other) == (422, [("This Idempotency-Key was used for a different request", None)])
     assert bobs.status_code == 201, "each user has keys of their own"
-    assert len(await told_by(app, "alpha")) == 2
+    assert len(await published_by(app, "alpha")) == 2
 
 
 async def test_a_refusal_is_not_stored_under_a_key(app: App) -> None:
@@ -46,4 +46,4 @@ async def test_a_key_of_invisible_or_too_many_characters_is_refused(app: App) ->
             headers = [(b"idempotency-key", key.encode("latin-1"))]
             response = await alice.post("/api/notes", json={"text": "hello"}, headers=headers)
             assert error_of(response) == (400, [("Idempotency-Key must be 1 to 255 visible characters", None)])
-    assert await told_by(app, "alpha") == []
+    assert await published_by(app, "alpha") == []

@@ -1,4 +1,4 @@
-"""Serving: how a program is told to stop while it starts."""
+"""Serving: a program can be stopped while it starts."""
 
 import asyncio
 import os

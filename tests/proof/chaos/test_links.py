@@ -103,9 +103,9 @@ async def test_nobody_knows_what_became_of_a_commit_that_is_broken(
         await asyncio.wait([breaking], timeout=0)
         with pytest.raises(BROKEN):
             async with connection.transaction():
-                await connection.execute(f"INSERT INTO {table} VALUES ('told')")
+                await connection.execute(f"INSERT INTO {table} VALUES ('written')")
         assert await breaking
-    assert await words(postgres, table) == ([] if before else ["told"])
+    assert await words(postgres, table) == ([] if before else ["written"])
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["lost", "committed"])
@@ -119,9 +119,9 @@ async def test_a_changing_statement_by_itself_is_a_commit(
         await connection.fetch(f"SELECT word FROM {table} WHERE word = $1", "none")
         assert not breaking.done()
         with pytest.raises(BROKEN):
-            await connection.execute(f"INSERT INTO {table} VALUES ($1)", "told")
+            await connection.execute(f"INSERT INTO {table} VALUES ($1)", "written")
         assert await breaking
-    assert await words(postgres, table) == ([] if before else ["told"])
+    assert await words(postgres, table) == ([] if before else ["written"])
 
 
 async def test_without_a_commit_in_time_nothing_is_broken(postgres: Postgres, link: Link) -> None:
