@@ -78,7 +78,8 @@ class Trade:
         if number % 10 == 0:
             await buyer.cancel(orders[0])
             return
-        self.purchases += (await buyer.pay(orders[0], GOOD_CARD)).is_done
+        payment = await buyer.pay(orders[0], GOOD_CARD)
+        self.purchases += payment.is_done
         await buyer.request("GET", f"/orders/{orders[0]}")
 
 
