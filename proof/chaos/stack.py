@@ -41,13 +41,13 @@ class Stack:
         self.disks: dict[str, Disk] = {}
         self.skipped: list[str] = []
         self.ports = {name: free_port() for name in ("postgres", "nats", "provider")}
-        # The second replica has its own links, which tell its relay from the first one's.
-        ways = [f"{each}/postgres" for each in (*STORED, "twin")] + [f"{each}/nats" for each in (*SERVICES, "twin")]
+        # The second replica has its own links, so that its relay can be distinguished from the first one's.
+        names = [f"{each}/postgres" for each in (*STORED, "twin")] + [f"{each}/nats" for each in (*SERVICES, "twin")]
         self.links: dict[str, Link] = {}
-        for way in (*ways, "payments/provider"):
-            server = way.partition("/")[2]
-            self.links[way] = Link(free_port(), self.ports[server], is_postgres=server == "postgres")
-        ports = Ports(self.ports, {way: link.port for way, link in self.links.items()})
+        for name in (*names, "payments/provider"):
+            server = name.partition("/")[2]
+            self.links[name] = Link(free_port(), self.ports[server], is_postgres=server == "postgres")
+        ports = Ports(self.ports, {name: link.port for name, link in self.links.items()})
         self.marketplace = Marketplace(
             folder,
             *("up", "--processes", "--data", str(folder)),

@@ -1,4 +1,4 @@
-"""The OpenAPI document against the code: whatever a client sends, the responses are the ones it promises."""
+"""The OpenAPI document against the code: every response to a client is one that it promises."""
 
 import itertools
 import re
@@ -38,7 +38,7 @@ class Exploration:
 
 
 async def explore(url: str, *, seed: int, examples_max: int, seconds_max: int) -> AsyncIterator[Exploration]:
-    """Send, as bob, whatever the document allows and forbids: first most operations, then signing in and out.
+    """Send, as bob, what the document allows and what it forbids: first most operations, then signing in and out.
 
     Raises AssertionError with schemathesis's output if a response is not one that the document promises.
     """

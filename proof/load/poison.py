@@ -110,14 +110,14 @@ async def prove_poison(marketplace: Marketplace, report: Report, chosen: Namespa
         figures = {"p50_ms": each.quantile_ms(0.5), "p99_ms": each.quantile_ms(0.99), "max_ms": each.late_ms[-1]}
         report.add(f"ticket to orders, {name}", **figures, events=len(each.late_ms))
     report.add("  p99 beside the baseline", ratio=spoilt.quantile_ms(0.99) / plain.quantile_ms(0.99))
-    letters = await _dead_letters(marketplace, len(spoilt.poison))
-    attempts = Counter(each["attempts"] for each in letters)
+    dead = await _dead_letters(marketplace, len(spoilt.poison))
+    attempts = Counter(each["attempts"] for each in dead)
     text = " ".join(f"{count}x{attempts}" for attempts, count in attempts.items())
     await marketplace.execute("orders", MEND)
     first, again = _retried(marketplace), _retried(marketplace)
     tickets = await marketplace.value("orders", "SELECT count(*) FROM ticket WHERE id = ANY($1)", list(spoilt.poison))
     left = await marketplace.value("orders", "SELECT count(*) FROM dead_letter")
-    report.add("  dead letters", letters=len(letters), of=len(spoilt.poison), attempts=text)
+    report.add("  dead letters", events=len(dead), of=len(spoilt.poison), attempts=text)
     report.add("  retried after the fix", first=first, again=again, tickets=tickets, left=left)
 
 

@@ -212,7 +212,7 @@ _mutant("nothing that is held is given back", (Payment, "cancel", lambda self, _
 _mutant("a lost hold is not published", (Transaction, "publish", _publish_no_failure))
 _mutant(
     # A webhook reports a hold that takes effect after it was given up; if that is lost, the books show it.
-    "no comparison with the provider's books and no webhook is news",
+    "no comparison with the provider's books and every webhook is ignored",
     (payment_jobs, "reconcile", _nothing),
     (payment_jobs, "is_known", lambda *_: True),
     *_more_often("provider times out before", 0.4),

@@ -14,7 +14,7 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 SHORT = (
     ("reset after COMMIT was sent, and it was committed", "orders"),
     ("kill -9 a service", "orders"),
-    ("cut the way to NATS", "tickets/nats"),
+    ("cut the link to NATS", "tickets/nats"),
     ("NATS loses its store", ""),
 )
 
