@@ -51,9 +51,9 @@ class _Purchase:
         for step in steps:
             await asyncio.gather(*(self._step(*each.split(" ", 1)) for each in step.split(" & ")))
 
-    async def _step(self, name: str, deed: str) -> None:
+    async def _step(self, name: str, action: str) -> None:
         person: Person = getattr(self._cast, name)
-        match deed:
+        match action:
             case "edits":
                 await person.edit(self._ticket, 2500)
             case "reserves":
@@ -64,7 +64,7 @@ class _Purchase:
             case "cancels":
                 await person.cancel(self._orders[person])
             case _ if person in self._orders:
-                await person.pay(self._orders[person], _CARDS[deed])
+                await person.pay(self._orders[person], _CARDS[action])
 
 
 async def reserved(buyer: Person, ticket: Ticket) -> UUID:

@@ -43,7 +43,7 @@ _SESSION_SECONDS: Final = 12 * 3600
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 Value = Callable[[str, str], Awaitable[Any]]
-"""Asks one service's database for one value: (service, SQL)."""
+"""Reads one value from a service's database: (service, SQL)."""
 
 
 class Marketplace:

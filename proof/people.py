@@ -28,7 +28,7 @@ class Habits:
     """How people behave, as chances, pauses and patience."""
 
     pauses_seconds: tuple[float, ...]
-    """Between two deeds: one of these, and any part of it."""
+    """Between two actions: one of these, and any part of it."""
     retries: tuple[int, ...]
     settle: Mapping[str, float]
     """What a buyer does with an order, with weights; see `Crowd._settle`."""
@@ -42,7 +42,7 @@ class Habits:
     bank_seconds: tuple[float, float] = (0.0, 0.5)
 
 
-# Nothing but the requests that are asked for: for scripted purchases.
+# For scripted purchases: one request after another, without pauses or retries.
 STRAIGHT: Final = Habits(pauses_seconds=(0.0,), retries=(0,), settle={"pay": 1})
 
 

@@ -27,25 +27,17 @@ OPERATOR: Final = "operator"
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """Where the servers listen, and where a service finds its link to the database, the bus and the provider."""
+    """The ports of `postgres`, `nats` and `provider`, and of each link to one of them, such as `tickets/nats`."""
 
-    postgres: int
-    nats: int
-    provider: int
-    databases: dict[str, int]
-    buses: dict[str, int]
-    to_provider: int
+    servers: dict[str, int]
+    links: dict[str, int]
 
 
-def at_port(url: str, port: int) -> str:
+def at_port(url: str, port: int | None) -> str:
     """Return the same address at another port."""
     parts = urlsplit(url)
     login, at, _ = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{login}{at}{LOOPBACK}:{port}"))
-
-
-def _through_links(urls: Mapping[str, str], ports: Mapping[str, int]) -> dict[str, str]:
-    return {name: at_port(url, ports[name]) if name in ports else url for name, url in urls.items()}
 
 
 class DetouredInstallation(Installation):
@@ -61,21 +53,26 @@ class DetouredInstallation(Installation):
 
     def postgres(self) -> Postgres:
         password = self.folder.secret("database_superuser")
-        return Postgres(self.folder.path / "postgres", password, port=self.ports.postgres)
+        return Postgres(self.folder.path / "postgres", password, port=self.ports.servers["postgres"])
 
     def nats(self) -> Nats:
-        return Nats(self.folder.path / "nats", self.nats_users, port=self.ports.nats)
+        return Nats(self.folder.path / "nats", self.nats_users, port=self.ports.servers["nats"])
 
     def resolved(self, postgres: Postgres | None, nats: Nats | None, new_signing_key: Callable[[], str]) -> Settings:
         settings = super().resolved(postgres, nats, new_signing_key)
         return replace(
             settings,
-            database_urls=_through_links(settings.database_urls, self.ports.databases),
-            nats_urls=_through_links(settings.nats_urls, self.ports.buses),
-        ).with_variables(ADMITONE_STRIPE_URL=f"http://{LOOPBACK}:{self.ports.to_provider}")
+            database_urls=self._through_links(settings.database_urls, "postgres"),
+            nats_urls=self._through_links(settings.nats_urls, "nats"),
+        ).with_variables(ADMITONE_STRIPE_URL=f"http://{LOOPBACK}:{self.ports.links['payments/provider']}")
+
+    def _through_links(self, urls: Mapping[str, str], server: str) -> dict[str, str]:
+        links = self.ports.links
+        return {name: at_port(url, links.get(f"{name}/{server}", urlsplit(url).port)) for name, url in urls.items()}
 
     def sandbox(self, settings: Settings) -> Program | None:
-        return super().sandbox(settings.with_variables(ADMITONE_STRIPE_URL=f"http://{LOOPBACK}:{self.ports.provider}"))
+        url = f"http://{LOOPBACK}:{self.ports.servers['provider']}"
+        return super().sandbox(settings.with_variables(ADMITONE_STRIPE_URL=url))
 
 
 class ClockedProgram(Program):

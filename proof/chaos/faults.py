@@ -20,7 +20,7 @@ from proof.chaos.probes import UNREACHABLE, Probes
 from proof.chaos.stack import TWIN, Stack
 from proof.marketplace import SERVICES, STORED
 
-Lane = Literal["blows", "links", "provider", "long"]
+Lane = Literal["strikes", "links", "provider", "long"]
 
 # Longer than the bus waits for an acknowledgement (10 s), so that events of a paused service are delivered again, and
 # longer than the database lets a relay be silent (15 s).
@@ -122,27 +122,27 @@ async def _has_converged(probes: Probes, _target: str, since: datetime) -> bool:
 # Processes are killed or paused.
 
 
-@_kind("kill -9 a service", "blows", 24, _responds, targets=SERVICES, mark_seconds=3.0, kills=1)
+@_kind("kill -9 a service", "strikes", 24, _responds, targets=SERVICES, mark_seconds=3.0, kills=1)
 async def _kill_service(context: Context, service: str) -> None:
     context.stack.kill(service)
 
 
-@_kind("kill -9 the holder of a relay", "blows", 4, _has_consumed, mark_seconds=3.0, kills=1)
+@_kind("kill -9 the holder of a relay", "strikes", 4, _has_consumed, mark_seconds=3.0, kills=1)
 async def _kill_relay_holder(context: Context, _: str) -> None:
     context.stack.kill(await context.stack.relay_holder())
 
 
-@_kind("kill -9 NATS", "blows", 5, _can_reserve, mark_seconds=5.0, kills=1)
+@_kind("kill -9 NATS", "strikes", 5, _can_reserve, mark_seconds=5.0, kills=1)
 async def _kill_nats(context: Context, _: str) -> None:
     context.stack.kill("nats")
 
 
-@_kind("kill -9 PostgreSQL", "blows", 4, _all_respond, mark_seconds=5.0, kills=1)
+@_kind("kill -9 PostgreSQL", "strikes", 4, _all_respond, mark_seconds=5.0, kills=1)
 async def _kill_postgres(context: Context, _: str) -> None:
     context.stack.kill("postgres")
 
 
-@_kind("kill -9 one process of PostgreSQL", "blows", 4, _all_respond, targets=STORED, mark_seconds=5.0, kills=1)
+@_kind("kill -9 one process of PostgreSQL", "strikes", 4, _all_respond, targets=STORED, mark_seconds=5.0, kills=1)
 async def _kill_backend(context: Context, service: str) -> None:
     sql = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid() LIMIT 1"
     backend = await context.stack.marketplace.value("postgres", sql, service)
@@ -150,12 +150,12 @@ async def _kill_backend(context: Context, service: str) -> None:
         raise NothingToStrike
 
 
-@_kind("kill -9 the payment provider", "blows", 3, _can_buy, kills=1)
+@_kind("kill -9 the payment provider", "strikes", 3, _can_buy, kills=1)
 async def _kill_provider(context: Context, _: str) -> None:
     context.stack.kill("sandbox")
 
 
-@_kind("kill -9 everything at once", "blows", 2, _can_reserve, mark_seconds=20.0, kills=1, brings_back=True)
+@_kind("kill -9 everything at once", "strikes", 2, _can_reserve, mark_seconds=20.0, kills=1, brings_back=True)
 async def _kill_everything(context: Context, _: str) -> None:
     await context.stack.kill_everything()
 
@@ -172,12 +172,12 @@ async def _pause(context: Context, service: str) -> None:
 # The bus forgets.
 
 
-@_kind("NATS loses its store", "blows", 3, _has_converged, mark_seconds=60.0, kills=1)
+@_kind("NATS loses its store", "strikes", 3, _has_converged, mark_seconds=60.0, kills=1)
 async def _wipe_bus(context: Context, _: str) -> None:
     context.stack.replace_bus(None)
 
 
-@_kind("NATS gets an older copy of its store", "blows", 3, _has_converged, mark_seconds=60.0, kills=1)
+@_kind("NATS gets an older copy of its store", "strikes", 3, _has_converged, mark_seconds=60.0, kills=1)
 async def _restore_bus(context: Context, _: str) -> None:
     copy = context.stack.copy_bus()
     await asyncio.sleep(context.random.uniform(2.0, 5.0))
@@ -187,7 +187,7 @@ async def _restore_bus(context: Context, _: str) -> None:
 _LOSING: Final = ("tickets", "orders", "payments")
 
 
-@_kind("NATS loses single events", "blows", 3, _has_converged, targets=_LOSING, mark_seconds=30.0)
+@_kind("NATS loses single events", "strikes", 3, _has_converged, targets=_LOSING, mark_seconds=30.0)
 async def _lose_events(context: Context, stream: str) -> None:
     async with context.stack.bus() as bus:
         state = (await bus.jetstream.stream_info(stream)).state
@@ -200,13 +200,13 @@ async def _lose_events(context: Context, stream: str) -> None:
 # The disk is full, and the clock is wrong.
 
 
-@_kind("PostgreSQL's disk is full", "blows", 3, _all_respond, mark_seconds=10.0, needs="postgres")
+@_kind("PostgreSQL's disk is full", "strikes", 3, _all_respond, mark_seconds=10.0, needs="postgres")
 async def _fill_postgres(context: Context, _: str) -> None:
     # It needs a new file for its log: those it has prepared would last for minutes.
     await _fill(context, "postgres", lambda: context.stack.marketplace.execute("postgres", "SELECT pg_switch_wal()"))
 
 
-@_kind("NATS's disk is full", "blows", 3, _can_reserve, mark_seconds=30.0, needs="nats")
+@_kind("NATS's disk is full", "strikes", 3, _can_reserve, mark_seconds=30.0, needs="nats")
 async def _fill_nats(context: Context, _: str) -> None:
     await _fill(context, "nats", lambda: asyncio.sleep(0))
 
@@ -238,18 +238,17 @@ async def _skew(context: Context, service: str) -> None:
 def _on_links(what: str, often: int, begin: Callable[[Link], object], seconds: tuple[float, float]) -> None:
     """Declare a fault of the links to each kind of server; it ends when the link is healed."""
 
-    async def strike(context: Context, way: str) -> None:
-        service, _, target = way.partition("/")
-        link = context.stack.links[service, target]
+    async def strike(context: Context, name: str) -> None:
+        link = context.stack.links[name]
         begin(link)
         await asyncio.sleep(context.random.uniform(*seconds))
         link.heal()
 
-    async def service_responds(probes: Probes, way: str, since: datetime) -> bool:
-        return await _responds(probes, way.partition("/")[0], since)
+    async def service_responds(probes: Probes, name: str, since: datetime) -> bool:
+        return await _responds(probes, name.partition("/")[0], since)
 
-    async def service_has_consumed(probes: Probes, way: str, since: datetime) -> bool:
-        return await _has_consumed(probes, way.partition("/")[0], since)
+    async def service_has_consumed(probes: Probes, name: str, since: datetime) -> bool:
+        return await _has_consumed(probes, name.partition("/")[0], since)
 
     to_postgres = tuple(f"{each}/postgres" for each in STORED)
     to_nats = tuple(f"{each}/nats" for each in ("tickets", "orders", "payments", "expiration"))
@@ -258,16 +257,16 @@ def _on_links(what: str, often: int, begin: Callable[[Link], object], seconds: t
     _kind(f"{what} to the provider", "links", often, _can_buy, targets=("payments/provider",))(strike)
 
 
-_on_links("cut the way", 8, Link.cut, (0.3, 3.0))
-_on_links("0.5 s longer a way", 6, lambda link: link.delay(_DELAYED_BY_SECONDS), (2.0, 4.0))
+_on_links("cut the link", 8, Link.cut, (0.3, 3.0))
+_on_links("0.5 s delay each way on the link", 6, lambda link: link.delay(_DELAYED_BY_SECONDS), (2.0, 4.0))
 # A service gives up a connection that swallows everything after 10 s of its own.
-_on_links("half-open way", 4, Link.swallow, (2.0, 12.0))
+_on_links("half-open link", 4, Link.swallow, (2.0, 12.0))
 
 
 def _on_commits(outcome: str, *, before: bool) -> None:
     @_kind(f"reset after COMMIT was sent, and it was {outcome}", "links", 16, _responds, targets=STORED)
     async def _strike(context: Context, service: str) -> None:
-        link = context.stack.links[service, "postgres"]
+        link = context.stack.links[f"{service}/postgres"]
         if not await link.break_commit(before=before, wait_seconds=_COMMIT_WITHIN_SECONDS):
             raise NothingToStrike
 
@@ -289,7 +288,7 @@ _WEBHOOKS: Final = ("lose", "duplicate", "delay", "reorder")
 
 
 async def _wrong_at_provider(context: Context, wanted: dict[str, Any]) -> None:
-    url = f"http://{LOOPBACK}:{context.stack.ports.provider}/sandbox/faults"
+    url = f"http://{LOOPBACK}:{context.stack.ports['provider']}/sandbox/faults"
     try:
         async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
             (await client.post(url, json=wanted)).raise_for_status()

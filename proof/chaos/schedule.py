@@ -9,7 +9,7 @@ from proof.chaos.faults import KINDS, Kind, Lane
 
 _FULL_MINUTES: Final = 8.0
 # How many faults of a lane may strike at once: a fault of a link leaves most of the marketplace well.
-_WORKERS: Final[Mapping[Lane, int]] = {"blows": 1, "links": 3, "provider": 1, "long": 2}
+_WORKERS: Final[Mapping[Lane, int]] = {"strikes": 1, "links": 3, "provider": 1, "long": 2}
 
 
 @dataclass(frozen=True)

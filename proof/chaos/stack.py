@@ -38,26 +38,23 @@ class Stack:
 
     def __init__(self, folder: Path, hold_seconds: int) -> None:
         self.folder = folder
-        self.links: dict[tuple[str, str], Link] = {}
         self.disks: dict[str, Disk] = {}
         self.skipped: list[str] = []
-        self.ports = Ports(
-            postgres=free_port(),
-            nats=free_port(),
-            provider=free_port(),
-            databases={name: free_port() for name in STORED},
-            buses={name: free_port() for name in SERVICES},
-            to_provider=free_port(),
-        )
-        # The second replica has its own links, which tell its relay from the first one's.
-        self._twin_ports = {"postgres": free_port(), "nats": free_port()}
+        self.ports = {name: free_port() for name in ("postgres", "nats", "provider")}
+        # The second replica has its own links, so that its relay can be distinguished from the first one's.
+        names = [f"{each}/postgres" for each in (*STORED, "twin")] + [f"{each}/nats" for each in (*SERVICES, "twin")]
+        self.links: dict[str, Link] = {}
+        for name in (*names, "payments/provider"):
+            server = name.partition("/")[2]
+            self.links[name] = Link(free_port(), self.ports[server], is_postgres=server == "postgres")
+        ports = Ports(self.ports, {name: link.port for name, link in self.links.items()})
         self.marketplace = Marketplace(
             folder,
             *("up", "--processes", "--data", str(folder)),
             module="proof.chaos.detour",
             environment={
                 "ADMITONE_ORDER_WINDOW_SECONDS": str(hold_seconds),
-                PORTS: msgspec.json.encode(self.ports).decode(),
+                PORTS: msgspec.json.encode(ports).decode(),
             },
         )
         self._twin: subprocess.Popen[bytes] | None = None
@@ -66,14 +63,7 @@ class Stack:
     # Start and stop.
 
     async def open(self) -> None:
-        """Make the links and the small disks, and start everything."""
-        for name in STORED:
-            self._add_link(name, "postgres", self.ports.databases[name], self.ports.postgres)
-        for name in SERVICES:
-            self._add_link(name, "nats", self.ports.buses[name], self.ports.nats)
-        self._add_link("payments", "provider", self.ports.to_provider, self.ports.provider)
-        self._add_link("twin", "postgres", self._twin_ports["postgres"], self.ports.postgres)
-        self._add_link("twin", "nats", self._twin_ports["nats"], self.ports.nats)
+        """Open the links, make the small disks, and start everything."""
         for link in self.links.values():
             await link.open()
         self._mount_disks()
@@ -83,9 +73,6 @@ class Stack:
             for setting in ("max_wal_size = '128MB'", "min_wal_size = '32MB'", "wal_recycle = off"):
                 await connection.execute(f"ALTER SYSTEM SET {setting}")
             await connection.execute("SELECT pg_reload_conf()")
-
-    def _add_link(self, service: str, target: str, port: int, to_port: int) -> None:
-        self.links[service, target] = Link(port, to_port, is_postgres=target == "postgres")
 
     def _mount_disks(self) -> None:
         """Put both servers' folders on small disks; PostgreSQL's is made first, because it is renamed into place."""
@@ -108,7 +95,7 @@ class Stack:
         environment = self._environment_of(TWIN)
         for name, target in (("DATABASE_URL", "postgres"), ("NATS_URL", "nats")):
             variable = f"ADMITONE_{TWIN.upper()}_{name}"
-            environment[variable] = at_port(environment[variable], self._twin_ports[target])
+            environment[variable] = at_port(environment[variable], self.links[f"twin/{target}"].port)
         environment |= {"ADMITONE_PORT": str(free_port()), **clock_environment(self.folder, "twin")}
         self._watching_twin = asyncio.create_task(self._watch_twin(environment))
 
@@ -202,7 +189,7 @@ class Stack:
                 """,
                 TWIN,
             )
-        return "twin" if port is not None and self.links["twin", "postgres"].leads_from(port) else TWIN
+        return "twin" if port is not None and self.links["twin/postgres"].leads_from(port) else TWIN
 
     # The bus.
 
@@ -238,7 +225,7 @@ class Stack:
         """Connect to the bus as its operator."""
         bus = Bus(OPERATOR)
         password = DataFolder(self.folder).secret(f"bus_{OPERATOR}")
-        bus.start(f"nats://{OPERATOR}:{password}@{LOOPBACK}:{self.ports.nats}")
+        bus.start(f"nats://{OPERATOR}:{password}@{LOOPBACK}:{self.ports['nats']}")
         try:
             async with asyncio.timeout(5):
                 await bus.ready()

@@ -88,7 +88,7 @@ def main() -> int:
     guided = kinds.add_parser("parsers", help="coverage-guided runs; needs the extra `fuzz` (Linux)")
     guided.add_argument("names", nargs="*", choices=[*sorted(parsers.TARGETS), []], default=[])
     guided.add_argument("--seconds", type=int, default=120)
-    document = kinds.add_parser("schema", help="whatever the OpenAPI document allows and forbids, by schemathesis")
+    document = kinds.add_parser("schema", help="what the OpenAPI document allows and forbids, by schemathesis")
     document.add_argument("cases", nargs="?", type=int, default=20_000)
     document.add_argument("--seed", type=int, default=1)
     timing = kinds.add_parser("signin", help="how long signing in takes, for known and unknown e-mails")

@@ -2,9 +2,9 @@
 
 import copy
 import json
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
 
@@ -149,88 +149,89 @@ class Mutator:
     """Makes requests from a seed."""
 
     def __init__(self, seed: int, found: Sequence[Route], known: Known) -> None:
-        self.dice = random.Random(seed)
+        self.random = Random(seed)
         self.known = known
         self._routes = [route for route in found for _ in range(_weight(route))]
 
     def request(self) -> MutatedRequest:
-        dice = self.dice
-        route = dice.choice(self._routes)
+        random = self.random
+        route = random.choice(self._routes)
         draft = self._good(route)
         mutations = (self._in_path, self._in_query, self._in_headers, self._in_cookie, self._in_fields, self._in_fields)
-        for _ in range(dice.choice((0, 1, 1, 1, 2, 3))):
-            dice.choice(mutations)(draft)
+        for _ in range(random.choice((0, 1, 1, 1, 2, 3))):
+            random.choice(mutations)(draft)
         request = draft.request
         for name, value in draft.named.items():
             request.path = request.path.replace(f"{{{name}}}", value)
-        if dice.random() < 0.05:
+        if random.random() < 0.05:
             self._whole_path(request)
         request.query = request.query or urlencode({name: octets(value) for name, value in draft.query.items()})
-        if route.path == _WEBHOOK_PATH and dice.random() < 0.8:
+        if route.path == _WEBHOOK_PATH and random.random() < 0.8:
             self._encode_webhook(request)
         elif draft.fields is not None and request.method != "GET":
             self._encode(request, draft.fields, is_form=route.is_form)
-        if dice.random() < 0.03:
-            request.method = dice.choice(inputs.METHODS)
+        if random.random() < 0.03:
+            request.method = random.choice(inputs.METHODS)
             request.wrong.append("method")
         return request
 
     def _good(self, route: Route) -> _Draft:
         """Return a request with nothing wrong in it."""
-        dice, known = self.dice, self.known
+        random, known = self.random, self.known
         named = {
-            "id": dice.choice(known.orders if "/orders" in route.path else known.tickets),
+            "id": random.choice(known.orders if "/orders" in route.path else known.tickets),
             "fingerprint": known.fingerprint,
-            "name": dice.choice(("style.css", "live.js", "nothing.js")),
+            "name": random.choice(("style.css", "live.js", "nothing.js")),
             "anything:path": "nothing/here",
         }
-        query = {name: str(inputs.GOOD[name]) for name in route.query if dice.random() < 0.4}
+        query = {name: str(inputs.GOOD[name]) for name in route.query if random.random() < 0.4}
         if "orderId" in route.query:
-            query["orderId"] = dice.choice(known.orders)
+            query["orderId"] = random.choice(known.orders)
         fields = None if route.body is None else {**route.body}
         for name, ids in (("ticketId", known.tickets), ("orderId", known.orders)):
             if fields is not None and name in fields:
-                fields[name] = dice.choice(ids)
+                fields[name] = random.choice(ids)
         request = MutatedRequest(route.method, route.path, route=f"{route.method} {route.path}")
-        if dice.random() < 0.85:
+        if random.random() < 0.85:
             leaves = any(part in route.path for part in _LEAVING)
-            session = dice.choice(known.leaving if leaves else known.sessions)
+            session = random.choice(known.leaving if leaves else known.sessions)
             request.headers.append((b"cookie", b"session=" + session.encode()))
-        if route.method == "POST" and dice.random() < 0.2:
-            request.headers.append((b"idempotency-key", b"key-%d" % dice.randrange(500)))
+        if route.method == "POST" and random.random() < 0.2:
+            request.headers.append((b"idempotency-key", b"key-%d" % random.randrange(500)))
         return _Draft(request, named, query, fields)
 
     # What may be put in.
 
     def _text(self) -> str:
-        dice = self.dice
-        chosen = dice.choice(inputs.TEXTS)
-        match dice.randrange(6):
+        random = self.random
+        chosen = random.choice(inputs.TEXTS)
+        match random.randrange(6):
             case 0:
                 return chosen + inputs.MARKUP
             case 1:
-                return chosen * dice.randrange(1, 4)
+                return chosen * random.randrange(1, 4)
             case 2:
                 codes = [
-                    dice.choice((dice.randrange(128), dice.randrange(0x10FFFF))) for _ in range(dice.randrange(20))
+                    random.choice((random.randrange(128), random.randrange(0x10FFFF)))
+                    for _ in range(random.randrange(20))
                 ]
                 return "".join(map(chr, codes))
             case _:
                 return chosen
 
     def _octets(self) -> bytes:
-        dice = self.dice
-        return dice.randbytes(dice.randrange(40)) if dice.random() < 0.4 else octets(self._text())
+        random = self.random
+        return random.randbytes(random.randrange(40)) if random.random() < 0.4 else octets(self._text())
 
     def _value(self) -> Any:
-        return self._text() if self.dice.random() < 0.6 else self.dice.choice(inputs.VALUES)
+        return self._text() if self.random.random() < 0.6 else self.random.choice(inputs.VALUES)
 
     # Where.
 
     def _in_path(self, draft: _Draft) -> None:
-        name = self.dice.choice(list(draft.named))
+        name = self.random.choice(list(draft.named))
         text = self._text()[:4000]
-        draft.named[name] = quote(octets(text), safe="") if self.dice.random() < 0.7 else text
+        draft.named[name] = quote(octets(text), safe="") if self.random.random() < 0.7 else text
         draft.request.wrong.append("path")
 
     def _whole_path(self, request: MutatedRequest) -> None:
@@ -239,95 +240,97 @@ class Mutator:
             lambda path: path.replace("/", "%2f"), lambda path: path + "/../" + inputs.MARK, lambda path: path + "%00",
             lambda path: "/" + quote(octets(self._text()[:2000])),
         )  # fmt: skip
-        request.path = self.dice.choice(paths)(request.path)
+        request.path = self.random.choice(paths)(request.path)
         request.wrong.append("whole path")
 
     def _in_query(self, draft: _Draft) -> None:
-        draft.query[self.dice.choice([*inputs.GOOD, inputs.MARK])] = self._text()[:5000]
-        if self.dice.random() < 0.2:
-            draft.request.query = urlencode(draft.query, errors="replace") + "&" + self.dice.choice(inputs.QUERY_PIECES)
+        draft.query[self.random.choice([*inputs.GOOD, inputs.MARK])] = self._text()[:5000]
+        if self.random.random() < 0.2:
+            draft.request.query = (
+                urlencode(draft.query, errors="replace") + "&" + self.random.choice(inputs.QUERY_PIECES)
+            )
         draft.request.wrong.append("query")
 
     def _in_headers(self, draft: _Draft) -> None:
-        name = self.dice.choice(inputs.HEADERS)
-        value = self._octets() if self.dice.random() < 0.5 else self.dice.choice(inputs.HEADER_VALUES).encode()
+        name = self.random.choice(inputs.HEADERS)
+        value = self._octets() if self.random.random() < 0.5 else self.random.choice(inputs.HEADER_VALUES).encode()
         draft.request.headers.append((name.encode(), value.translate(None, _NOT_IN_HEADERS)[:8000]))
         draft.request.wrong.append(name)
 
     def _in_cookie(self, draft: _Draft) -> None:
-        dice, headers = self.dice, draft.request.headers
-        token = bytearray(dice.choice(self.known.sessions).encode())
-        for _ in range(dice.randrange(1, 4)):
-            token[dice.randrange(len(token))] = dice.choice(b'A.=-_"\\;, \xff\x80\x01')
-        value = dice.choice(
+        random, headers = self.random, draft.request.headers
+        token = bytearray(random.choice(self.known.sessions).encode())
+        for _ in range(random.randrange(1, 4)):
+            token[random.randrange(len(token))] = random.choice(b'A.=-_"\\;, \xff\x80\x01')
+        value = random.choice(
             (bytes(token), self._octets(), b'"\\015\\012x: y"', b'"' + bytes(token) + b'"', b"", b"a.b.c", b"." * 3000)
         )
         cookie = b"session=" + value.translate(None, _NOT_IN_HEADERS)
-        if dice.random() < 0.3:
+        if random.random() < 0.3:
             cookie = b"; ".join((b"session=1", cookie, self._octets().translate(None, _NOT_IN_HEADERS)))
         draft.request.headers = [each for each in headers if each[0] != b"cookie"] + [(b"cookie", cookie[:8000])]
         draft.request.wrong.append("cookie")
 
     def _in_fields(self, draft: _Draft) -> None:
-        fields, dice = draft.fields, self.dice
+        fields, random = draft.fields, self.random
         if fields is None:
             self._in_path(draft)
             return
-        match dice.randrange(4):
+        match random.randrange(4):
             case 0 if fields:
-                del fields[dice.choice(list(fields))]
+                del fields[random.choice(list(fields))]
             case 1:
                 fields[self._text()] = self._value()
             case _:
-                fields[dice.choice(list(fields or inputs.GOOD))] = self._value()
+                fields[random.choice(list(fields or inputs.GOOD))] = self._value()
         draft.request.wrong.append("fields")
 
     # Bodies.
 
     def _encode(self, request: MutatedRequest, fields: dict[str, Any], *, is_form: bool) -> None:
-        dice = self.dice
+        random = self.random
         if is_form:
             kind = b"application/x-www-form-urlencoded"
             encoded = urlencode([(octets(name), octets(str(value))) for name, value in fields.items()]).encode()
         else:
             kind = b"application/json"
-            encoded = octets(json.dumps(fields, ensure_ascii=dice.random() < 0.5))
-            if dice.random() < 0.05:
-                encoded = encoded.replace(b"19.99", dice.choice(inputs.NUMBERS).encode())
-        if dice.random() < 0.03:
-            kind = dice.choice(inputs.KINDS)
+            encoded = octets(json.dumps(fields, ensure_ascii=random.random() < 0.5))
+            if random.random() < 0.05:
+                encoded = encoded.replace(b"19.99", random.choice(inputs.NUMBERS).encode())
+        if random.random() < 0.03:
+            kind = random.choice(inputs.KINDS)
             request.wrong.append("kind")
         self._set_body(request, encoded, kind)
 
     def _encode_webhook(self, request: MutatedRequest) -> None:
         """Report on a payment as Stripe would, with things wrong inside, and mostly signed as Stripe signs."""
-        dice = self.dice
+        random = self.random
         event = copy.deepcopy(inputs.WEBHOOK)
-        event["id"] = f"evt_{dice.randrange(2000)}"
+        event["id"] = f"evt_{random.randrange(2000)}"
         intent = event["data"]["object"]
         if self.known.payments:
-            payment, intent["id"], order = dice.choice(self.known.payments)
+            payment, intent["id"], order = random.choice(self.known.payments)
             intent["metadata"] |= {"payment_id": payment, "order_id": order}
         parts: tuple[dict[str, Any], ...] = (event, event, intent, intent, intent["metadata"])
-        for _ in range(dice.choice((0, 1, 1, 2))):
-            part = dice.choice(parts)
-            part[dice.choice([*part, self._text()])] = self._value()
+        for _ in range(random.choice((0, 1, 1, 2))):
+            part = random.choice(parts)
+            part[random.choice([*part, self._text()])] = self._value()
             request.wrong.append("webhook")
-        self._set_body(request, octets(json.dumps(event, ensure_ascii=dice.random() < 0.5)), b"application/json")
-        at_seconds = int(clock.now().timestamp()) - dice.choice((0, 0, 0, 0, 10_000))
+        self._set_body(request, octets(json.dumps(event, ensure_ascii=random.random() < 0.5)), b"application/json")
+        at_seconds = int(clock.now().timestamp()) - random.choice((0, 0, 0, 0, 10_000))
         signature = stripe_signature(request.body, self.known.webhook_secret, at_seconds)
-        if dice.random() < 0.1:
-            signature = signature[: dice.randrange(len(signature))] + self._text()
+        if random.random() < 0.1:
+            signature = signature[: random.randrange(len(signature))] + self._text()
         request.headers.append((b"stripe-signature", octets(signature).translate(None, _NOT_IN_HEADERS)))
 
     def _set_body(self, request: MutatedRequest, encoded: bytes, kind: bytes) -> None:
         """Set the body, sometimes with some of its octets replaced or too many of them."""
-        dice = self.dice
-        if dice.random() < 0.15:
-            at = dice.randrange(len(encoded) + 1)
-            encoded = encoded[:at] + dice.choice(inputs.PIECES) + encoded[at + dice.randrange(3) :]
+        random = self.random
+        if random.random() < 0.15:
+            at = random.randrange(len(encoded) + 1)
+            encoded = encoded[:at] + random.choice(inputs.PIECES) + encoded[at + random.randrange(3) :]
             request.wrong.append("octets")
-        if dice.random() < 0.02:
+        if random.random() < 0.02:
             encoded += b" " * 70_000
             request.wrong.append("size")
         request.headers += [(b"content-type", kind), (b"content-length", str(len(encoded)).encode())]

@@ -4,19 +4,30 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
 
-from proof.load.endurance import PROOFS
 from proof.load.pages import pages
+from proof.load.poison import prove_poison
 from proof.load.report import Report
+from proof.load.soak import prove_soak
 from proof.load.speed import PARTS, Bench
-from proof.load.usage import Noise
+from proof.load.stampede import prove_stampede
+from proof.load.storm import prove_storm
 from proof.marketplace import running_marketplace
 
 _PARTS = {**PARTS, "pages": pages}
 _BY_DEFAULT = [name for name in PARTS if name != "growth"]
+# Each with the arguments and the environment of its marketplace. Unpaid reservations of a storm expire soon, or its
+# history would take a quarter of an hour to end.
+_PROOFS: dict[str, tuple[Callable[..., Awaitable[None]], tuple[str, ...], dict[str, str]]] = {
+    "storm": (prove_storm, (), {"ADMITONE_ORDER_WINDOW_SECONDS": "10"}),
+    "poison": (prove_poison, (), {}),
+    "stampede": (prove_stampede, ("--processes",), {"ADMITONE_ORDER_WINDOW_SECONDS": "900"}),
+    "soak": (prove_soak, (), {}),
+}
 
 
 async def _start(report: Report) -> None:
@@ -32,7 +43,6 @@ async def _measure(report: Report, chosen: argparse.Namespace) -> None:
     async with running_marketplace() as marketplace:
         bench = Bench(marketplace, report, chosen.seconds, chosen.sizes)
         bench.add_memory("idle")
-        report.noise = Noise(marketplace.pid)
         for name in chosen.parts or _BY_DEFAULT:
             await _PARTS[name](bench)
         bench.add_memory("after load")
@@ -41,14 +51,14 @@ async def _measure(report: Report, chosen: argparse.Namespace) -> None:
 async def _prove(report: Report, chosen: argparse.Namespace) -> None:
     """Run each proof in a marketplace of its own."""
     for name in chosen.parts:
-        proof, arguments, environment = PROOFS[name]
+        proof, arguments, environment = _PROOFS[name]
         async with running_marketplace(*arguments, environment=environment) as marketplace:
             await proof(marketplace, report, chosen)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m proof.load", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*_PARTS, *PROOFS, []], help=f"default: {' '.join(_BY_DEFAULT)}")
+    parser.add_argument("parts", nargs="*", choices=[*_PARTS, *_PROOFS, []], help=f"default: {' '.join(_BY_DEFAULT)}")
     parser.add_argument("--seconds", type=int, default=5, help="how long each load lasts")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000], help="tickets, for growth")
     parser.add_argument("--events", type=int, default=10_000, help="in the history, for storm")
@@ -59,7 +69,7 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=0, help="per second: tickets for poison, purchases for soak")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     chosen = parser.parse_args()
-    if (proofs := PROOFS.keys() & set(chosen.parts)) and proofs != set(chosen.parts):
+    if (proofs := _PROOFS.keys() & set(chosen.parts)) and proofs != set(chosen.parts):
         parser.error(f"run {', '.join(sorted(proofs))} apart from measurements of speed")
     report = Report()
     report.add("machine", cores=float(os.cpu_count() or 0), load=os.getloadavg()[0])

@@ -3,15 +3,13 @@
 from typing import Any
 
 from proof.load.generator import Measured
-from proof.load.usage import NOISY_FROM, Noise
 
 
 class Report:
-    """Rows of figures, printed as they come; a measured row says if other programs used the machine meanwhile."""
+    """Rows of figures, printed as they come."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Any] = {}
-        self.noise: Noise | None = None
 
     def add(self, name: str, **figures: float | str) -> None:
         self.figures[name] = figures
@@ -19,8 +17,6 @@ class Report:
 
     def add_measured(self, name: str, run: Measured, **more: float | str) -> None:
         statuses = " ".join(f"{count}x{status}" for status, count in sorted(run.statuses.items()))
-        if self.noise is not None and (others := self.noise.share()) >= NOISY_FROM:
-            more["noisy"] = f"others used {others:.0%} of the machine"
         self.add(
             name,
             per_second=run.per_second,

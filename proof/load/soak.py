@@ -4,12 +4,14 @@ import asyncio
 import itertools
 import statistics
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
 from admitone.registry import SERVICES
+from proof.load.report import Report
 from proof.load.usage import Usage, usage_by_program
 from proof.marketplace import Marketplace
 from proof.people import GOOD_CARD, Person
@@ -76,11 +78,12 @@ class Trade:
         if number % 10 == 0:
             await buyer.cancel(orders[0])
             return
-        self.purchases += (await buyer.pay(orders[0], GOOD_CARD)).is_done
+        payment = await buyer.pay(orders[0], GOOD_CARD)
+        self.purchases += payment.is_done
         await buyer.request("GET", f"/orders/{orders[0]}")
 
 
-async def most_per_second(marketplace: Marketplace, seconds: float = 10.0) -> float:
+async def _most_per_second(marketplace: Marketplace, seconds: float = 10.0) -> float:
     """Return how many purchases a second can be served."""
     async with marketplace.people(_PEOPLE) as people:
         trade, began = Trade(people), time.monotonic()
@@ -89,7 +92,7 @@ async def most_per_second(marketplace: Marketplace, seconds: float = 10.0) -> fl
         return trade.purchases / (time.monotonic() - began)
 
 
-async def soak(marketplace: Marketplace, per_second: float, seconds: float) -> tuple[Trade, Sampled]:
+async def _soak(marketplace: Marketplace, per_second: float, seconds: float) -> tuple[Trade, Sampled]:
     """Let people trade for a while, and measure."""
     sampled = Sampled()
     async with marketplace.people(_PEOPLE) as people:
@@ -123,3 +126,46 @@ async def _sample(marketplace: Marketplace, sampled: Sampled) -> None:
 def median_between(samples: Samples, first: float, last: float) -> float:
     """Return the median of what was measured in a span of time."""
     return statistics.median(value for at, value in samples if first <= at <= last)
+
+
+async def prove_soak(marketplace: Marketplace, report: Report, chosen: Namespace) -> None:
+    """Trade for minutes at a steady pace; what is ours must be as large at the end as after two minutes."""
+    pace = chosen.pace
+    if not pace:
+        most = await _most_per_second(marketplace)
+        report.add("purchases that can be served", per_second=most)
+        pace = most / 2
+    end = chosen.minutes * 60
+    trade, sampled = await _soak(marketplace, pace, end)
+    await marketplace.applied()
+    statuses = " ".join(f"{count}x{status}" for status, count in sorted(trade.history.statuses.items()))
+    report.add(
+        f"soak, {chosen.minutes:g} minutes",
+        pace_per_second=pace,
+        purchases=trade.purchases,
+        late=trade.late,
+        unanswered=trade.history.unanswered,
+        responses=statuses,
+    )
+    begin = 120.0 if chosen.minutes > 3 else chosen.minutes * 15
+    span = min(30.0, begin)
+
+    def both_ends(samples: Samples) -> tuple[float, float]:
+        return median_between(samples, begin, begin + span), median_between(samples, end - span, end)
+
+    for name in sampled.processes[-1][1]:
+        used = [(at, each[name]) for at, each in sampled.processes if name in each]
+        memory = both_ends([(at, each.memory_mb) for at, each in used])
+        descriptors = both_ends([(at, float(each.descriptors)) for at, each in used])
+        report.add(
+            f"  {name}",
+            memory_mb=memory[0],
+            at_the_end=memory[1],
+            growth=memory[1] / memory[0] - 1,
+            descriptors=descriptors[0],
+            of_them_at_the_end=descriptors[1],
+        )
+    connections = both_ends(sampled.connections)
+    report.add("  connections to PostgreSQL", count=connections[0], at_the_end=connections[1])
+    ages = sorted(sampled.outbox_age_seconds)
+    report.add("  outbox age, s", p50=ages[len(ages) // 2], p99=ages[int(len(ages) * 0.99)], max=ages[-1])

@@ -7,6 +7,8 @@ another event and delivers it to every subscriber. What each service knows is co
 import asyncio
 import random
 import time
+from argparse import Namespace
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ from admitone.kernel import ids
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import event_types, subject_of, wrap
 from admitone.kernel.settings import Settings
+from proof.endings import Cast, every_ending
+from proof.load.report import Report
+from proof.marketplace import Marketplace, settled
 
 _IN_FLIGHT: Final = 500
 _POLL_SECONDS: Final = 0.05
@@ -146,3 +151,26 @@ async def _waiting(bus: Bus, producers: set[str]) -> int:
         info = await bus.jetstream.consumer_info(producer, bus.service)
         count += (info.num_pending or 0) + (info.num_ack_pending or 0)
     return count
+
+
+async def prove_storm(marketplace: Marketplace, report: Report, chosen: Namespace) -> None:
+    """Bring purchases to every kind of end, then consume all their events again and again."""
+    done: Counter[str] = Counter()
+    async with marketplace.people(3) as people:
+        while len(await history(marketplace.settings)) < chosen.events:
+            done += await every_ending(Cast(*people), 10)
+    await settled(marketplace.value)
+    await marketplace.applied()
+    events = await history(marketplace.settings)
+    statuses = Counter(row["status"] for row in await marketplace.rows("orders", "SELECT status FROM orders"))
+    report.add("a history of purchases", events=len(events), purchases=done.total(), kinds_of_end=len(done), **statuses)
+    before = await digests(marketplace.settings)
+    consumed = await publish_again(marketplace.settings, events, chosen.times)
+    after = await digests(marketplace.settings)
+    for service, each in sorted(consumed.items()):
+        if each.events:
+            name = f"  {service} consumes it {chosen.times} times"
+            report.add(name, events=each.events, per_second=each.per_second)
+    changed = [table for table in before if before[table] != after.get(table)]
+    report.add("  tables changed by it", of=len(before), changed=", ".join(changed) or "none")
+    assert not changed

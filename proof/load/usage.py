@@ -1,16 +1,10 @@
-"""What the marketplace's processes use, and whether other programs used the machine meanwhile (Linux)."""
+"""What the marketplace's processes use (Linux)."""
 
 import os
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Final
-
-NOISY_FROM: Final = 0.1
-# The kernel counts hundredths of a second: a shorter time, as between rows printed together, says nothing.
-_SECONDS_MIN: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -66,30 +60,3 @@ def _program(pid: int) -> str:
     command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     # PostgreSQL first: its processes' titles name a database, which may be called like another program.
     return next((name for name in ("postgres", "nats", "sandbox") if name in command), command)
-
-
-class Noise:
-    """Compares what all processors did with what the marketplace and the load generator did."""
-
-    def __init__(self, pid: int) -> None:
-        self._cpu_seconds: Callable[[], float] = lambda: sum(
-            each.cpu_seconds for each in usage_by_program(pid).values()
-        )
-        self._before = self._read()
-
-    def share(self) -> float:
-        """Return the share of the machine that others used since the last call; 0 if that was only just now."""
-        before, self._before = self._before, self._read()
-        capacity, busy, own = (now - then for now, then in zip(self._before, before, strict=True))
-        return max(0.0, (busy - own) / capacity) if capacity >= _SECONDS_MIN else 0.0
-
-    def _read(self) -> tuple[float, float, float]:
-        """Return processor seconds: those there were, those used by anybody, those used by us. Source: proc(5)."""
-        fields = [int(each) for each in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
-        ticks = os.sysconf("SC_CLK_TCK")
-        idle = fields[3] + fields[4]
-        generator = sum(
-            used.ru_utime + used.ru_stime
-            for used in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
-        )
-        return sum(fields) / ticks, (sum(fields) - idle) / ticks, self._cpu_seconds() + generator

@@ -37,7 +37,7 @@ CHANCES: Final = {
     "webhook lost": 0.3,
     "webhook late": 0.3,
     "webhook twice": 0.2,
-    "hold lost": 0.08,
+    "hold lost": 0.25,
 }
 # Faults of a whole machine, which happen now and then; see `run.py`.
 DISASTERS: Final = (

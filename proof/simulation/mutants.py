@@ -1,7 +1,8 @@
 """Bugs on purpose: each mutant takes one defence away while seeds run, and the simulator has to notice.
 
 A defence that another one stands behind is taken away together with it: `and` in the name, and beside it what each of
-the two is for. A mutant names the function or the part of a statement it replaces; if that is gone, it fails.
+the two is for. A mutant names the function or the part of a statement it replaces; if that is gone, it fails. Where a
+defence is seldom needed, its mutant also causes more often what it defends against.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,10 +36,9 @@ from admitone.payments.service import SERVICE as PAYMENTS
 from admitone.tickets import handlers as ticket_handlers
 from admitone.tickets.model import Ticket
 from admitone.tickets.service import SERVICE as TICKETS
-from proof.simulation import faults
+from proof.simulation import faults, run
 from proof.simulation.bus import SimulatedBusConnection
 from proof.simulation.databases import WorkerDatabases
-from proof.simulation.run import run_seed
 
 Mutant = Callable[[WorkerDatabases], AbstractContextManager[None]]
 Change = tuple[Any, Any, Any]
@@ -79,11 +79,16 @@ def _batch_handler(service: Service, event: type[Event], **changes: Any) -> Chan
     return service.subscriptions, event, replace(handler, **changes)
 
 
+def _more_often(kind: str, chance: float) -> Sequence[Change]:
+    """Let half of all seeds have each kind of fault, and this one strike so often."""
+    return (faults, "_ARE_ON", (0.5,)), (faults.CHANCES, kind, chance)
+
+
 def first_catch(name: str, seeds: Sequence[int], databases: WorkerDatabases) -> tuple[int, str] | None:
     """Return the first of these seeds that catches a mutant, and the violation."""
     with MUTANTS[name](databases):
         for seed in seeds:
-            if violations := run_seed(seed, databases).violations:
+            if violations := run.run_seed(seed, databases).violations:
                 return seed, violations[0]
     return None
 
@@ -118,11 +123,11 @@ def _no_unique_index(databases: WorkerDatabases) -> Iterator[None]:
 
 MUTANTS["no unique index: two live orders for a ticket"] = _no_unique_index
 _mutant(
-    # It takes an order whose events arrive only after another one has the ticket, so events are late more often here.
+    # It takes an order whose events arrive only after another one has the ticket.
     "the lock is released without checking whose it is",
     (Ticket, "is_reserved_for", lambda self, _order_id: self.status == "reserved"),
-    (faults, "_ARE_ON", (0.5,)),
-    (faults.CHANCES, "message delayed", 0.5),
+    *_more_often("message delayed", 0.5),
+    (run, "HABITS", replace(run.HABITS, reorders=0.9)),
 )
 _mutant(
     "the lock is given although the price changed",
@@ -207,9 +212,10 @@ _mutant("nothing that is held is given back", (Payment, "cancel", lambda self, _
 _mutant("a lost hold is not published", (Transaction, "publish", _publish_no_failure))
 _mutant(
     # A webhook reports a hold that takes effect after it was given up; if that is lost, the books show it.
-    "no comparison with the provider's books and no webhook is news",
+    "no comparison with the provider's books and every webhook is ignored",
     (payment_jobs, "reconcile", _nothing),
     (payment_jobs, "is_known", lambda *_: True),
+    *_more_often("provider times out before", 0.4),
 )
 _mutant(
     "no version guard on the replica of orders",
@@ -319,7 +325,13 @@ _mutant(
     (outbox, "_UNPUBLISH_LOST", _UNPUBLISH_NOTHING),
     (outbox, "_UNPUBLISH_AGGREGATE", f"{outbox._UNPUBLISH_AGGREGATE} AND false"),
 )
-_mutant("an event does not name the sequence before it", (SimulatedBusConnection, "publish", _publish_after_anything))
+_mutant(
+    # It takes a stream that is rolled back, and new events before the relay compares.
+    "an event does not name the sequence before it",
+    (SimulatedBusConnection, "publish", _publish_after_anything),
+    *_more_often("message delayed", 0.15),
+    (run, "DISASTERS", ("bus rolled back",)),
+)
 _mutant("no comparison with the stream", (outbox, "_UNPUBLISH_LOST", _UNPUBLISH_NOTHING))
 _mutant(
     # A consumer that misses a version requests it; the producer finds by itself what the stream has lost.

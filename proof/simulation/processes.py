@@ -156,7 +156,7 @@ class Process:
     async def request(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes
     ) -> tuple[int | None, bytes]:
-        """Send a request; the status is None if no response arrived, whatever its effect."""
+        """Send a request; the status is None if no response arrived, with or without an effect."""
         faults = self.world.faults
         if faults.strikes("response lost") and self.world.random.random() < 0.3:
             return None, b""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SECRET_KEY: Final = "sk_test_simulation"
 INSTALLATION: Final = UUID("00000000-0000-7000-8000-000000000001")
 _INTENTS: Final = "/v1/payment_intents"
+_HELD: Final = "payment_intent.amount_capturable_updated"
 _TIMEOUT_SECONDS: Final = 6.0
 _WEBHOOK_ATTEMPTS: Final = 5
 _FAILS_AFTER: Final = {"requests": [{"when": "after", "answer": "internal_error"}]}
@@ -93,18 +94,17 @@ class SimulatedProvider:
         return response
 
     def _note_created(self, response: Json) -> None:
-        """Let the search lag behind a new intent, or the bank take its hold back."""
+        """Let the search lag behind a new intent."""
         intent = response.get("error", {}).get("payment_intent") or response
-        if "id" not in intent or intent["id"] in self._found_from:
-            return
-        faults, loop = self._world.faults, self._world.loop
-        lag_seconds = self._random.uniform(1, 90) if faults.strikes("search lags") else 0.0
-        self._found_from[intent["id"]] = loop.time() + lag_seconds
-        if intent["status"] == "requires_capture" and faults.strikes("hold lost"):
-            # Most often before it can be captured: afterwards there is nothing to lose.
-            after_seconds = self._random.choice((0.3, 1.0, 60.0)) * self._random.random()
-            lose = lambda: loop.create_task(self._change(self._http.post(f"/sandbox/expire/{intent['id']}")))  # noqa: E731
-            loop.call_later(after_seconds, lose, context=Context())
+        if "id" in intent and intent["id"] not in self._found_from:
+            lag_seconds = self._random.uniform(1, 90) if self._world.faults.strikes("search lags") else 0.0
+            self._found_from[intent["id"]] = self._world.loop.time() + lag_seconds
+
+    def _lose_hold(self, intent_id: str) -> None:
+        """Let the bank take a hold back, most often before it can be captured: afterwards there is nothing to lose."""
+        loop, after_seconds = self._world.loop, self._random.choice((0.3, 1.0, 60.0)) * self._random.random()
+        lose = lambda: loop.create_task(self._change(self._http.post(f"/sandbox/expire/{intent_id}")))  # noqa: E731
+        loop.call_later(after_seconds, lose, context=Context())
 
     async def confirm(self, payment: Json, *, agrees: bool) -> None:
         """The buyer confirms a payment at the bank, or refuses it."""
@@ -119,6 +119,8 @@ class SimulatedProvider:
         faults, events = self._world.faults, (await self._http.get("/v1/events", params={"limit": 20})).json()["data"]
         for event in reversed([each for each in events if each["id"] not in self._known_events]):
             self._known_events.add(event["id"])
+            if event["type"] == _HELD and faults.strikes("hold lost"):
+                self._lose_hold(event["data"]["object"]["id"])
             if faults.strikes("webhook lost"):
                 continue
             body = msgspec.json.encode(event)

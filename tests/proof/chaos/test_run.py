@@ -1,7 +1,6 @@
 """A short chaos run: real processes, a few faults, and nothing sold twice, lost or charged for nothing."""
 
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,15 @@ import pytest
 from proof.chaos.faults import KINDS
 from proof.chaos.report import report
 from proof.chaos.run import ChaosRun
-from proof.chaos.schedule import Planned, draw
+from proof.chaos.schedule import Planned
 
 BY_NAME = {kind.name: kind for kind in KINDS}
 SHORT = (
     ("reset after COMMIT was sent, and it was committed", "orders"),
     ("kill -9 a service", "orders"),
-    ("cut the way to NATS", "tickets/nats"),
+    ("cut the link to NATS", "tickets/nats"),
     ("NATS loses its store", ""),
 )
-EVERYTHING = {"postgres", "nats", "clocks"}
 
 
 @pytest.mark.proof
@@ -32,21 +30,3 @@ async def test_nothing_is_sold_twice_or_lost_while_processes_die(folder: Path) -
     assert outcome.kills == 2
     assert outcome.purchases > 0
     assert re.search(r"2 times kill -9", report(outcome))
-
-
-def test_the_same_seed_draws_the_same_plan() -> None:
-    assert draw(5, 8, EVERYTHING) == draw(5, 8, EVERYTHING)
-    assert draw(5, 8, EVERYTHING) != draw(6, 8, EVERYTHING)
-
-
-def test_eight_minutes_are_enough_for_every_kind_several_times() -> None:
-    planned = Counter(each.kind.name for lane in draw(1, 8, EVERYTHING) for each in lane)
-    assert planned.keys() == BY_NAME.keys()
-    assert min(planned.values()) >= 2
-    assert planned.total() >= 150
-    assert sum(count for name, count in planned.items() if name.startswith("kill")) >= 40
-
-
-def test_what_a_machine_cannot_do_is_not_planned() -> None:
-    planned = {each.kind.needs for lane in draw(1, 8, ()) for each in lane}
-    assert planned == {""}

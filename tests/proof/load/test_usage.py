@@ -1,0 +1,28 @@
+"""What processes use, as Linux counts it."""
+
+import os
+import subprocess
+import sys
+
+from proof.load.usage import Usage, usage_by_program
+
+
+def test_a_process_uses_memory_time_and_descriptors() -> None:
+    used = Usage.of(os.getpid())
+    assert used.memory_mb > 1
+    assert used.cpu_seconds > 0
+    assert used.descriptors >= 3
+
+
+def test_usages_are_added() -> None:
+    assert Usage(1.0, 2.0, 3) + Usage(4.0, 5.0, 6) == Usage(5.0, 7.0, 9)
+
+
+def test_a_child_is_found_by_its_command_line() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()", "a child"], stdin=subprocess.PIPE)
+    try:
+        used = usage_by_program(os.getpid())
+    finally:
+        child.communicate()
+    assert "admitone" in used
+    assert any("a child" in name for name in used)
