@@ -166,6 +166,7 @@ async def running_world(
             "stripe_secret_key": API_KEY,
             "stripe_webhook_secret": WEBHOOK_SECRET,
             "port": port,
+            "database_connections": 10,  # as in production: dozens of requests are sent at once
             **settings,
         }
         app = await stack.enter_async_context(
