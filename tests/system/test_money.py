@@ -105,9 +105,7 @@ async def test_s09_payment_and_expiry_in_both_sequences(
     databases: engines.Databases, start_nats: StartNats, first: str
 ) -> None:
     async with AsyncExitStack() as stack:
-        market = await stack.enter_async_context(
-            marketplace(databases, start_nats, *WITH_MONEY, order_window_seconds=2)
-        )
+        market = await stack.enter_async_context(marketplace(databases, start_nats, *WITH_MONEY, hold_seconds=2))
         alice, bob = [await stack.enter_async_context(market.person(name)) for name in ("alice", "bob")]
         ticket = await market.lists(alice)
         order = await market.locked(bob, ticket)

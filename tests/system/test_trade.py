@@ -13,16 +13,15 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from msgspec.structs import replace
 
 from admitone.events import OrderCreated, TicketUpdated
 from admitone.kernel.ids import new_id
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import event_types, wrap
-from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
+from admitone.orders.resources import open_resources
 from tests import engines
-from tests.support import StartNats, eventually, messages_of, published_by, sign_up
+from tests.support import StartNats, eventually, messages_of, published_by, sign_up, with_settings
 from tests.system.support import Market, marketplace
 from tests.whole import running_up
 
@@ -139,7 +138,7 @@ async def test_s03_the_whole_history_delivered_again_changes_nothing(world: Worl
 
 async def test_o11_o13_o17_what_orders_consumes_is_acknowledged(world: World) -> None:
     async with AsyncExitStack() as stack:
-        market, (alice, bob, _) = await _market(stack, world, order_window_seconds=1)
+        market, (alice, bob, _) = await _market(stack, world, hold_seconds=1)
         ticket = await market.lists(alice)  # TicketCreated
         await alice.put(f"/api/tickets/{ticket['id']}", json={"title": "Cheaper", "price": 9})  # TicketUpdated
 
@@ -183,11 +182,13 @@ async def test_s05_n_concurrent_orders_for_one_ticket_make_one_lock(world: World
 
 async def test_s06_an_old_deadline_leaves_the_next_buyers_lock_alone(world: World) -> None:
     async with AsyncExitStack() as stack:
-        market, (alice, bob, carol) = await _market(stack, world, order_window_seconds=2)
+        market, (alice, bob, carol) = await _market(stack, world, hold_seconds=2)
         ticket = await market.lists(alice)
         bobs = await market.locked(bob, ticket)
         assert (await bob.delete(f"/api/orders/{bobs['id']}")).status_code == 204
-        market.app.running["orders"].settings = _with_window(market, 900)
+        orders = market.app.running["orders"]
+        orders.settings = with_settings(orders.settings, hold_seconds=900)
+        orders.resources = await stack.enter_async_context(open_resources(orders))
         carols = await market.reserves(carol, ticket)
 
         async def carol_has_it() -> bool:
@@ -206,13 +207,9 @@ async def test_s06_an_old_deadline_leaves_the_next_buyers_lock_alone(world: Worl
         assert (await carol.get(f"/api/orders/{carols['id']}")).json()["status"] == "created"
 
 
-def _with_window(market: Market, seconds: int) -> Settings:
-    return replace(market.app.running["orders"].settings, order_window_seconds=seconds)
-
-
 async def test_g18_an_unpaid_order_expires_and_frees_its_ticket(world: World) -> None:
     async with AsyncExitStack() as stack:
-        market, (alice, bob, _) = await _market(stack, world, order_window_seconds=1)
+        market, (alice, bob, _) = await _market(stack, world, hold_seconds=1)
         ticket = await market.lists(alice)
         order = await market.locked(bob, ticket)
         expired = await market.order_becomes(bob, order, "cancelled")
@@ -255,7 +252,7 @@ async def test_s13_an_edit_racing_an_order_never_changes_a_locked_price(world: W
 
 async def test_s14_without_expiration_a_new_buyer_is_not_blocked_and_orders_end(world: World) -> None:
     async with AsyncExitStack() as stack:
-        market, (alice, bob, carol) = await _market(stack, world, "auth", "tickets", "orders", order_window_seconds=1)
+        market, (alice, bob, carol) = await _market(stack, world, "auth", "tickets", "orders", hold_seconds=1)
         ticket, other = await market.lists(alice), await market.lists(alice)
         bobs = await market.locked(bob, ticket)
         forgotten = await market.locked(bob, other)
