@@ -19,13 +19,13 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stripe_sandbox import events, pages, payment_intents, refunds  # noqa: F401 - they declare operations
+from stripe_sandbox import pages, payment_intents, refunds  # noqa: F401 - they declare operations
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error
+from stripe_sandbox.events import RETRY_DELAYS_SECONDS, Webhooks
 from stripe_sandbox.faults import Faults, RequestFault
 from stripe_sandbox.operations import OPERATIONS, ApiOperation, Context, Run, new_id
 from stripe_sandbox.parameters import Params, parse
 from stripe_sandbox.store import Reply, Store, encode
-from stripe_sandbox.webhooks import RETRY_DELAYS_SECONDS, Webhooks
 
 # The sandbox pays everybody: only programs on this machine may connect.
 LOOPBACK: Final = "127.0.0.1"
