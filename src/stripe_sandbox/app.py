@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stripe_sandbox import pages, payment_intents, refunds  # noqa: F401 - they declare operations
+from stripe_sandbox import pages, payment_intents
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error
 from stripe_sandbox.events import RETRY_DELAYS_SECONDS, Webhooks
 from stripe_sandbox.faults import Faults, RequestFault
