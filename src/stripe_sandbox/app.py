@@ -113,7 +113,7 @@ class Sandbox:
         try:
             with self._store.transaction():
                 try:
-                    reply = _reply(200, context.expanded(run(context, params), getattr(params, "expand", ())))
+                    reply = _reply(200, context.expanded(run(context, params), params.expand))
                 except IntentFailed as failed:
                     reply = _reply(failed.status, failed.body)
                 save(reply)

@@ -13,13 +13,13 @@ from secrets import token_hex
 from typing import Final, Literal, NoReturn
 
 import stripe.params as sdk
-from msgspec import field
+from msgspec import Struct, field
 
 from stripe_sandbox import cards, charges, confirmation_tokens
 from stripe_sandbox.cards import Card, Decline
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, no_such
 from stripe_sandbox.operations import Context, new_id, operation
-from stripe_sandbox.parameters import Expandable, Limit, ListParams, Metadata, Params, PositiveCents
+from stripe_sandbox.parameters import Limit, ListParams, Metadata, Params, PositiveCents
 
 AUTHORIZATION_SECONDS: Final = 7 * 24 * 3600
 
@@ -44,21 +44,21 @@ _NEVER_SET: Final = (
 _CLAUSE: Final = re.compile(r"\s*(?:metadata\['([^']+)'\]|status)\s*:\s*'([^']*)'\s*")
 
 
-class AutomaticPaymentMethods(Params):
+class AutomaticPaymentMethods(Struct, forbid_unknown_fields=True):
     enabled: bool = True
     allow_redirects: Literal["always", "never"] = "always"
 
 
-class CardToken(Params):
+class CardToken(Struct, forbid_unknown_fields=True):
     token: str
 
 
-class NewPaymentMethod(Params):
+class NewPaymentMethod(Struct, forbid_unknown_fields=True):
     type: Literal["card"]
     card: CardToken  # left out of the SDK's types, because it could hold a card number
 
 
-class ConfirmParams(Expandable):
+class ConfirmParams(Params):
     payment_method: str | None = None
     payment_method_data: NewPaymentMethod | None = None
     confirmation_token: str | None = None
@@ -76,19 +76,15 @@ class NewIntentParams(ConfirmParams, kw_only=True):
     metadata: Metadata = field(default_factory=dict)
 
 
-class CaptureParams(Expandable):
+class CaptureParams(Params):
     amount_to_capture: PositiveCents | None = None
 
 
-class CancelParams(Expandable):
+class CancelParams(Params):
     cancellation_reason: Literal["abandoned", "duplicate", "fraudulent", "requested_by_customer"] | None = None
 
 
-class ListIntentsParams(ListParams):
-    expand: list[str] = field(default_factory=list)
-
-
-class SearchParams(Expandable, kw_only=True):
+class SearchParams(Params):
     query: str
     limit: Limit = 10
     page: str | None = None
@@ -106,7 +102,7 @@ def create_intent(context: Context, params: NewIntentParams) -> Json:
 
 
 @operation("GET", _PATH, sdk.PaymentIntentListParams)
-def list_intents(context: Context, params: ListIntentsParams) -> Json:
+def list_intents(context: Context, params: ListParams) -> Json:
     return context.list("payment_intent", params)
 
 
@@ -117,7 +113,7 @@ def search_intents(context: Context, params: SearchParams) -> Json:
         if (parsed := _CLAUSE.fullmatch(clause)) is None:
             raise ApiError("We were unable to parse your search query.", param="query")
         found_by[f"metadata.{parsed[1]}" if parsed[1] else "status"] = parsed[2]
-    page = ListParams(params.limit, params.page)
+    page = ListParams(limit=params.limit, starting_after=params.page)
     data, has_more = context.store.page("payment_intent", page, found_by)
     next_page = data[-1]["id"] if has_more else None
     url = f"{_PATH}/search"
@@ -125,7 +121,7 @@ def search_intents(context: Context, params: SearchParams) -> Json:
 
 
 @operation("GET", _PATH + "/{id}", sdk.PaymentIntentRetrieveParams)
-def retrieve_intent(context: Context, _params: Expandable) -> Json:
+def retrieve_intent(context: Context, _params: Params) -> Json:
     return _load(context)
 
 
