@@ -5,7 +5,7 @@ from typing import Literal
 import stripe.params as sdk
 from msgspec import field
 
-from stripe_sandbox.cards import Card, Decline
+from stripe_sandbox.cards import Decline
 from stripe_sandbox.errors import ApiError, Json
 from stripe_sandbox.operations import Context, new_id, operation
 from stripe_sandbox.parameters import ListParams, Metadata, Params, PositiveCents
@@ -70,7 +70,7 @@ def list_refunds(context: Context, params: ListRefundsParams) -> Json:
     return context.list("refund", params, payment_intent=params.payment_intent)
 
 
-def new(intent: Json, card: Card, now: int, decline: Decline | None = None) -> Json:
+def new(intent: Json, now: int, decline: Decline | None = None) -> Json:
     """Return the charge for the whole amount of a PaymentIntent: authorized and not captured, or declined."""
     return {
         "id": new_id("ch"),
@@ -88,7 +88,7 @@ def new(intent: Json, card: Card, now: int, decline: Decline | None = None) -> J
         "metadata": intent["metadata"],
         "paid": decline is None,
         "payment_intent": intent["id"],
-        "payment_method": card.payment_method,
+        "payment_method": intent["payment_method"],
         "refunded": False,
         "status": "failed" if decline else "succeeded",
     }

@@ -154,15 +154,12 @@ def expire(context: Context, _params: Params) -> Json:
 
 def approve(context: Context, _params: Params) -> Json:
     """Continue after the buyer approved the payment at the bank; raises ApiError."""
-    intent = _load(context, "authenticate", "requires_action")
-    return _authorized(context, intent, cards.BY_PAYMENT_METHOD[intent["payment_method"]])
+    return _authorized(context, _load(context, "authenticate", "requires_action"))
 
 
 def refuse(context: Context, _params: Params) -> NoReturn:
     """Fail because the buyer did not approve the payment at the bank; raises ApiError."""
-    intent = _load(context, "authenticate", "requires_action")
-    card = cards.BY_PAYMENT_METHOD[intent["payment_method"]]
-    _decline(context, intent, card, _NOT_AUTHENTICATED, "invalid_request_error")
+    _decline(context, _load(context, "authenticate", "requires_action"), _NOT_AUTHENTICATED, "invalid_request_error")
 
 
 def _new(context: Context, params: NewIntentParams) -> Json:
@@ -229,9 +226,9 @@ def _confirm(context: Context, params: ConfirmParams, intent: Json) -> Json:
         raise ApiError(f"Some payment methods redirect your customer: provide a `return_url`, or {never}.")
     intent |= {"payment_method": card.payment_method, "last_payment_error": None, "next_action": None}
     if card.decline is not None:
-        _decline(context, intent, card, card.decline, "card_error")
+        _decline(context, intent, card.decline, "card_error")
     if not card.requires_authentication:
-        return _authorized(context, intent, card)
+        return _authorized(context, intent)
     page = f"{context.base_url}/sandbox/authenticate/{intent['id']}?client_secret={intent['client_secret']}"
     if return_url is not None and not params.use_stripe_sdk:
         action: Json = {"type": "redirect_to_url", "redirect_to_url": {"return_url": return_url, "url": page}}
@@ -241,9 +238,9 @@ def _confirm(context: Context, params: ConfirmParams, intent: Json) -> Json:
     return _saved(context, intent, "payment_intent.requires_action")
 
 
-def _authorized(context: Context, intent: Json, card: Card) -> Json:
+def _authorized(context: Context, intent: Json) -> Json:
     """Hold the money, and capture it at once unless that is left to the caller."""
-    charge = charges.new(intent, card, context.now)
+    charge = charges.new(intent, context.now)
     intent |= {"next_action": None, "latest_charge": charge["id"]}
     if intent["capture_method"] != "manual":
         return _captured(context, intent, charge, intent["amount"])
@@ -266,10 +263,11 @@ def _canceled(context: Context, intent: Json, reason: str | None) -> Json:
     return _saved(context, intent, "payment_intent.canceled")
 
 
-def _decline(context: Context, intent: Json, card: Card, decline: Decline, error_type: str) -> NoReturn:
+def _decline(context: Context, intent: Json, decline: Decline, error_type: str) -> NoReturn:
     """Record the failed charge; the PaymentIntent can be confirmed again with another card."""
-    charge = charges.new(intent, card, context.now, decline)
-    about = {"charge": charge["id"], "decline_code": decline.decline_code, "payment_method": card.as_payment_method()}
+    charge = charges.new(intent, context.now, decline)
+    payment_method = cards.BY_PAYMENT_METHOD[intent["payment_method"]].as_payment_method()
+    about = {"charge": charge["id"], "decline_code": decline.decline_code, "payment_method": payment_method}
     failed = IntentFailed(decline.message, 402, type_=error_type, code=decline.code, **about)
     intent |= {"status": "requires_payment_method", "payment_method": None, "next_action": None}
     intent |= {"latest_charge": charge["id"], "last_payment_error": failed.error.copy()}
