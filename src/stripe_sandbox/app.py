@@ -6,20 +6,24 @@ import hmac
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
 import msgspec
 import uvicorn
+from jinja2 import Environment, PackageLoader
 from starlette.applications import Starlette
+from starlette.datastructures import URL
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stripe_sandbox import pages, payment_intents
+from stripe_sandbox import payment_intents
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error
 from stripe_sandbox.events import RETRY_DELAYS_SECONDS, Webhooks
 from stripe_sandbox.faults import Faults, RequestFault
@@ -35,6 +39,7 @@ _KEY_SECONDS: Final = 24 * 3600
 _EXPIRE_EVERY_SECONDS: Final = 30.0
 _SERVER_ERROR: Final = 500
 _NO_PARAMS: Final = Params()
+_PAGE: Final = Environment(loader=PackageLoader("stripe_sandbox", "."), autoescape=True).get_template("page.html")
 
 
 def _reply(status: int, body: Json) -> Reply:
@@ -129,18 +134,24 @@ class Sandbox:
         intent = self._store.find("payment_intent", request.path_params["id"])
         secret = sent.get("client_secret", "").encode()
         if intent is None or not hmac.compare_digest(secret, intent["client_secret"].encode()):
-            return pages.message("There is no such payment.", 404)
+            return _page("Payment", 404, message="There is no such payment.")
         if intent["status"] != "requires_action":
-            return pages.message("Nothing is left to confirm for this payment.")
+            return _page("Payment", message="Nothing is left to confirm for this payment.")
         if not is_post:
-            return pages.authentication(intent)
+            amount = f"{Decimal(intent['amount']).scaleb(-2)} {intent['currency'].upper()}"
+            return _page("Confirm your payment", amount=amount, client_secret=intent["client_secret"])
         is_approved = sent.get("outcome") == "approve"
         decide = payment_intents.approve if is_approved else payment_intents.refuse
         self._execute(decide, self._context(intent["id"]))
         return_url = intent["next_action"].get("redirect_to_url", {}).get("return_url")
         if return_url is None:
-            return pages.message("Done. You can close this page.")
-        return RedirectResponse(pages.return_address(return_url, intent, is_approved=is_approved), status_code=303)
+            return _page("Payment", message="Done. You can close this page.")
+        url = URL(return_url).include_query_params(
+            payment_intent=intent["id"],
+            payment_intent_client_secret=intent["client_secret"],
+            redirect_status="succeeded" if is_approved else "failed",
+        )
+        return RedirectResponse(url, status_code=303)
 
     async def expire(self, request: Request) -> Response:
         """Let the authorization of a PaymentIntent expire now."""
@@ -214,6 +225,14 @@ async def _form(request: Request) -> str:
     if len(body) > _BODY_BYTES_MAX or not body.isascii():
         raise ApiError("Invalid request: the body is too large, or not form-encoded.")
     return body.decode()
+
+
+def _page(title: str, status: int = 200, **values: str) -> Response:
+    nonce = token_urlsafe(16)
+    # No `form-action`: it would also forbid the redirect to the marketplace that follows the form.
+    policy = f"default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; frame-ancestors 'none'"
+    page = _PAGE.render(values, title=title, nonce=nonce)
+    return HTMLResponse(page, status, {"content-security-policy": policy})
 
 
 async def _suffer(fault: RequestFault | None, when: Literal["before", "during", "after"]) -> None:
