@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 from stripe_sandbox import payment_intents
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error
 from stripe_sandbox.events import RETRY_DELAYS_SECONDS, Webhooks
-from stripe_sandbox.faults import Faults, RequestFault
+from stripe_sandbox.faults import Faults, RequestFault, take
 from stripe_sandbox.operations import OPERATIONS, ApiOperation, Context, Run, new_id
 from stripe_sandbox.parameters import Params, parse
 from stripe_sandbox.store import Reply, Store, encode
@@ -80,7 +80,7 @@ class Sandbox:
         self._check_secret_key(request)
         # Read first: a request that is delayed has its effect even when its sender has given up.
         encoded = request.scope["query_string"].decode("latin-1") if request.method == "GET" else await _form(request)
-        fault = self._faults.for_request(operation.name)
+        fault = take(self._faults.requests, operation.name) or RequestFault()  # which lets nothing happen
         await _suffer(fault, "before")
         params = parse(encoded, operation.params, operation.sdk_params)
         key = request.headers.get("idempotency-key", "") if request.method == "POST" else ""
@@ -96,7 +96,7 @@ class Sandbox:
             context = self._context(request.path_params.get("id", ""), f"http://{request.headers.get('host', '')}")
             save = partial(self._store.save_reply, key, fingerprint, context.now) if key else _forget
             reply = self._execute(operation.run, context, params, save)
-            if fault is not None and (fault.when, fault.answer) == ("after", "internal_error"):
+            if (fault.when, fault.answer) == ("after", "internal_error"):
                 save(_reply(_SERVER_ERROR, internal_error().body))
         finally:
             self._keys_in_use.discard(key)
@@ -168,11 +168,14 @@ class Sandbox:
         """Show (GET), add to (POST) or clear (DELETE) the faults that are still to happen."""
         if request.method == "POST":
             try:
-                self._faults.add(msgspec.json.decode(await request.body(), type=Faults))
+                more = msgspec.json.decode(await request.body(), type=Faults)
             except msgspec.MsgspecError as error:
                 raise ApiError(str(error)) from None
+            self._faults.requests += more.requests
+            self._faults.webhooks += more.webhooks
         elif request.method == "DELETE":
-            self._faults.clear()
+            self._faults.requests.clear()
+            self._faults.webhooks.clear()
         return Response(encode(self._faults), media_type="application/json")
 
 
@@ -235,9 +238,9 @@ def _page(title: str, status: int = 200, **values: str) -> Response:
     return HTMLResponse(page, status, {"content-security-policy": policy})
 
 
-async def _suffer(fault: RequestFault | None, when: Literal["before", "during", "after"]) -> None:
+async def _suffer(fault: RequestFault, when: Literal["before", "during", "after"]) -> None:
     """Let the fault happen if this is its moment; raises ApiError or ConnectionDropped."""
-    if fault is None or fault.when != when:
+    if fault.when != when:
         return
     await asyncio.sleep(fault.delay_ms / 1000)
     match fault.answer:

@@ -16,7 +16,7 @@ import stripe.params as sdk
 from stripe import WebhookSignature
 
 from stripe_sandbox.errors import Json
-from stripe_sandbox.faults import Faults
+from stripe_sandbox.faults import Faults, take
 from stripe_sandbox.operations import Context, new_id, operation
 from stripe_sandbox.parameters import ListParams, Params
 from stripe_sandbox.store import Store, encode
@@ -110,7 +110,7 @@ class Webhooks:
         event = self._store.find("event", event_id)
         if event is None:
             return  # its transaction was rolled back
-        fault = self._faults.for_webhook(event["type"])
+        fault = take(self._faults.webhooks, event["type"])
         kind, fault_seconds = (fault.kind, fault.delay_ms / 1000) if fault is not None else ("", 0.0)
         if kind == "delay":
             await asyncio.sleep(fault_seconds)
