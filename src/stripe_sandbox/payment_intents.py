@@ -15,7 +15,7 @@ from typing import Final, Literal, NoReturn
 import stripe.params as sdk
 from msgspec import Struct, field
 
-from stripe_sandbox import cards, charges, confirmation_tokens
+from stripe_sandbox import cards, charges
 from stripe_sandbox.cards import Card, Decline
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, no_such
 from stripe_sandbox.operations import Context, new_id, operation
@@ -216,7 +216,7 @@ def _named_card(params: ConfirmParams) -> Card | None:
 def _confirm(context: Context, params: ConfirmParams, intent: Json) -> Json:
     card, return_url = _named_card(params), params.return_url
     if params.confirmation_token is not None:
-        token = confirmation_tokens.use(context, params.confirmation_token, intent["id"])
+        token = cards.use_confirmation_token(context, params.confirmation_token, intent["id"])
         card, return_url = cards.BY_PAYMENT_METHOD[token["payment_method"]], return_url or token["return_url"]
     card = card or cards.BY_PAYMENT_METHOD.get(intent["payment_method"])
     if card is None:
