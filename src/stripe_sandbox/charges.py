@@ -92,9 +92,3 @@ def new(intent: Json, now: int, decline: Decline | None = None) -> Json:
         "refunded": False,
         "status": "failed" if decline else "succeeded",
     }
-
-
-def captured(charge: Json, amount: int) -> Json:
-    assert not charge["captured"]
-    assert 0 < amount <= charge["amount"]
-    return charge | {"amount_captured": amount, "captured": True}

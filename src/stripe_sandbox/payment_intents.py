@@ -36,7 +36,9 @@ _NOT_AUTHENTICATED: Final = Decline(
     None,
     "We are unable to authenticate your payment method. Please choose a different payment method and try again.",
 )
-_NEVER_SET: Final = (
+# Null in a new PaymentIntent. The first are set later; the others never are.
+_UNSET: Final = (
+    *("canceled_at", "cancellation_reason", "last_payment_error", "latest_charge", "next_action", "payment_method"),
     *("application", "customer", "on_behalf_of", "processing", "receipt_email", "setup_future_usage", "shipping"),
     *("statement_descriptor", "statement_descriptor_suffix", "transfer_group"),
 )
@@ -92,7 +94,35 @@ class SearchParams(Params):
 
 @operation("POST", _PATH, sdk.PaymentIntentCreateParams)
 def create_intent(context: Context, params: NewIntentParams) -> Json:
-    intent = _new(context, params)
+    if params.amount < _CENTS_MIN:
+        message = f"Amount must be at least {_CENTS_MIN} cents"
+        raise ApiError(message, param="amount", code="amount_too_small")
+    if params.amount > _CENTS_MAX:
+        message = f"Amount must be no more than {_CENTS_MAX} cents"
+        raise ApiError(message, param="amount", code="amount_too_large")
+    if not params.automatic_payment_methods.enabled:
+        raise ApiError("This sandbox only offers automatic payment methods", param="automatic_payment_methods[enabled]")
+    allow_redirects = params.automatic_payment_methods.allow_redirects
+    intent_id = new_id("pi")
+    intent: Json = {
+        "id": intent_id,
+        "object": "payment_intent",
+        "amount": params.amount,
+        "amount_capturable": 0,
+        "amount_received": 0,
+        "automatic_payment_methods": {"allow_redirects": allow_redirects, "enabled": True},
+        "capture_method": params.capture_method,
+        "client_secret": f"{intent_id}_secret_{token_hex(12)}",
+        "confirmation_method": "automatic",
+        "created": context.now,
+        "currency": params.currency,
+        "description": params.description,
+        "livemode": False,
+        "metadata": {name: value for name, value in params.metadata.items() if value},
+        "payment_method_types": ["card"],
+        "status": "requires_payment_method",
+        **dict.fromkeys(_UNSET),
+    }
     if params.confirm:
         return _confirm(context, params, intent)
     if (card := _named_card(params)) is not None:
@@ -162,44 +192,6 @@ def refuse(context: Context, _params: Params) -> NoReturn:
     _decline(context, _load(context, "authenticate", "requires_action"), _NOT_AUTHENTICATED, "invalid_request_error")
 
 
-def _new(context: Context, params: NewIntentParams) -> Json:
-    if params.amount < _CENTS_MIN:
-        message = f"Amount must be at least {_CENTS_MIN} cents"
-        raise ApiError(message, param="amount", code="amount_too_small")
-    if params.amount > _CENTS_MAX:
-        message = f"Amount must be no more than {_CENTS_MAX} cents"
-        raise ApiError(message, param="amount", code="amount_too_large")
-    if not params.automatic_payment_methods.enabled:
-        raise ApiError("This sandbox only offers automatic payment methods", param="automatic_payment_methods[enabled]")
-    allow_redirects = params.automatic_payment_methods.allow_redirects
-    intent_id = new_id("pi")
-    return {
-        "id": intent_id,
-        "object": "payment_intent",
-        "amount": params.amount,
-        "amount_capturable": 0,
-        "amount_received": 0,
-        "automatic_payment_methods": {"allow_redirects": allow_redirects, "enabled": True},
-        "canceled_at": None,
-        "cancellation_reason": None,
-        "capture_method": params.capture_method,
-        "client_secret": f"{intent_id}_secret_{token_hex(12)}",
-        "confirmation_method": "automatic",
-        "created": context.now,
-        "currency": params.currency,
-        "description": params.description,
-        "last_payment_error": None,
-        "latest_charge": None,
-        "livemode": False,
-        "metadata": {name: value for name, value in params.metadata.items() if value},
-        "next_action": None,
-        "payment_method": None,
-        "payment_method_types": ["card"],
-        "status": "requires_payment_method",
-        **dict.fromkeys(_NEVER_SET),
-    }
-
-
 def _named_card(params: ConfirmParams) -> Card | None:
     """Return the card that a request names, if it names one; raises ApiError."""
     if (name := params.payment_method) is not None:
@@ -251,7 +243,7 @@ def _authorized(context: Context, intent: Json) -> Json:
 
 def _captured(context: Context, intent: Json, charge: Json, amount: int) -> Json:
     """Take the amount; the rest of what is held is released."""
-    context.store.save(charges.captured(charge, amount))
+    context.store.save(charge | {"amount_captured": amount, "captured": True})
     intent |= {"status": "succeeded", "amount_capturable": 0, "amount_received": amount}
     return _saved(context, intent, "payment_intent.succeeded")
 
