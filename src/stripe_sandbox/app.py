@@ -4,20 +4,19 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl
 
 import msgspec
 import uvicorn
 from jinja2 import Environment, PackageLoader
 from starlette.applications import Starlette
-from starlette.datastructures import URL
+from starlette.datastructures import URL, QueryParams
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -34,7 +33,6 @@ from stripe_sandbox.store import Reply, Store, encode
 # The sandbox pays everybody: only programs on this machine may connect.
 LOOPBACK: Final = "127.0.0.1"
 
-_BODY_BYTES_MAX: Final = 256 * 1024
 _KEY_SECONDS: Final = 24 * 3600
 _EXPIRE_EVERY_SECONDS: Final = 30.0
 _SERVER_ERROR: Final = 500
@@ -44,10 +42,6 @@ _PAGE: Final = Environment(loader=PackageLoader("stripe_sandbox", "."), autoesca
 
 def _reply(status: int, body: Json) -> Reply:
     return Reply(status, encode(body), new_id("req"))
-
-
-def _forget(_reply: Reply) -> None:
-    """Save nothing: the request had no idempotency key."""
 
 
 class ConnectionDropped(Exception):
@@ -62,8 +56,6 @@ class DroppedResponse(Response):
 
 
 class Sandbox:
-    """Everything that responds to requests."""
-
     def __init__(self, store: Store, webhooks: Webhooks, faults: Faults, secret_key: str) -> None:
         self._store = store
         self._webhooks = webhooks
@@ -79,7 +71,7 @@ class Sandbox:
         """
         self._check_secret_key(request)
         # Read first: a request that is delayed has its effect even when its sender has given up.
-        encoded = request.scope["query_string"].decode("latin-1") if request.method == "GET" else await _form(request)
+        encoded = (request.scope["query_string"] if request.method == "GET" else await request.body()).decode("latin-1")
         fault = take(self._faults.requests, operation.name) or RequestFault()  # which lets nothing happen
         await _suffer(fault, "before")
         params = parse(encoded, operation.params, operation.sdk_params)
@@ -94,10 +86,9 @@ class Sandbox:
         try:
             await _suffer(fault, "during")
             context = self._context(request.path_params.get("id", ""), f"http://{request.headers.get('host', '')}")
-            save = partial(self._store.save_reply, key, fingerprint, context.now) if key else _forget
-            reply = self._execute(operation.run, context, params, save)
+            reply = self._execute(operation.run, context, params, key, fingerprint)
             if (fault.when, fault.answer) == ("after", "internal_error"):
-                save(_reply(_SERVER_ERROR, internal_error().body))
+                self._store.save_reply(key, fingerprint, context.now, _reply(_SERVER_ERROR, internal_error().body))
         finally:
             self._keys_in_use.discard(key)
         await _suffer(fault, "after")
@@ -112,9 +103,10 @@ class Sandbox:
         return Context(self._store, self._webhooks.publish, int(time.time()), object_id, base_url)
 
     def _execute(
-        self, run: Run, context: Context, params: Params = _NO_PARAMS, save: Callable[[Reply], None] = _forget
+        self, run: Run, context: Context, params: Params = _NO_PARAMS, key: str = "", fingerprint: bytes = b""
     ) -> Reply:
-        """Run an operation in a transaction, in which its reply is saved."""
+        """Run an operation in a transaction, in which its reply is saved by its idempotency key."""
+        save = partial(self._store.save_reply, key, fingerprint, context.now)
         try:
             with self._store.transaction():
                 try:
@@ -130,7 +122,7 @@ class Sandbox:
     async def bank(self, request: Request) -> Response:
         """Show the bank's page (GET), or apply the buyer's decision and send the buyer back (POST)."""
         is_post = request.method == "POST"
-        sent = dict(parse_qsl(await _form(request))) if is_post else dict(request.query_params)
+        sent = QueryParams(await request.body()) if is_post else request.query_params
         intent = self._store.find("payment_intent", request.path_params["id"])
         secret = sent.get("client_secret", "").encode()
         if intent is None or not hmac.compare_digest(secret, intent["client_secret"].encode()):
@@ -216,18 +208,9 @@ def create_app(
 
 
 def create_server(app: Starlette, port: int) -> uvicorn.Server:
-    """Return a server on the loopback interface."""
     config = uvicorn.Config(app, LOOPBACK, port, access_log=False, log_level="error", timeout_keep_alive=60)
     config.timeout_graceful_shutdown = 2
     return uvicorn.Server(config)
-
-
-async def _form(request: Request) -> str:
-    """Return the form-encoded body; raises ApiError."""
-    body = await request.body()
-    if len(body) > _BODY_BYTES_MAX or not body.isascii():
-        raise ApiError("Invalid request: the body is too large, or not form-encoded.")
-    return body.decode()
 
 
 def _page(title: str, status: int = 200, **values: str) -> Response:
