@@ -14,8 +14,8 @@ from stripe_sandbox.errors import ApiError, Json
 
 _FIELDS_MAX: Final = 500
 _PART: Final = re.compile(r"\[([^\[\]]*)\]")
-# What msgspec says: "Object contains unknown field `token` - at `$.payment_method_data.card`".
-_COMPLAINT: Final = re.compile(r"(.*?)(?: field `([^`]*)`)?(?: - at .*?`\$\.?([^`]*)`)?")
+# What msgspec says: "Object contains unknown field `token` - at `$.payment_method_data.card`"; `[...]` is any key.
+_COMPLAINT: Final = re.compile(r"(.*?)(?: field `([^`]*)`)?(?: - at .*?`\$\.?([^`]*?)(?:\[\.\.\.\])?`)?")
 
 MetadataKey = Annotated[str, Meta(max_length=40)]
 Metadata = Annotated[dict[MetadataKey, Annotated[str, Meta(max_length=500)]], Meta(max_length=50)]
