@@ -4,45 +4,44 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl
 
 import msgspec
 import uvicorn
+from jinja2 import Environment, PackageLoader
 from starlette.applications import Starlette
+from starlette.datastructures import URL, QueryParams
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stripe_sandbox import events, pages, payment_intents, refunds  # noqa: F401 - they declare operations
+from stripe_sandbox import payment_intents
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error
-from stripe_sandbox.faults import Faults, RequestFault
+from stripe_sandbox.events import RETRY_DELAYS_SECONDS, Webhooks
+from stripe_sandbox.faults import Faults, RequestFault, take
 from stripe_sandbox.operations import OPERATIONS, ApiOperation, Context, Run, new_id
 from stripe_sandbox.parameters import Params, parse
 from stripe_sandbox.store import Reply, Store, encode
-from stripe_sandbox.webhooks import RETRY_DELAYS_SECONDS, Webhooks
 
 # The sandbox pays everybody: only programs on this machine may connect.
 LOOPBACK: Final = "127.0.0.1"
 
-_BODY_BYTES_MAX: Final = 256 * 1024
 _KEY_SECONDS: Final = 24 * 3600
 _EXPIRE_EVERY_SECONDS: Final = 30.0
 _SERVER_ERROR: Final = 500
 _NO_PARAMS: Final = Params()
+_PAGE: Final = Environment(loader=PackageLoader("stripe_sandbox", "."), autoescape=True).get_template("page.html")
 
 
 def _reply(status: int, body: Json) -> Reply:
     return Reply(status, encode(body), new_id("req"))
-
-
-def _forget(_reply: Reply) -> None:
-    """Save nothing: the request had no idempotency key."""
 
 
 class ConnectionDropped(Exception):
@@ -57,8 +56,6 @@ class DroppedResponse(Response):
 
 
 class Sandbox:
-    """Everything that responds to requests."""
-
     def __init__(self, store: Store, webhooks: Webhooks, faults: Faults, secret_key: str) -> None:
         self._store = store
         self._webhooks = webhooks
@@ -74,8 +71,8 @@ class Sandbox:
         """
         self._check_secret_key(request)
         # Read first: a request that is delayed has its effect even when its sender has given up.
-        encoded = request.scope["query_string"].decode("latin-1") if request.method == "GET" else await _form(request)
-        fault = self._faults.for_request(operation.name)
+        encoded = (request.scope["query_string"] if request.method == "GET" else await request.body()).decode("latin-1")
+        fault = take(self._faults.requests, operation.name) or RequestFault()  # which lets nothing happen
         await _suffer(fault, "before")
         params = parse(encoded, operation.params, operation.sdk_params)
         key = request.headers.get("idempotency-key", "") if request.method == "POST" else ""
@@ -89,10 +86,9 @@ class Sandbox:
         try:
             await _suffer(fault, "during")
             context = self._context(request.path_params.get("id", ""), f"http://{request.headers.get('host', '')}")
-            save = partial(self._store.save_reply, key, fingerprint, context.now) if key else _forget
-            reply = self._execute(operation.run, context, params, save)
-            if fault is not None and (fault.when, fault.answer) == ("after", "internal_error"):
-                save(_reply(_SERVER_ERROR, internal_error().body))
+            reply = self._execute(operation.run, context, params, key, fingerprint)
+            if (fault.when, fault.answer) == ("after", "internal_error"):
+                self._store.save_reply(key, fingerprint, context.now, _reply(_SERVER_ERROR, internal_error().body))
         finally:
             self._keys_in_use.discard(key)
         await _suffer(fault, "after")
@@ -107,13 +103,14 @@ class Sandbox:
         return Context(self._store, self._webhooks.publish, int(time.time()), object_id, base_url)
 
     def _execute(
-        self, run: Run, context: Context, params: Params = _NO_PARAMS, save: Callable[[Reply], None] = _forget
+        self, run: Run, context: Context, params: Params = _NO_PARAMS, key: str = "", fingerprint: bytes = b""
     ) -> Reply:
-        """Run an operation in a transaction, in which its reply is saved."""
+        """Run an operation in a transaction, in which its reply is saved by its idempotency key."""
+        save = partial(self._store.save_reply, key, fingerprint, context.now)
         try:
             with self._store.transaction():
                 try:
-                    reply = _reply(200, context.expanded(run(context, params), getattr(params, "expand", ())))
+                    reply = _reply(200, context.expanded(run(context, params), params.expand))
                 except IntentFailed as failed:
                     reply = _reply(failed.status, failed.body)
                 save(reply)
@@ -125,22 +122,28 @@ class Sandbox:
     async def bank(self, request: Request) -> Response:
         """Show the bank's page (GET), or apply the buyer's decision and send the buyer back (POST)."""
         is_post = request.method == "POST"
-        sent = dict(parse_qsl(await _form(request))) if is_post else dict(request.query_params)
+        sent = QueryParams(await request.body()) if is_post else request.query_params
         intent = self._store.find("payment_intent", request.path_params["id"])
         secret = sent.get("client_secret", "").encode()
         if intent is None or not hmac.compare_digest(secret, intent["client_secret"].encode()):
-            return pages.message("There is no such payment.", 404)
+            return _page("Payment", 404, message="There is no such payment.")
         if intent["status"] != "requires_action":
-            return pages.message("Nothing is left to confirm for this payment.")
+            return _page("Payment", message="Nothing is left to confirm for this payment.")
         if not is_post:
-            return pages.authentication(intent)
+            amount = f"{Decimal(intent['amount']).scaleb(-2)} {intent['currency'].upper()}"
+            return _page("Confirm your payment", amount=amount, client_secret=intent["client_secret"])
         is_approved = sent.get("outcome") == "approve"
         decide = payment_intents.approve if is_approved else payment_intents.refuse
         self._execute(decide, self._context(intent["id"]))
         return_url = intent["next_action"].get("redirect_to_url", {}).get("return_url")
         if return_url is None:
-            return pages.message("Done. You can close this page.")
-        return RedirectResponse(pages.return_address(return_url, intent, is_approved=is_approved), status_code=303)
+            return _page("Payment", message="Done. You can close this page.")
+        url = URL(return_url).include_query_params(
+            payment_intent=intent["id"],
+            payment_intent_client_secret=intent["client_secret"],
+            redirect_status="succeeded" if is_approved else "failed",
+        )
+        return RedirectResponse(url, status_code=303)
 
     async def expire(self, request: Request) -> Response:
         """Let the authorization of a PaymentIntent expire now."""
@@ -157,11 +160,14 @@ class Sandbox:
         """Show (GET), add to (POST) or clear (DELETE) the faults that are still to happen."""
         if request.method == "POST":
             try:
-                self._faults.add(msgspec.json.decode(await request.body(), type=Faults))
+                more = msgspec.json.decode(await request.body(), type=Faults)
             except msgspec.MsgspecError as error:
                 raise ApiError(str(error)) from None
+            self._faults.requests += more.requests
+            self._faults.webhooks += more.webhooks
         elif request.method == "DELETE":
-            self._faults.clear()
+            self._faults.requests.clear()
+            self._faults.webhooks.clear()
         return Response(encode(self._faults), media_type="application/json")
 
 
@@ -202,23 +208,22 @@ def create_app(
 
 
 def create_server(app: Starlette, port: int) -> uvicorn.Server:
-    """Return a server on the loopback interface."""
     config = uvicorn.Config(app, LOOPBACK, port, access_log=False, log_level="error", timeout_keep_alive=60)
     config.timeout_graceful_shutdown = 2
     return uvicorn.Server(config)
 
 
-async def _form(request: Request) -> str:
-    """Return the form-encoded body; raises ApiError."""
-    body = await request.body()
-    if len(body) > _BODY_BYTES_MAX or not body.isascii():
-        raise ApiError("Invalid request: the body is too large, or not form-encoded.")
-    return body.decode()
+def _page(title: str, status: int = 200, **values: str) -> Response:
+    nonce = token_urlsafe(16)
+    # No `form-action`: it would also forbid the redirect to the marketplace that follows the form.
+    policy = f"default-src 'none'; style-src 'nonce-{nonce}'; base-uri 'none'; frame-ancestors 'none'"
+    page = _PAGE.render(values, title=title, nonce=nonce)
+    return HTMLResponse(page, status, {"content-security-policy": policy})
 
 
-async def _suffer(fault: RequestFault | None, when: Literal["before", "during", "after"]) -> None:
+async def _suffer(fault: RequestFault, when: Literal["before", "during", "after"]) -> None:
     """Let the fault happen if this is its moment; raises ApiError or ConnectionDropped."""
-    if fault is None or fault.when != when:
+    if fault.when != when:
         return
     await asyncio.sleep(fault.delay_ms / 1000)
     match fault.answer:

@@ -1,12 +1,19 @@
 """Stripe's test cards, by the names of their tokens (`tok_visa`) and payment methods (`pm_card_visa`).
 
+A confirmation token stands for a card too: Stripe's page elements create it from what the buyer typed; it pays once.
 Source: Stripe documentation, "Testing": cards by brand, declined payments, 3D Secure authentication.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-from stripe_sandbox.errors import Json
+from stripe.params.test_helpers import ConfirmationTokenCreateParams
+
+from stripe_sandbox.errors import Json, no_such
+from stripe_sandbox.operations import Context, new_id, operation
+from stripe_sandbox.parameters import Params
+
+_CONFIRMATION_TOKEN_SECONDS: Final = 12 * 3600
 
 
 @dataclass(frozen=True)
@@ -67,3 +74,36 @@ _CARDS: Final = [
 
 BY_PAYMENT_METHOD: Final = {card.payment_method: card for card in _CARDS}
 BY_TOKEN: Final = {f"tok_{card.name}": card for card in _CARDS}
+
+
+class ConfirmationTokenParams(Params):
+    payment_method: str
+    return_url: str | None = None
+
+
+@operation("POST", "/v1/test_helpers/confirmation_tokens", ConfirmationTokenCreateParams)
+def create_confirmation_token(context: Context, params: ConfirmationTokenParams) -> Json:
+    if params.payment_method not in BY_PAYMENT_METHOD:
+        raise no_such("PaymentMethod", params.payment_method, "payment_method")
+    token = {
+        "id": new_id("ctoken"),
+        "object": "confirmation_token",
+        "created": context.now,
+        "expires_at": context.now + _CONFIRMATION_TOKEN_SECONDS,
+        "livemode": False,
+        "payment_intent": None,
+        "payment_method": params.payment_method,
+        "return_url": params.return_url,
+        "use_stripe_sdk": True,
+    }
+    context.store.save(token)
+    return token
+
+
+def use_confirmation_token(context: Context, token_id: str, intent_id: str) -> Json:
+    """Return a token that was not used before, and mark it as used for a PaymentIntent; raises ApiError."""
+    token = context.load("confirmation_token", token_id, "confirmation_token")
+    if token["payment_intent"] is not None:
+        raise no_such("confirmation_token", token_id, "confirmation_token")
+    context.store.save(token | {"payment_intent": intent_id})
+    return token

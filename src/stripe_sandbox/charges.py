@@ -1,11 +1,76 @@
-"""Charges: each attempt to take money from a card, successful or not."""
+"""Charges, one for each attempt to take money from a card, and their refunds, wholly or in parts."""
 
-from stripe_sandbox.cards import Card, Decline
-from stripe_sandbox.errors import Json
-from stripe_sandbox.operations import new_id
+from typing import Literal
+
+import stripe.params as sdk
+from msgspec import field
+
+from stripe_sandbox.cards import Decline
+from stripe_sandbox.errors import ApiError, Json
+from stripe_sandbox.operations import Context, new_id, operation
+from stripe_sandbox.parameters import ListParams, Metadata, Params, PositiveCents
 
 
-def new(intent: Json, card: Card, now: int, decline: Decline | None = None) -> Json:
+class RefundParams(Params):
+    payment_intent: str
+    amount: PositiveCents | None = None
+    reason: Literal["duplicate", "fraudulent", "requested_by_customer"] | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+class ListRefundsParams(ListParams):
+    payment_intent: str | None = None
+
+
+@operation("POST", "/v1/refunds", sdk.RefundCreateParams)
+def create_refund(context: Context, params: RefundParams) -> Json:
+    intent = context.load("payment_intent", params.payment_intent, "payment_intent")
+    if intent["status"] != "succeeded":
+        raise ApiError(f"This PaymentIntent ({intent['id']}) does not have a successful charge to refund.")
+    charge = context.load("charge", intent["latest_charge"], "charge")
+    left: int = charge["amount_captured"] - charge["amount_refunded"]
+    if left == 0:
+        raise ApiError(f"Charge {charge['id']} has already been refunded.", code="charge_already_refunded")
+    amount = params.amount or left
+    if amount > left:
+        message = f"Refund amount ({amount} cents) is greater than unrefunded amount on charge ({left} cents)"
+        raise ApiError(message, param="amount")
+    refund: Json = {
+        "id": new_id("re"),
+        "object": "refund",
+        "amount": amount,
+        "balance_transaction": None,
+        "charge": charge["id"],
+        "created": context.now,
+        "currency": charge["currency"],
+        "metadata": {name: value for name, value in params.metadata.items() if value},
+        "payment_intent": intent["id"],
+        "reason": params.reason,
+        "receipt_number": None,
+        "source_transfer_reversal": None,
+        "status": "succeeded",
+        "transfer_reversal": None,
+    }
+    charge["amount_refunded"] += amount
+    charge["refunded"] = amount == left
+    context.store.save(refund)
+    context.store.save(charge)
+    context.publish("refund.created", refund)
+    context.publish("charge.refunded", charge)
+    return refund
+
+
+@operation("GET", "/v1/refunds/{id}", sdk.RefundRetrieveParams)
+def retrieve_refund(context: Context, _params: Params) -> Json:
+    return context.load("refund", context.object_id, "refund")
+
+
+@operation("GET", "/v1/refunds", sdk.RefundListParams)
+def list_refunds(context: Context, params: ListRefundsParams) -> Json:
+    return context.list("refund", params, payment_intent=params.payment_intent)
+
+
+def new(intent: Json, now: int, decline: Decline | None = None) -> Json:
     """Return the charge for the whole amount of a PaymentIntent: authorized and not captured, or declined."""
     return {
         "id": new_id("ch"),
@@ -23,19 +88,7 @@ def new(intent: Json, card: Card, now: int, decline: Decline | None = None) -> J
         "metadata": intent["metadata"],
         "paid": decline is None,
         "payment_intent": intent["id"],
-        "payment_method": card.payment_method,
+        "payment_method": intent["payment_method"],
         "refunded": False,
         "status": "failed" if decline else "succeeded",
     }
-
-
-def captured(charge: Json, amount: int) -> Json:
-    assert not charge["captured"]
-    assert 0 < amount <= charge["amount"]
-    return charge | {"amount_captured": amount, "captured": True}
-
-
-def refunded(charge: Json, amount: int) -> Json:
-    total = charge["amount_refunded"] + amount
-    assert 0 < total <= charge["amount_captured"]
-    return charge | {"amount_refunded": total, "refunded": total == charge["amount_captured"]}

@@ -13,10 +13,9 @@ from msgspec import Meta, Struct, ValidationError, convert
 from stripe_sandbox.errors import ApiError, Json
 
 _FIELDS_MAX: Final = 500
-_DEPTH_MAX: Final = 6
 _PART: Final = re.compile(r"\[([^\[\]]*)\]")
-# What msgspec says: "Object contains unknown field `token` - at `$.payment_method_data.card`".
-_COMPLAINT: Final = re.compile(r"(.*?)(?: field `([^`]*)`)?(?: - at .*?`\$\.?([^`]*)`)?")
+# What msgspec says: "Object contains unknown field `token` - at `$.payment_method_data.card`"; `[...]` is any key.
+_COMPLAINT: Final = re.compile(r"(.*?)(?: field `([^`]*)`)?(?: - at .*?`\$\.?([^`]*?)(?:\[\.\.\.\])?`)?")
 
 MetadataKey = Annotated[str, Meta(max_length=40)]
 Metadata = Annotated[dict[MetadataKey, Annotated[str, Meta(max_length=500)]], Meta(max_length=50)]
@@ -25,12 +24,8 @@ PositiveCents = Annotated[int, Meta(ge=1)]
 Timestamp = Annotated[int, Meta(ge=0, lt=2**53)]
 
 
-class Params(Struct, forbid_unknown_fields=True):
-    """The parameters that an operation offers."""
-
-
-class Expandable(Params):
-    """With the properties that the response holds as objects in place of their ids."""
+class Params(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The parameters that an operation offers; `expand` names ids to return as objects."""
 
     expand: list[str] = []
 
@@ -68,8 +63,6 @@ def _insert(sent: Json, key: str, value: str) -> None:
     """Put `a[b][c]=value` where it belongs: `{"a": {"b": {"c": value}}}`; lists become dicts of their indexes."""
     name, bracket, rest = key.partition("[")
     path = [name, *_PART.findall(bracket + rest)]
-    if len(path) > _DEPTH_MAX:
-        raise _unknown(key)
     node: Any = sent
     for part in path[:-1]:
         node = node.setdefault(part, {})
@@ -90,10 +83,6 @@ def _refusal(complaint: str, sdk_params: type) -> ApiError:
     if what == "Object contains unknown":
         if name in sdk_params.__annotations__:
             return ApiError(f"This sandbox does not offer the parameter {name}", param=name)
-        return _unknown(name)
+        return ApiError(f"Received unknown parameter: {name}", param=name, code="parameter_unknown")
     code = "parameter_invalid_integer" if what.startswith("Expected `int`") else ""
     return ApiError(f"Invalid {name}: {what}", param=name, code=code)
-
-
-def _unknown(name: str) -> ApiError:
-    return ApiError(f"Received unknown parameter: {name}", param=name, code="parameter_unknown")

@@ -13,13 +13,13 @@ from secrets import token_hex
 from typing import Final, Literal, NoReturn
 
 import stripe.params as sdk
-from msgspec import field
+from msgspec import Struct, field
 
-from stripe_sandbox import cards, charges, confirmation_tokens
+from stripe_sandbox import cards, charges
 from stripe_sandbox.cards import Card, Decline
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, no_such
 from stripe_sandbox.operations import Context, new_id, operation
-from stripe_sandbox.parameters import Expandable, Limit, ListParams, Metadata, Params, PositiveCents
+from stripe_sandbox.parameters import Limit, ListParams, Metadata, Params, PositiveCents
 
 AUTHORIZATION_SECONDS: Final = 7 * 24 * 3600
 
@@ -36,7 +36,9 @@ _NOT_AUTHENTICATED: Final = Decline(
     None,
     "We are unable to authenticate your payment method. Please choose a different payment method and try again.",
 )
-_NEVER_SET: Final = (
+# Null in a new PaymentIntent. The first are set later; the others never are.
+_UNSET: Final = (
+    *("canceled_at", "cancellation_reason", "last_payment_error", "latest_charge", "next_action", "payment_method"),
     *("application", "customer", "on_behalf_of", "processing", "receipt_email", "setup_future_usage", "shipping"),
     *("statement_descriptor", "statement_descriptor_suffix", "transfer_group"),
 )
@@ -44,21 +46,21 @@ _NEVER_SET: Final = (
 _CLAUSE: Final = re.compile(r"\s*(?:metadata\['([^']+)'\]|status)\s*:\s*'([^']*)'\s*")
 
 
-class AutomaticPaymentMethods(Params):
+class AutomaticPaymentMethods(Struct, forbid_unknown_fields=True):
     enabled: bool = True
     allow_redirects: Literal["always", "never"] = "always"
 
 
-class CardToken(Params):
+class CardToken(Struct, forbid_unknown_fields=True):
     token: str
 
 
-class NewPaymentMethod(Params):
+class NewPaymentMethod(Struct, forbid_unknown_fields=True):
     type: Literal["card"]
     card: CardToken  # left out of the SDK's types, because it could hold a card number
 
 
-class ConfirmParams(Expandable):
+class ConfirmParams(Params):
     payment_method: str | None = None
     payment_method_data: NewPaymentMethod | None = None
     confirmation_token: str | None = None
@@ -76,19 +78,15 @@ class NewIntentParams(ConfirmParams, kw_only=True):
     metadata: Metadata = field(default_factory=dict)
 
 
-class CaptureParams(Expandable):
+class CaptureParams(Params):
     amount_to_capture: PositiveCents | None = None
 
 
-class CancelParams(Expandable):
+class CancelParams(Params):
     cancellation_reason: Literal["abandoned", "duplicate", "fraudulent", "requested_by_customer"] | None = None
 
 
-class ListIntentsParams(ListParams):
-    expand: list[str] = field(default_factory=list)
-
-
-class SearchParams(Expandable, kw_only=True):
+class SearchParams(Params):
     query: str
     limit: Limit = 10
     page: str | None = None
@@ -96,7 +94,35 @@ class SearchParams(Expandable, kw_only=True):
 
 @operation("POST", _PATH, sdk.PaymentIntentCreateParams)
 def create_intent(context: Context, params: NewIntentParams) -> Json:
-    intent = _new(context, params)
+    if params.amount < _CENTS_MIN:
+        message = f"Amount must be at least {_CENTS_MIN} cents"
+        raise ApiError(message, param="amount", code="amount_too_small")
+    if params.amount > _CENTS_MAX:
+        message = f"Amount must be no more than {_CENTS_MAX} cents"
+        raise ApiError(message, param="amount", code="amount_too_large")
+    if not params.automatic_payment_methods.enabled:
+        raise ApiError("This sandbox only offers automatic payment methods", param="automatic_payment_methods[enabled]")
+    allow_redirects = params.automatic_payment_methods.allow_redirects
+    intent_id = new_id("pi")
+    intent: Json = {
+        "id": intent_id,
+        "object": "payment_intent",
+        "amount": params.amount,
+        "amount_capturable": 0,
+        "amount_received": 0,
+        "automatic_payment_methods": {"allow_redirects": allow_redirects, "enabled": True},
+        "capture_method": params.capture_method,
+        "client_secret": f"{intent_id}_secret_{token_hex(12)}",
+        "confirmation_method": "automatic",
+        "created": context.now,
+        "currency": params.currency,
+        "description": params.description,
+        "livemode": False,
+        "metadata": {name: value for name, value in params.metadata.items() if value},
+        "payment_method_types": ["card"],
+        "status": "requires_payment_method",
+        **dict.fromkeys(_UNSET),
+    }
     if params.confirm:
         return _confirm(context, params, intent)
     if (card := _named_card(params)) is not None:
@@ -106,7 +132,7 @@ def create_intent(context: Context, params: NewIntentParams) -> Json:
 
 
 @operation("GET", _PATH, sdk.PaymentIntentListParams)
-def list_intents(context: Context, params: ListIntentsParams) -> Json:
+def list_intents(context: Context, params: ListParams) -> Json:
     return context.list("payment_intent", params)
 
 
@@ -117,7 +143,7 @@ def search_intents(context: Context, params: SearchParams) -> Json:
         if (parsed := _CLAUSE.fullmatch(clause)) is None:
             raise ApiError("We were unable to parse your search query.", param="query")
         found_by[f"metadata.{parsed[1]}" if parsed[1] else "status"] = parsed[2]
-    page = ListParams(params.limit, params.page)
+    page = ListParams(limit=params.limit, starting_after=params.page)
     data, has_more = context.store.page("payment_intent", page, found_by)
     next_page = data[-1]["id"] if has_more else None
     url = f"{_PATH}/search"
@@ -125,7 +151,7 @@ def search_intents(context: Context, params: SearchParams) -> Json:
 
 
 @operation("GET", _PATH + "/{id}", sdk.PaymentIntentRetrieveParams)
-def retrieve_intent(context: Context, _params: Expandable) -> Json:
+def retrieve_intent(context: Context, _params: Params) -> Json:
     return _load(context)
 
 
@@ -158,53 +184,12 @@ def expire(context: Context, _params: Params) -> Json:
 
 def approve(context: Context, _params: Params) -> Json:
     """Continue after the buyer approved the payment at the bank; raises ApiError."""
-    intent = _load(context, "authenticate", "requires_action")
-    return _authorized(context, intent, cards.BY_PAYMENT_METHOD[intent["payment_method"]])
+    return _authorized(context, _load(context, "authenticate", "requires_action"))
 
 
 def refuse(context: Context, _params: Params) -> NoReturn:
     """Fail because the buyer did not approve the payment at the bank; raises ApiError."""
-    intent = _load(context, "authenticate", "requires_action")
-    card = cards.BY_PAYMENT_METHOD[intent["payment_method"]]
-    _decline(context, intent, card, _NOT_AUTHENTICATED, "invalid_request_error")
-
-
-def _new(context: Context, params: NewIntentParams) -> Json:
-    if params.amount < _CENTS_MIN:
-        message = f"Amount must be at least {_CENTS_MIN} cents"
-        raise ApiError(message, param="amount", code="amount_too_small")
-    if params.amount > _CENTS_MAX:
-        message = f"Amount must be no more than {_CENTS_MAX} cents"
-        raise ApiError(message, param="amount", code="amount_too_large")
-    if not params.automatic_payment_methods.enabled:
-        raise ApiError("This sandbox only offers automatic payment methods", param="automatic_payment_methods[enabled]")
-    allow_redirects = params.automatic_payment_methods.allow_redirects
-    intent_id = new_id("pi")
-    return {
-        "id": intent_id,
-        "object": "payment_intent",
-        "amount": params.amount,
-        "amount_capturable": 0,
-        "amount_received": 0,
-        "automatic_payment_methods": {"allow_redirects": allow_redirects, "enabled": True},
-        "canceled_at": None,
-        "cancellation_reason": None,
-        "capture_method": params.capture_method,
-        "client_secret": f"{intent_id}_secret_{token_hex(12)}",
-        "confirmation_method": "automatic",
-        "created": context.now,
-        "currency": params.currency,
-        "description": params.description,
-        "last_payment_error": None,
-        "latest_charge": None,
-        "livemode": False,
-        "metadata": {name: value for name, value in params.metadata.items() if value},
-        "next_action": None,
-        "payment_method": None,
-        "payment_method_types": ["card"],
-        "status": "requires_payment_method",
-        **dict.fromkeys(_NEVER_SET),
-    }
+    _decline(context, _load(context, "authenticate", "requires_action"), _NOT_AUTHENTICATED, "invalid_request_error")
 
 
 def _named_card(params: ConfirmParams) -> Card | None:
@@ -223,7 +208,7 @@ def _named_card(params: ConfirmParams) -> Card | None:
 def _confirm(context: Context, params: ConfirmParams, intent: Json) -> Json:
     card, return_url = _named_card(params), params.return_url
     if params.confirmation_token is not None:
-        token = confirmation_tokens.use(context, params.confirmation_token, intent["id"])
+        token = cards.use_confirmation_token(context, params.confirmation_token, intent["id"])
         card, return_url = cards.BY_PAYMENT_METHOD[token["payment_method"]], return_url or token["return_url"]
     card = card or cards.BY_PAYMENT_METHOD.get(intent["payment_method"])
     if card is None:
@@ -233,9 +218,9 @@ def _confirm(context: Context, params: ConfirmParams, intent: Json) -> Json:
         raise ApiError(f"Some payment methods redirect your customer: provide a `return_url`, or {never}.")
     intent |= {"payment_method": card.payment_method, "last_payment_error": None, "next_action": None}
     if card.decline is not None:
-        _decline(context, intent, card, card.decline, "card_error")
+        _decline(context, intent, card.decline, "card_error")
     if not card.requires_authentication:
-        return _authorized(context, intent, card)
+        return _authorized(context, intent)
     page = f"{context.base_url}/sandbox/authenticate/{intent['id']}?client_secret={intent['client_secret']}"
     if return_url is not None and not params.use_stripe_sdk:
         action: Json = {"type": "redirect_to_url", "redirect_to_url": {"return_url": return_url, "url": page}}
@@ -245,9 +230,9 @@ def _confirm(context: Context, params: ConfirmParams, intent: Json) -> Json:
     return _saved(context, intent, "payment_intent.requires_action")
 
 
-def _authorized(context: Context, intent: Json, card: Card) -> Json:
+def _authorized(context: Context, intent: Json) -> Json:
     """Hold the money, and capture it at once unless that is left to the caller."""
-    charge = charges.new(intent, card, context.now)
+    charge = charges.new(intent, context.now)
     intent |= {"next_action": None, "latest_charge": charge["id"]}
     if intent["capture_method"] != "manual":
         return _captured(context, intent, charge, intent["amount"])
@@ -258,7 +243,7 @@ def _authorized(context: Context, intent: Json, card: Card) -> Json:
 
 def _captured(context: Context, intent: Json, charge: Json, amount: int) -> Json:
     """Take the amount; the rest of what is held is released."""
-    context.store.save(charges.captured(charge, amount))
+    context.store.save(charge | {"amount_captured": amount, "captured": True})
     intent |= {"status": "succeeded", "amount_capturable": 0, "amount_received": amount}
     return _saved(context, intent, "payment_intent.succeeded")
 
@@ -270,10 +255,11 @@ def _canceled(context: Context, intent: Json, reason: str | None) -> Json:
     return _saved(context, intent, "payment_intent.canceled")
 
 
-def _decline(context: Context, intent: Json, card: Card, decline: Decline, error_type: str) -> NoReturn:
+def _decline(context: Context, intent: Json, decline: Decline, error_type: str) -> NoReturn:
     """Record the failed charge; the PaymentIntent can be confirmed again with another card."""
-    charge = charges.new(intent, card, context.now, decline)
-    about = {"charge": charge["id"], "decline_code": decline.decline_code, "payment_method": card.as_payment_method()}
+    charge = charges.new(intent, context.now, decline)
+    payment_method = cards.BY_PAYMENT_METHOD[intent["payment_method"]].as_payment_method()
+    about = {"charge": charge["id"], "decline_code": decline.decline_code, "payment_method": payment_method}
     failed = IntentFailed(decline.message, 402, type_=error_type, code=decline.code, **about)
     intent |= {"status": "requires_payment_method", "payment_method": None, "next_action": None}
     intent |= {"latest_charge": charge["id"], "last_payment_error": failed.error.copy()}

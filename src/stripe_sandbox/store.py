@@ -49,8 +49,6 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             yield
 
-    # Objects.
-
     def find(self, kind: str, object_id: str) -> Json | None:
         row = self._db.execute("SELECT body FROM object WHERE id = ? AND kind = ?", (object_id, kind)).fetchone()
         return None if row is None else msgspec.json.decode(row[0])
@@ -93,8 +91,6 @@ class Store:
         statement = "SELECT id FROM object WHERE status = 'requires_capture' AND created <= ? LIMIT 100"
         return [object_id for (object_id,) in self._db.execute(statement, (created,)).fetchall()]
 
-    # Events to deliver.
-
     def save_delivery(self, event_id: str, attempts: int, due_at: float) -> None:
         """Note that an event is to be delivered: how often that was attempted, and when it is due (epoch seconds)."""
         self._db.execute("INSERT OR REPLACE INTO delivery VALUES (?, ?, ?)", (event_id, attempts, due_at))
@@ -106,15 +102,17 @@ class Store:
         """Return the events to deliver, each with its attempts and when it is due."""
         return self._db.execute("SELECT event_id, attempts, due_at FROM delivery ORDER BY due_at").fetchall()
 
-    # Replies by idempotency key, each with the fingerprint of the request that got it.
-
     def find_reply(self, key: str, since: int) -> tuple[bytes, Reply] | None:
+        """Return the reply by idempotency key, with the fingerprint of the request that got it."""
         statement = "SELECT fingerprint, status, body, request_id FROM reply WHERE key = ? AND created > ?"
         row = self._db.execute(statement, (key, since)).fetchone()
         return None if row is None else (row[0], Reply(*row[1:]))
 
     def save_reply(self, key: str, fingerprint: bytes, created: int, reply: Reply) -> None:
-        self._db.execute("INSERT OR REPLACE INTO reply VALUES (?, ?, ?, ?, ?, ?)", (key, fingerprint, created, *reply))
+        """Save a reply, unless the request had no idempotency key."""
+        if key:
+            row = (key, fingerprint, created, *reply)
+            self._db.execute("INSERT OR REPLACE INTO reply VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def encode(value: object) -> str:

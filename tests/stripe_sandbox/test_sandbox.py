@@ -158,6 +158,12 @@ async def test_parameters_and_resources_that_the_sandbox_does_not_offer_are_refu
         await sandbox.client.v1.customers.list_async()
 
 
+async def test_a_refused_metadata_value_is_named_by_its_parameter(sandbox: RunningSandbox) -> None:
+    with pytest.raises(stripe.InvalidRequestError) as refused:
+        await sandbox.client.v1.payment_intents.create_async(order(metadata={"seat": {"row": "4"}}))
+    assert refused.value.param == "metadata"
+
+
 async def test_a_card_number_is_never_accepted(sandbox: RunningSandbox) -> None:
     params = order(payment_method_data={"type": "card", "card": {"number": "4242424242424242"}})
     with pytest.raises(stripe.InvalidRequestError) as refused:
