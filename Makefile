@@ -25,12 +25,12 @@ test: $(INSTALLED) browser ## Run the tests of behaviour; TESTS='tests/orders -k
 	$(PYTEST) -m "not proof" $(TESTS)
 
 .PHONY: check
-check: $(INSTALLED) browser ## Everything that must pass before a commit: format, lint, types, contracts, both test lanes
+check: $(INSTALLED) browser ## Everything that must pass before a commit: format, lint, types, contracts, short tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST)
+	$(PYTEST) -m "not full"
 
 .PHONY: proof
 proof: $(INSTALLED) browser ## The long lane: simulation, mutants, chaos, clusters, overload, drills

@@ -188,6 +188,8 @@ def test_the_contracts_of_imports_cover_it(project: Path) -> None:
     assert "admitone.reminders is not allowed to import admitone.orders" in output
 
 
+@pytest.mark.proof
+@pytest.mark.timeout(300)
 def test_its_types_are_checked(project: Path) -> None:
     run(project, program("mypy"), "--cache-dir=/dev/null", "--follow-imports=silent", "src/admitone/reminders")
 
@@ -216,6 +218,8 @@ def run_tests(project: Path, *files: str) -> None:
     run(project, sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "not proof", *files)
 
 
+@pytest.mark.proof
+@pytest.mark.timeout(300)
 def test_the_tests_of_deployments_accept_it(project: Path) -> None:
     run_tests(project, "tests/deploy", "tests/local/test_environment.py", "tests/local/test_routing.py")
 
@@ -226,7 +230,7 @@ def test_the_tests_of_privileges_and_help_accept_it(project: Path) -> None:
     run_tests(project, "tests/privileges", "tests/commands/test_help.py")
 
 
-@pytest.fixture(scope="module", params=["together", "processes"])
+@pytest.fixture(scope="module", params=["together", pytest.param("processes", marks=pytest.mark.proof)])
 def up(project: Path, request: pytest.FixtureRequest) -> Iterator[Up]:
     arguments = ["--processes"] if request.param == "processes" else []
     environment = {"PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1"}

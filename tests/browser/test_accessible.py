@@ -1,6 +1,6 @@
 """Accessibility: axe finds no violation on any page in any state, narrow and wide, light and dark."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -16,7 +16,7 @@ from tests.browser.visitors import Visitor, Visitors, failing_provider
 # A browser must be used in the event loop in which it was started.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-LOOKS = [(width, theme) for width in (320, 1280) for theme in ("light", "dark")]
+Looks = Sequence[tuple[int, str]]
 # All of axe's rules for WCAG 2.2 AA and best practice, including those that are off by default.
 RULES = {
     "runOnly": {
@@ -44,9 +44,23 @@ def state(reach: State) -> State:
     return reach
 
 
-async def check(visitor: Visitor) -> None:
-    """Check the page with every width and theme."""
-    for width, theme in LOOKS:
+@pytest.fixture(
+    params=[
+        pytest.param(((320, "dark"), (1280, "light")), id="each"),
+        pytest.param(
+            ((320, "light"), (1280, "dark")), id="the other way round", marks=[pytest.mark.proof, pytest.mark.full]
+        ),
+    ]
+)
+def looks(request: pytest.FixtureRequest) -> Looks:
+    """Every width and every theme; the long lane has every pair of them."""
+    chosen: Looks = request.param
+    return chosen
+
+
+async def check(visitor: Visitor, looks: Looks) -> None:
+    """Check the page in these widths and themes."""
+    for width, theme in looks:
         await visitor.page.set_viewport_size({"width": width, "height": 800})
         await visitor.page.emulate_media(color_scheme=theme, reduced_motion="reduce")  # type: ignore[arg-type]
         found = await Axe().run(visitor.page, options=RULES)
@@ -342,18 +356,18 @@ async def an_order_of_another_user(visitors: Visitors) -> Visitor:
 
 
 @pytest.mark.parametrize("name", list(STATES))
-async def test_axe_finds_nothing(visitors: Visitors, name: str) -> None:
-    await check(await STATES[name](visitors))
+async def test_axe_finds_nothing(visitors: Visitors, name: str, looks: Looks) -> None:
+    await check(await STATES[name](visitors), looks)
 
 
-async def test_axe_finds_nothing_while_the_payment_provider_is_down(visitors: Visitors) -> None:
+async def test_axe_finds_nothing_while_the_payment_provider_is_down(visitors: Visitors, looks: Looks) -> None:
     bob = await an_order_to_pay(visitors)
     async with failing_provider(visitors.market):
         await bob.page.get_by_role("button", name="A card that works").click()
         waiting = bob.page.get_by_role("heading", name="Confirming your payment")
         unreachable = bob.page.get_by_role("heading", name="The payment could not be sent")
         await expect(waiting.or_(unreachable)).to_be_visible(timeout=20_000)
-        await check(bob)
+        await check(bob, looks)
 
 
 @asynccontextmanager
@@ -370,15 +384,15 @@ async def _database_changed(visitors: Visitors, service: str, change: str, rever
         await connection.close()
 
 
-async def test_axe_finds_nothing_while_a_database_does_not_respond(visitors: Visitors) -> None:
+async def test_axe_finds_nothing_while_a_database_does_not_respond(visitors: Visitors, looks: Looks) -> None:
     carol = await visitors.signed_out()
     async with _database_changed(visitors, "tickets", "BEGIN; LOCK TABLE ticket", "ROLLBACK"):
         await carol.go("/")
         assert await carol.heading() == "We cannot answer just now"
-        await check(carol)
+        await check(carol, looks)
 
 
-async def test_axe_finds_nothing_when_a_row_is_corrupt(visitors: Visitors) -> None:
+async def test_axe_finds_nothing_when_a_row_is_corrupt(visitors: Visitors, looks: Looks) -> None:
     alice, carol = await visitors.signed_in("alice"), await visitors.signed_out()
     ticket = await alice.list_ticket("Fado night")
     corrupt = f"""
@@ -389,28 +403,28 @@ async def test_axe_finds_nothing_when_a_row_is_corrupt(visitors: Visitors) -> No
     async with _database_changed(visitors, "tickets", corrupt.format("'{}'"), corrupt.format("shown_ticket(ticket)")):
         await carol.go(f"/tickets/{ticket}")
         assert await carol.heading() == "Something went wrong on our side"
-        await check(carol)
+        await check(carol, looks)
 
 
-async def test_axe_finds_nothing_when_a_payment_cannot_be_sent(visitors: Visitors) -> None:
+async def test_axe_finds_nothing_when_a_payment_cannot_be_sent(visitors: Visitors, looks: Looks) -> None:
     bob = await an_order_to_pay(visitors)
     async with _database_changed(visitors, "payments", "BEGIN; LOCK TABLE payment", "ROLLBACK"):
         await bob.page.get_by_role("button", name="A card that works").click()
         await expect(bob.page.get_by_role("heading", name="The payment could not be sent")).to_be_visible()
-        await check(bob)
+        await check(bob, looks)
 
 
-async def test_axe_finds_nothing_when_the_hold_expired(short_hold_visitors: Visitors) -> None:
+async def test_axe_finds_nothing_when_the_hold_expired(short_hold_visitors: Visitors, looks: Looks) -> None:
     bob = await an_order_to_pay(short_hold_visitors)
     await expect(bob.page.get_by_role("heading", name="Time ran out")).to_be_visible()
-    await check(bob)
+    await check(bob, looks)
 
 
-async def test_axe_finds_nothing_when_nothing_is_on_sale(chromium: Browser) -> None:
+async def test_axe_finds_nothing_when_nothing_is_on_sale(chromium: Browser, looks: Looks) -> None:
     with running_marketplace() as empty:
         async with Visitors(chromium, empty) as visitors:
             carol = await visitors.signed_out()
             await carol.go("/")
             await expect(carol.page.get_by_role("heading", name="Nothing is on sale right now")).to_be_visible()
-            await check(carol)
+            await check(carol, looks)
             assert visitors.problems() == []

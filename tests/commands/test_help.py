@@ -3,12 +3,24 @@
 import json
 
 import pytest
+from click.testing import CliRunner, Result
 
 from admitone import events, registry
+from admitone.__main__ import main
 from admitone.kernel.messaging.event import event_types
-from tests.whole import run
+from tests import whole
 
 COMMANDS = ("up", "serve", "migrate", "demo", "check", "replay", "dead-letters", "events")
+
+
+def run(*arguments: str) -> Result:
+    """Run an `admitone` command in this process, where no setting is set."""
+    return CliRunner().invoke(main, arguments, prog_name="admitone")
+
+
+def test_the_program_is_the_command() -> None:
+    listed = whole.run("--help").stdout
+    assert listed.splitlines()[1:] == run("--help").stdout.splitlines()[1:]
 
 
 def test_the_help_lists_every_command_for_operators() -> None:
@@ -24,7 +36,7 @@ def test_the_help_lists_every_command_for_operators() -> None:
 )
 def test_every_command_explains_itself_with_an_example(arguments: tuple[str, ...]) -> None:
     shown = run(*arguments, "--help")
-    assert shown.returncode == 0
+    assert shown.exit_code == 0
     assert "Example" in shown.stdout
     assert f"admitone {' '.join(arguments)}" in shown.stdout
 
@@ -34,7 +46,7 @@ def test_every_command_explains_itself_with_an_example(arguments: tuple[str, ...
 )
 def test_wrong_arguments_are_exit_code_2(arguments: tuple[str, ...]) -> None:
     refused = run(*arguments)
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "Usage: " in refused.stderr
 
 
@@ -50,12 +62,12 @@ def test_the_catalogue_has_every_event_with_its_producer_and_consumers() -> None
 def test_the_schema_of_an_event_is_json() -> None:
     schema = json.loads(run("events", "OrderCreated").stdout)
     assert "expiresAt" in schema["$defs"]["OrderCreated"]["properties"]
-    assert run("events", "OrderForgotten").returncode == 2
+    assert run("events", "OrderForgotten").exit_code == 2
 
 
 def test_a_service_without_settings_names_the_missing_one() -> None:
     refused = run("serve", "orders")
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "ADMITONE_ORDERS_DATABASE_URL is not set" in refused.stderr
 
 

@@ -223,6 +223,7 @@ async def test_s18_many_people_trade_at_once_and_the_books_are_right(market: Mar
         assert {row["owners"] for row in owners} == {1}
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("offset", [0, 1])
 async def test_s11_prices_are_charged_exactly_from_the_seller_s_json_to_the_provider(
     market: Market, offset: int

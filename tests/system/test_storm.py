@@ -21,6 +21,7 @@ def person(client: httpx.AsyncClient) -> Person:
     return Person(user_id_of(session), session, HttpClient(client))
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(180)
 async def test_s03_a_history_published_ten_times_again_changes_nothing(
     databases: engines.Databases, start_nats: StartNats

@@ -95,6 +95,7 @@ async def leader_of_current_replicas(world: World) -> int | None:
     return int(cluster.leader) if are_current == [True, True] else None
 
 
+@pytest.mark.proof
 async def test_whichever_server_dies_each_event_is_on_the_stream_once_and_has_one_effect(
     world: World, cluster: Cluster
 ) -> None:

@@ -21,12 +21,15 @@ def test_every_mutant_finds_what_it_takes_away(simulated: WorkerDatabases) -> No
             pass
 
 
+@pytest.mark.proof
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", QUICK)
 def test_a_missing_defence_is_noticed(simulated: WorkerDatabases, name: str) -> None:
     assert first_catch(name, range(20), simulated) is not None
 
 
 @pytest.mark.proof
+@pytest.mark.full
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_every_missing_defence_is_noticed(simulated: WorkerDatabases, name: str) -> None:

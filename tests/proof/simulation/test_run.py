@@ -25,12 +25,14 @@ def violations(databases: WorkerDatabases, seeds: range) -> dict[str, list[str]]
     return {command: violated for command, violated in found.items() if violated}
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 def test_the_first_seeds_violate_no_invariant(simulated: WorkerDatabases) -> None:
     assert violations(simulated, range(SHORT_SEEDS)) == {}
 
 
 @pytest.mark.proof
+@pytest.mark.full
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_seed_violates_an_invariant(simulated: WorkerDatabases, part: int) -> None:
@@ -43,6 +45,7 @@ def test_the_same_seed_gives_the_same_trace(simulated: WorkerDatabases) -> None:
     assert first.faults.total() > 0
 
 
+@pytest.mark.proof
 def test_the_same_seed_gives_the_same_trace_in_another_process(simulated: WorkerDatabases) -> None:
     replayed = subprocess.run(
         [sys.executable, "-m", "proof.simulation", "--seed", str(ROUGH_SEED)],
