@@ -7,7 +7,6 @@ the request, authentication, parsing, and then the use case's own rules.
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import msgspec
 from opentelemetry.trace import get_current_span
@@ -155,7 +154,7 @@ class _Endpoint:
                 raise errors.UnsupportedMediaType
             parsed = read_body(await read_bytes(request), operation.body)
         elif operation.query is not None:
-            parsed = read_query(_query_pairs(request.scope), operation.query)
+            parsed = read_query(request.scope["query_string"], operation.query)
         return await operation.use_case(Request(self._service, request, parsed, user))
 
 
@@ -173,14 +172,6 @@ class _Path:
         if endpoint is None:
             raise errors.MethodNotAllowed(self._allowed)
         await endpoint(scope, receive, send)
-
-
-def _query_pairs(scope: Scope) -> list[tuple[str, str]]:
-    try:
-        text = scope["query_string"].decode("ascii")
-        return parse_qsl(text, keep_blank_values=True, max_num_fields=20, errors="strict")
-    except ValueError:
-        raise errors.Invalid("The query is not valid") from None
 
 
 class HttpApp:
