@@ -205,7 +205,7 @@ class App:
     def _routes(self) -> list[BaseRoute]:
         operations = [operation for each in self._services for operation in each.operations]
         routes: list[BaseRoute] = [
-            Route("/health/live", self._live),
+            Route("/health/live", JSONResponse({"status": "live"}), methods=["GET"]),
             Route("/health/ready", self._ready),
             *openapi.routes(openapi.document(operations, self._settings)),
         ]
@@ -223,9 +223,6 @@ class App:
             for each in self._hosted
         ]
         return Metrics(targets, self._registry)
-
-    async def _live(self, _request: HttpRequest) -> JSONResponse:
-        return JSONResponse({"status": "live"})
 
     async def _ready(self, _request: HttpRequest) -> JSONResponse:
         """Ready means that the databases are reachable and migrated and the relays alive; the bus may be down."""
