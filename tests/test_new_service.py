@@ -77,7 +77,7 @@ class RemindersView(msgspec.Struct):
 @operation("GET", "/api/reminders", returns=RemindersView)
 async def count_reminders(request: Request[None, None]) -> Response:
     """Count the reminders that were sent."""
-    text = request.settings.read(ReminderSettings).text
+    text = request.service.settings.read(ReminderSettings).text
     return Response(OK, RemindersView(await store.count_sent(request.db), text))
 ''',
     "handlers.py": '''\
