@@ -29,8 +29,7 @@ FILES = {
 from typing import Final
 
 from admitone import events
-from admitone.kernel.metrics import Gauge
-from admitone.kernel.service import Service
+from admitone.kernel.service import Gauge, Service
 from admitone.reminders import api, handlers, jobs, store
 from admitone.reminders.resources import ReminderSettings
 

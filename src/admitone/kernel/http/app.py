@@ -181,7 +181,7 @@ class HttpApp:
         self._router = Router(routes, redirect_slashes=False)
         # Paths without parameters: one lookup instead of matching every route.
         self._fixed_paths = {
-            each.path: each.endpoint
+            each.path: each
             for each in routes
             if isinstance(each, Route) and isinstance(each.endpoint, _Path) and not each.param_convertors
         }
@@ -207,10 +207,10 @@ class HttpApp:
             try:
                 if scope["method"] not in _SAFE_METHODS:
                     self._check_origin(headers)
-                path = self._fixed_paths.get(scope["path"])
-                if path is not None:
-                    scope["endpoint"] = path
-                    await path(scope, receive, send_with_headers)
+                route = self._fixed_paths.get(scope["path"])
+                if route is not None:
+                    scope["route"] = route
+                    await route.endpoint(scope, receive, send_with_headers)
                 else:
                     await self._router(scope, receive, send_with_headers)
             except ClientDisconnect:
