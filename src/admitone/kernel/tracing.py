@@ -5,7 +5,7 @@ Source: W3C Trace Context, §3.2 (traceparent).
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -37,13 +37,11 @@ def current_traceparent() -> str | None:
 
 
 @contextmanager
-def trace_span(
-    traceparent: str | None, name: str = "work", attributes: Mapping[str, str] | None = None
-) -> Iterator[Span]:
+def trace_span(traceparent: str | None, name: str = "work") -> Iterator[Span]:
     """Run the block in a span that continues the given trace, or begins one if there is none or it is malformed."""
     parent = _PROPAGATOR.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
     if _tracer is not None:
-        with _tracer.start_as_current_span(name, parent, attributes=attributes) as span:
+        with _tracer.start_as_current_span(name, parent) as span:
             yield span
         return
     before = get_current_span(parent).get_span_context()

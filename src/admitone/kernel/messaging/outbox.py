@@ -169,7 +169,11 @@ class Relay:
         finally:
             for _, future in sent:
                 future.cancel()  # unacknowledged ones
-        acknowledged = [(position, future.result()) for position, future in sent if _is_acknowledged(future)]
+        acknowledged = [
+            (position, future.result())
+            for position, future in sent
+            if not future.cancelled() and future.exception() is None
+        ]
         if acknowledged:
             positions, sequences = zip(*acknowledged, strict=True)
             await connection.execute(_ACKNOWLEDGE, positions, sequences)
@@ -213,10 +217,6 @@ class Relay:
             extra={"service": self._bus.service, "aggregate": request.aggregate, "events": affected_rows(tag)},
         )
         self.wake()
-
-
-def _is_acknowledged(future: "asyncio.Future[int]") -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
 
 
 async def replay(database: Statements) -> int:
