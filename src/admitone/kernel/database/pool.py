@@ -157,7 +157,9 @@ class Database(Statements):
         self._pool = pool
         self.url = url
         self.waits = Waits()
-        self._on_publish: Callable[[], None] | None = None
+        # Wakes the relay. It is called after each commit that published events; callers of statements that write to the
+        # outbox themselves must call it, too.
+        self.published: Callable[[], None] = lambda: None
         self._signals: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     @classmethod
@@ -180,15 +182,6 @@ class Database(Statements):
             await asyncio.wait_for(self._pool.close(), timeout=5)
         except (asyncpg.InterfaceError, *UNREACHABLE):
             self._pool.terminate()
-
-    def on_publish(self, wake: Callable[[], None]) -> None:
-        """Call `wake` after each commit that published events."""
-        self._on_publish = wake
-
-    def published(self) -> None:
-        """Wake the relay; callers of statements that write to the outbox themselves must call this."""
-        if self._on_publish is not None:
-            self._on_publish()
 
     def signal(self, job: str) -> asyncio.Event:
         """Return the event that is set when a committed transaction wakes this job; the job clears it."""

@@ -72,7 +72,7 @@ class Relay:
         self.is_alive = True
         self._notifying: asyncio.Task[None] | None = None
         self._last_sequence = 0
-        database.on_publish(self.wake)
+        database.published = self.wake
         bus.on_reconnect(self._compare_now)
 
     def wake(self) -> None:
