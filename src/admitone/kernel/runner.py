@@ -177,11 +177,9 @@ class App:
         for service in self.running.values():
             service.stopping.set()
 
-    def client(self, origin: str | None = None) -> httpx.AsyncClient:
+    def client(self) -> httpx.AsyncClient:
         """Return an HTTP client whose requests reach this application in process."""
-        return httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=self), base_url=origin or self._settings.public_origin
-        )
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app=self), base_url=self._settings.public_origin)
 
     def _client_of(self, service: str) -> httpx.AsyncClient:
         """Return a client for requests on behalf of many users: it keeps no cookies, or users would be mixed up."""
