@@ -6,7 +6,7 @@ Source: W3C Trace Context, §3.2 (traceparent).
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context
@@ -55,24 +55,21 @@ def trace_span(traceparent: str | None, name: str = "work") -> Iterator[Span]:
         yield span
 
 
-@contextmanager
-def export_traces(service: str, endpoint: str) -> Iterator[None]:
+def export_traces(service: str, endpoint: str) -> AbstractContextManager[None]:
     """Send every sampled span to the collector at `endpoint`, by OTLP over HTTP, for as long as the block lasts.
 
     Needs the extra `admitone[tracing]`; without it, or without an endpoint, nothing is sent.
     """
     if not endpoint:
-        yield
-        return
+        return nullcontext()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 – an extra
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
         log.warning("traces are not sent: install admitone[tracing]")
-        yield
-        return
-    with record_spans(service, BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))):
-        yield
+        return nullcontext()
+    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+    return record_spans(service, BatchSpanProcessor(exporter))
 
 
 @contextmanager
