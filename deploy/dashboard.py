@@ -6,7 +6,7 @@ Every gauge that a service declares has a panel of its own.
 import json
 from typing import Any, Final, NamedTuple
 
-from admitone.kernel.metrics import Gauge
+from admitone.kernel.service import Gauge
 from admitone.registry import SERVICES
 
 

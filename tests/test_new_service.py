@@ -29,8 +29,7 @@ FILES = {
 from typing import Final
 
 from admitone import events
-from admitone.kernel.metrics import Gauge
-from admitone.kernel.service import Service
+from admitone.kernel.service import Gauge, Service
 from admitone.reminders import api, handlers, jobs, store
 from admitone.reminders.resources import ReminderSettings
 
@@ -77,7 +76,7 @@ class RemindersView(msgspec.Struct):
 @operation("GET", "/api/reminders", returns=RemindersView)
 async def count_reminders(request: Request[None, None]) -> Response:
     """Count the reminders that were sent."""
-    text = request.settings.read(ReminderSettings).text
+    text = request.service.settings.read(ReminderSettings).text
     return Response(OK, RemindersView(await store.count_sent(request.db), text))
 ''',
     "handlers.py": '''\

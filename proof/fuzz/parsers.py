@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
-from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.requests import Request
@@ -97,13 +96,9 @@ def body(octets: bytes) -> None:
 
 def query(octets: bytes) -> None:
     """A query string."""
-    try:
-        pairs = parse_qsl(octets.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
-    except ValueError:
-        return
     for struct in QUERIES:
         try:
-            parsed = parsing.read_query(pairs, struct)
+            parsed = parsing.read_query(octets, struct)
         except Refusal as refusal:
             _check_messages(refusal, octets)
         else:

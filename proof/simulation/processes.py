@@ -16,7 +16,6 @@ from admitone.kernel.database.pool import UNREACHABLE, Database
 from admitone.kernel.http.app import HttpApp, operation_routes
 from admitone.kernel.http.sessions import Sessions, SignedInUser
 from admitone.kernel.messaging import bus as buses
-from admitone.kernel.messaging import outbox
 from admitone.kernel.messaging.bus import Bus, RepublishRequest
 from admitone.kernel.messaging.event import subject_of
 from admitone.kernel.messaging.inbox import Inbox
@@ -176,7 +175,8 @@ class _SimulatedRelay(Relay):
     """The relay, with the database's advisory lock kept here instead of in PostgreSQL."""
 
     def __init__(self, process: Process, database: Database, bus: Bus) -> None:
-        super().__init__(database, bus, compare_every_seconds=process.world.random.uniform(5.0, 20.0))
+        super().__init__(database, bus)
+        self.compare_every_seconds = process.world.random.uniform(5.0, 20.0)
         self._process = process
         self._locks: dict[str, tuple[SimulatedConnection, _SimulatedRelay]] = process.world.relay_locks
 
@@ -185,7 +185,7 @@ class _SimulatedRelay(Relay):
         async with self._database.connection() as connection:
             # As in PostgreSQL, the lock is free as soon as the connection that holds it is gone.
             if service in self._locks and not self._locks[service][0].is_closed():
-                raise outbox._StandBy
+                return
             self._locks[service] = connection, self
             self.is_leading = True
             await self._relay(connection)

@@ -10,7 +10,7 @@ from tests.kernel.support import note
 
 async def main(url: str) -> None:
     database = await Database.connect(url, application="alpha")
-    database.on_publish(lambda: os._exit(17))
+    database.published = lambda: os._exit(17)
     async with database.transaction() as tx:
         tx.publish(note("committed before the exit"))
 

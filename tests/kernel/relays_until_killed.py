@@ -13,7 +13,9 @@ async def main(database_url: str, nats_url: str) -> None:
     database = await Database.connect(database_url, application=support.ALPHA.name)
     bus = Bus(support.ALPHA.name)
     bus.start(nats_url)
-    await Relay(database, bus, silent_seconds_max=1.0).run()
+    relay = Relay(database, bus)
+    relay.silent_seconds_max = 1.0
+    await relay.run()
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar, Final, TypeVar
 from uuid import UUID
@@ -119,13 +119,17 @@ class World:
 
     async def relay(self, database: Database | None = None, compare_every_seconds: float = 0.1) -> Relay:
         """Run a relay of alpha's; a database of its own makes it another process's relay."""
-        relay = Relay(database or self.alpha, await self.bus("alpha"), compare_every_seconds=compare_every_seconds)
+        relay = Relay(database or self.alpha, await self.bus("alpha"))
+        relay.compare_every_seconds = compare_every_seconds
         self.run(relay.run())
         return relay
 
-    async def inbox(self, handler: AnyHandler = note_effect, **options: Any) -> Inbox:
+    async def inbox(
+        self, handler: AnyHandler = note_effect, delays_seconds: Sequence[float] = Inbox.delays_seconds
+    ) -> Inbox:
         """Run beta's inbox for alpha's notes."""
-        inbox = Inbox("beta", self.beta, await self.bus("beta"), {NoteWritten: handler}, **options)
+        inbox = Inbox("beta", self.beta, await self.bus("beta"), {NoteWritten: handler})
+        inbox.delays_seconds = delays_seconds
         self.run(inbox.run("alpha"))
         return inbox
 

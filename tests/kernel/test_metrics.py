@@ -158,7 +158,7 @@ async def test_a_bucket_counts_every_request_up_to_its_bound(monkeypatch: pytest
     async def send(_message: Message) -> None:
         """The response is not looked at."""
 
-    measured = RequestMetrics(takes_time, [], registry)
+    measured = RequestMetrics(takes_time, registry)
     for _ in range(5):
         await measured({"type": "http", "method": "GET"}, receive, send)
 

@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from functools import partial
 
 import asyncpg
 import httpx
 import pytest
 
-from admitone.kernel import runner
 from admitone.kernel.messaging import dead_letters
 from admitone.kernel.messaging.inbox import ATTEMPTS_MAX, Inbox
 from admitone.local.postgres import Postgres
@@ -56,7 +54,7 @@ async def test_s15_poison_stops_nobody_and_has_its_effect_once_after_the_fix(
     postgres: Postgres, databases: engines.Databases, start_nats: StartNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Five attempts, without the half minute that lies between them.
-    monkeypatch.setattr(runner, "Inbox", partial(Inbox, delays_seconds=SHORT_DELAYS_SECONDS))
+    monkeypatch.setattr(Inbox, "delays_seconds", SHORT_DELAYS_SECONDS)
     async with marketplace(databases, start_nats, *WITH_MONEY) as market:
         orders = market.database("orders")
         await changed_by_owner(postgres, market, BREAK)

@@ -251,10 +251,10 @@ def _cookie(request: Request[Any, Resources], token: str, seconds: int) -> tuple
     parts = [f"{COOKIE}={token}", "Path=/", f"Max-Age={seconds}", "HttpOnly", "SameSite=Lax"]
     if not token:
         parts.append("Expires=Thu, 01 Jan 1970 00:00:00 GMT")
-    if request.settings.is_https:
+    if request.service.settings.is_https:
         parts.append("Secure")
     return (b"set-cookie", "; ".join(parts).encode())
 
 
 def _client_network(request: Request[Any, Resources]) -> ClientNetwork:
-    return network_of(client_address(request.http.scope, trust_proxy=request.settings.trust_proxy))
+    return network_of(client_address(request.http.scope, trust_proxy=request.service.settings.trust_proxy))

@@ -5,8 +5,7 @@ from typing import Final
 from admitone import events
 from admitone.expiration import handlers, jobs, store
 from admitone.kernel.messaging.inbox import BatchHandler
-from admitone.kernel.metrics import Gauge
-from admitone.kernel.service import Service
+from admitone.kernel.service import Gauge, Service
 
 SERVICE: Final = Service(
     name="expiration",

@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, Self
@@ -29,9 +29,9 @@ from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.outbox import Relay
 from admitone.kernel.messaging.retention import prune_forever
-from admitone.kernel.metrics import Metrics, RequestMetrics, Target
+from admitone.kernel.metrics import Metrics, RequestMetrics
 from admitone.kernel.running import RunningService
-from admitone.kernel.service import Service
+from admitone.kernel.service import Hosted, Service
 from admitone.kernel.settings import Settings
 from admitone.kernel.tasks import end
 from admitone.kernel.tracing import export_traces
@@ -56,15 +56,6 @@ async def _run_job(service: str, job: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("a job failed and is restarted", extra={"service": service})
         await asyncio.sleep(_RESTART_JOB_SECONDS)
-
-
-@dataclass(frozen=True)
-class Hosted:
-    """A running service with its declaration and its relay, if it publishes."""
-
-    declaration: Service
-    service: RunningService
-    relay: Relay | None
 
 
 @asynccontextmanager
@@ -155,7 +146,7 @@ class App:
             routes = self._routes()
             self._app = HttpApp(routes, self._settings)
             if self._settings.metrics_port:
-                self._app = RequestMetrics(self._app, routes, self._registry)
+                self._app = RequestMetrics(self._app, self._registry)
             self._stack = stack.pop_all()
         return self
 
@@ -186,11 +177,9 @@ class App:
         for service in self.running.values():
             service.stopping.set()
 
-    def client(self, origin: str | None = None) -> httpx.AsyncClient:
+    def client(self) -> httpx.AsyncClient:
         """Return an HTTP client whose requests reach this application in process."""
-        return httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=self), base_url=origin or self._settings.public_origin
-        )
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app=self), base_url=self._settings.public_origin)
 
     def _client_of(self, service: str) -> httpx.AsyncClient:
         """Return a client for requests on behalf of many users: it keeps no cookies, or users would be mixed up."""
@@ -205,7 +194,7 @@ class App:
     def _routes(self) -> list[BaseRoute]:
         operations = [operation for each in self._services for operation in each.operations]
         routes: list[BaseRoute] = [
-            Route("/health/live", self._live),
+            Route("/health/live", JSONResponse({"status": "live"}), methods=["GET"]),
             Route("/health/ready", self._ready),
             *openapi.routes(openapi.document(operations, self._settings)),
         ]
@@ -218,14 +207,7 @@ class App:
 
     def metrics(self) -> Metrics:
         """Return the metrics of this process; requests are counted only if a metrics port is configured."""
-        targets = [
-            Target(each.service, each.relay, each.declaration.producers, each.declaration.gauges)
-            for each in self._hosted
-        ]
-        return Metrics(targets, self._registry)
-
-    async def _live(self, _request: HttpRequest) -> JSONResponse:
-        return JSONResponse({"status": "live"})
+        return Metrics(self._hosted, self._registry)
 
     async def _ready(self, _request: HttpRequest) -> JSONResponse:
         """Ready means that the databases are reachable and migrated and the relays alive; the bus may be down."""

@@ -8,16 +8,31 @@ from typing import Any, Generic
 import msgspec
 from starlette.routing import BaseRoute
 
+from admitone.kernel.database.pool import Database
 from admitone.kernel.http.operations import Operation
 from admitone.kernel.messaging.event import Event
 from admitone.kernel.messaging.inbox import AnyHandler
-from admitone.kernel.metrics import Gauge
+from admitone.kernel.messaging.outbox import Relay
 from admitone.kernel.running import Resources, RunningService
 
 
 @asynccontextmanager
 async def _no_resources(_service: RunningService[None]) -> AsyncIterator[Any]:
     yield None
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A number that a service reads from its database: one, or one for each value of a label.
+
+    It is read at most every `every_seconds`, however often it is scraped.
+    """
+
+    name: str
+    description: str
+    read: Callable[[Database], Awaitable[float | Mapping[str, float]]]
+    label: str | None = None
+    every_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,3 +69,12 @@ class Service(Generic[Resources]):
     def producers(self) -> list[str]:
         """The services this one subscribes to."""
         return sorted({event.producer for event in self.subscriptions})
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """A running service with its declaration and its relay, if it publishes."""
+
+    declaration: Service
+    service: RunningService
+    relay: Relay | None

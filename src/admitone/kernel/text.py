@@ -10,17 +10,12 @@ _HIDDEN: Final = frozenset(
     "\u2060\u2061\u2062\u2063\u2064\u2066\u2067\u2068\u2069\u206a\u206b\u206c\u206d\u206e\u206f\u3164\ufeff\uffa0"
 )
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
-_REFUSED: Final = "Must not hold control or invisible characters"
 
 
 def clean_line(text: str) -> str:
     """Return one line in NFC, trimmed, with single spaces; raises ValueError for control and invisible characters."""
     normal = unicodedata.normalize("NFC", text)
-    if normal.isascii():
-        if not normal.isprintable():
-            raise ValueError(_REFUSED)
-    else:
-        for character in normal:
-            if character in _HIDDEN or unicodedata.category(character) in _REFUSED_CATEGORIES:
-                raise ValueError(_REFUSED)
+    for character in normal:
+        if character in _HIDDEN or unicodedata.category(character) in _REFUSED_CATEGORIES:
+            raise ValueError("Must not hold control or invisible characters")
     return " ".join(normal.split())

@@ -5,8 +5,8 @@ Source: W3C Trace Context, §3.2 (traceparent).
 """
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.context import Context
@@ -37,13 +37,11 @@ def current_traceparent() -> str | None:
 
 
 @contextmanager
-def trace_span(
-    traceparent: str | None, name: str = "work", attributes: Mapping[str, str] | None = None
-) -> Iterator[Span]:
+def trace_span(traceparent: str | None, name: str = "work") -> Iterator[Span]:
     """Run the block in a span that continues the given trace, or begins one if there is none or it is malformed."""
     parent = _PROPAGATOR.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
     if _tracer is not None:
-        with _tracer.start_as_current_span(name, parent, attributes=attributes) as span:
+        with _tracer.start_as_current_span(name, parent) as span:
             yield span
         return
     before = get_current_span(parent).get_span_context()
@@ -57,24 +55,21 @@ def trace_span(
         yield span
 
 
-@contextmanager
-def export_traces(service: str, endpoint: str) -> Iterator[None]:
+def export_traces(service: str, endpoint: str) -> AbstractContextManager[None]:
     """Send every sampled span to the collector at `endpoint`, by OTLP over HTTP, for as long as the block lasts.
 
     Needs the extra `admitone[tracing]`; without it, or without an endpoint, nothing is sent.
     """
     if not endpoint:
-        yield
-        return
+        return nullcontext()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 – an extra
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError:
         log.warning("traces are not sent: install admitone[tracing]")
-        yield
-        return
-    with record_spans(service, BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces"))):
-        yield
+        return nullcontext()
+    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+    return record_spans(service, BatchSpanProcessor(exporter))
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from typing import Final
 from admitone import events
 from admitone.kernel.http.sessions import session_revoked
 from admitone.kernel.messaging.inbox import BatchHandler
-from admitone.kernel.metrics import Gauge
-from admitone.kernel.service import Service
+from admitone.kernel.service import Gauge, Service
 from admitone.orders import api, handlers, jobs, store
 from admitone.orders.handlers import load_orders, load_orders_and_tickets, load_replicas, save_orders, save_replicas
 from admitone.orders.resources import open_resources

@@ -160,7 +160,7 @@ async def receive_webhook(request: Request[None, Resources]) -> Response:
     """Receive a webhook of Stripe; it is stored before the response and processed afterwards."""
     body = await read_bytes(request.http)
     try:
-        event = request.resources.gateway.parse_webhook(body, request.header("stripe-signature"))
+        event = request.resources.gateway.parse_webhook(body, request.http.headers.get("stripe-signature"))
     except ForgedWebhook:
         raise NotFromStripe from None
     await request.resources.store_webhook((event.id, body.decode()))

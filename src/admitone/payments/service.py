@@ -3,8 +3,7 @@
 from admitone import events
 from admitone.kernel.http.sessions import session_revoked
 from admitone.kernel.messaging.inbox import BatchHandler
-from admitone.kernel.metrics import Gauge
-from admitone.kernel.service import Service
+from admitone.kernel.service import Gauge, Service
 from admitone.payments import api, handlers, jobs, store
 from admitone.payments.resources import PaymentSettings, open_resources
 

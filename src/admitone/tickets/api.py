@@ -66,7 +66,7 @@ async def show_ticket(request: Request[None, Resources]) -> Response:
     if found is None:
         raise NoSuchTicket
     version, shown = found
-    condition = request.header("if-none-match")
+    condition = request.http.headers.get("if-none-match")
     if condition is not None and version in EntityTags(condition):
         return Response(NOT_MODIFIED, headers=(_tag(version), _REVALIDATE))
     return Response(OK, shown, headers=(_tag(version), _REVALIDATE))
@@ -115,7 +115,7 @@ async def edit_ticket(request: Request[TicketListing, Resources]) -> Response:
 
     Every accepted edit is a new version, even one that changes nothing.
     """
-    condition = request.header("if-match")
+    condition = request.http.headers.get("if-match")
     expected = ANY_VERSION if condition is None else EntityTags(condition)
     async with request.db.transaction() as tx:
         ticket = (await store.tickets_for_change(tx, [request.id()])).get(request.id())

@@ -134,7 +134,7 @@ async def test_the_relay_is_woken_after_the_commit_and_only_if_events_were_publi
     seen: list[int] = []
     elsewhere = await world.database(world.alpha_fresh, "alpha")
     waking: list[asyncio.Task[int]] = []
-    world.alpha.on_publish(lambda: waking.append(asyncio.create_task(outbox_count(elsewhere))))
+    world.alpha.published = lambda: waking.append(asyncio.create_task(outbox_count(elsewhere)))
     async with world.alpha.transaction() as tx:
         await tx.execute("SELECT 1")
     assert waking == []

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -212,13 +213,13 @@ def test_money_survives_the_round_trip_through_json_exactly(cents: int) -> None:
 
 @given(st.text("0123456789-+_ ٣²x", max_size=12))
 def test_a_number_in_a_query_is_read_or_refused(text: str) -> None:
-    errors = errors_of(lambda: read_query([("limit", text)], Page))
+    errors = errors_of(lambda: read_query(urlencode({"limit": text}).encode(), Page))
     assert errors in (None, [("Limit must be 1 to 100", "limit")])
     assert (errors is None) == (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= 100)
 
 
 def test_a_repeated_or_unknown_query_parameter_is_refused_without_being_repeated_in_the_refusal() -> None:
-    for pairs in ([("limit", "1"), ("limit", "1")], [(MARK, MARK)]):
+    for query in ("limit=1&limit=1", f"{MARK}={MARK}"):
         with pytest.raises(Refusal) as caught:
-            read_query(pairs, Page)
+            read_query(query.encode(), Page)
         assert MARK not in messages(caught.value)

@@ -8,14 +8,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Final, Protocol, TypeVar
-from uuid import UUID
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import msgspec
 
 from admitone.kernel import clock, ids
 from admitone.kernel.errors import Unavailable
+from admitone.kernel.messaging.event import Event
 from admitone.kernel.tracing import current_traceparent
 
 log = logging.getLogger(__name__)
@@ -64,16 +64,6 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::integer[], $5::text
 """
 
 
-class OutboxEvent(Protocol):
-    """What the outbox stores of an event; see `kernel/messaging/event.py`."""
-
-    @property
-    def aggregate(self) -> UUID: ...
-    @property
-    def aggregate_version(self) -> int | None: ...
-    def encode(self) -> str: ...
-
-
 class Statements:
     """The four ways to run one SQL statement, on a pool or inside a transaction."""
 
@@ -114,14 +104,14 @@ class Transaction(Statements):
     def __init__(self, connection: Any, now: datetime) -> None:
         self._connection = connection
         self.now = now
-        self._events: list[tuple[OutboxEvent, str | None]] = []
+        self._events: list[tuple[Event, str | None]] = []
         self.woken_jobs: set[str] = set()
 
     def wake(self, job: str) -> None:
         """Wake a background job of this process once the transaction is committed; see `Database.signal`."""
         self.woken_jobs.add(job)
 
-    def publish(self, event: OutboxEvent) -> None:
+    def publish(self, event: Event) -> None:
         """Publish an event: it is written to the outbox by this transaction."""
         self._events.append((event, current_traceparent()))
 
@@ -167,7 +157,9 @@ class Database(Statements):
         self._pool = pool
         self.url = url
         self.waits = Waits()
-        self._on_publish: Callable[[], None] | None = None
+        # Wakes the relay. It is called after each commit that published events; callers of statements that write to the
+        # outbox themselves must call it, too.
+        self.published: Callable[[], None] = lambda: None
         self._signals: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     @classmethod
@@ -190,15 +182,6 @@ class Database(Statements):
             await asyncio.wait_for(self._pool.close(), timeout=5)
         except (asyncpg.InterfaceError, *UNREACHABLE):
             self._pool.terminate()
-
-    def on_publish(self, wake: Callable[[], None]) -> None:
-        """Call `wake` after each commit that published events."""
-        self._on_publish = wake
-
-    def published(self) -> None:
-        """Wake the relay; callers of statements that write to the outbox themselves must call this."""
-        if self._on_publish is not None:
-            self._on_publish()
 
     def signal(self, job: str) -> asyncio.Event:
         """Return the event that is set when a committed transaction wakes this job; the job clears it."""

@@ -7,12 +7,12 @@ the request, authentication, parsing, and then the use case's own rules.
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import msgspec
 from opentelemetry.trace import get_current_span
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, cookie_parser
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Receive, Scope, Send
@@ -51,7 +51,7 @@ _LOGGED: Final = (errors.NotSignedIn, errors.Forbidden, errors.TooManyRequests)
 
 _JSON: Final = b"application/json"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_OWN_SITE: Final = frozenset({b"same-origin", b"none"})
+_OWN_SITE: Final = frozenset({"same-origin", "none"})
 _WITHOUT_BODY: Final = frozenset({NO_CONTENT, NOT_MODIFIED})
 _LENGTH_DIGITS_MAX: Final = 18
 
@@ -82,26 +82,23 @@ def status_of(refusal: type[Refusal]) -> int:
     return next(_STATUS[kind] for kind in refusal.__mro__ if kind in _STATUS)
 
 
-async def read_bytes(request: HttpRequest, bytes_max: int = BODY_BYTES_MAX) -> bytes:
-    """Return the request's body; raises BodyTooLarge as soon as it exceeds the limit."""
+async def read_bytes(request: HttpRequest) -> bytes:
+    """Return the request's body; raises BodyTooLarge as soon as it exceeds 64 KiB."""
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS_MAX or int(announced) > bytes_max):
+    if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS_MAX or int(announced) > BODY_BYTES_MAX):
         raise BodyTooLarge
     received = bytearray()
     async for chunk in request.stream():
         received += chunk
-        if len(received) > bytes_max:
+        if len(received) > BODY_BYTES_MAX:
             raise BodyTooLarge
     return bytes(received)
 
 
 def session_token(request: HttpRequest) -> str | None:
     """Return the session cookie's value if it can be a token: a quoted cookie may contain line breaks."""
-    for name, value in request.scope["headers"]:
-        if name == b"cookie" and COOKIE.encode() in value:
-            token = cookie_parser(value.decode("latin-1")).get(COOKIE)
-            return token if token is not None and token.isascii() and token.isprintable() else None
-    return None
+    token = request.cookies.get(COOKIE)
+    return token if token is not None and token.isascii() and token.isprintable() else None
 
 
 async def send_response(send: Send, response: Response) -> None:
@@ -157,7 +154,7 @@ class _Endpoint:
                 raise errors.UnsupportedMediaType
             parsed = read_body(await read_bytes(request), operation.body)
         elif operation.query is not None:
-            parsed = read_query(_query_pairs(request.scope), operation.query)
+            parsed = read_query(request.scope["query_string"], operation.query)
         return await operation.use_case(Request(self._service, request, parsed, user))
 
 
@@ -177,32 +174,24 @@ class _Path:
         await endpoint(scope, receive, send)
 
 
-def _query_pairs(scope: Scope) -> list[tuple[str, str]]:
-    try:
-        text = scope["query_string"].decode("ascii")
-        return parse_qsl(text, keep_blank_values=True, max_num_fields=20, errors="strict")
-    except ValueError:
-        raise errors.Invalid("The query is not valid") from None
-
-
 class HttpApp:
     """The outermost ASGI application: trace, security headers, origin check, and a response for every outcome."""
 
     def __init__(self, routes: Sequence[BaseRoute], settings: Settings) -> None:
-        self._router = Router(routes, redirect_slashes=False, default=_not_found)
+        self._router = Router(routes, redirect_slashes=False)
         # Paths without parameters: one lookup instead of matching every route.
         self._fixed_paths = {
-            each.path: each.endpoint
+            each.path: each
             for each in routes
             if isinstance(each, Route) and isinstance(each.endpoint, _Path) and not each.param_convertors
         }
-        self._own_origins = {settings.public_origin.encode()}
+        self._own_origin = settings.public_origin
         self._trust_proxy = settings.trust_proxy
         self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
-        scope["app"] = self  # makes Starlette's routes raise their errors, so that they become responses here
+        scope["app"] = self  # makes Starlette's router raise its errors, so that they become responses here
         started = False
 
         async def send_with_headers(message: Any) -> None:
@@ -213,14 +202,15 @@ class HttpApp:
                 message["headers"] = [*message["headers"], *(each for each in self._headers if each[0] not in present)]
             await send(message)
 
-        traceparent = _header(scope, b"traceparent")
-        with trace_span(traceparent.decode("latin-1") if traceparent else None, scope["method"]):
+        headers = Headers(scope=scope)
+        with trace_span(headers.get("traceparent"), scope["method"]):
             try:
-                self._check_origin(scope)
-                path = self._fixed_paths.get(scope["path"])
-                if path is not None:
-                    scope["endpoint"] = path
-                    await path(scope, receive, send_with_headers)
+                if scope["method"] not in _SAFE_METHODS:
+                    self._check_origin(headers)
+                route = self._fixed_paths.get(scope["path"])
+                if route is not None:
+                    scope["route"] = route
+                    await route.endpoint(scope, receive, send_with_headers)
                 else:
                     await self._router(scope, receive, send_with_headers)
             except ClientDisconnect:
@@ -234,7 +224,7 @@ class HttpApp:
         if isinstance(error, UNREACHABLE):
             log.warning("the database is unreachable", extra={"path": scope["path"], "error": repr(error)})
             error = Unavailable()
-        if isinstance(error, HTTPException):  # raised by Starlette's own routes: 404 and 405
+        if isinstance(error, HTTPException):  # raised by Starlette's router: 404 and 405
             allowed = (error.headers or {}).get("Allow", "")
             error = errors.MethodNotAllowed(tuple(allowed.split(", "))) if allowed else NotFound()
         if isinstance(error, Refusal):
@@ -247,33 +237,23 @@ class HttpApp:
         log.error("request failed", extra={"path": scope["path"]}, exc_info=error)
         return Response(INTERNAL_ERROR, ErrorBody([FieldError("Something went wrong on our side")]))
 
-    def _check_origin(self, scope: Scope) -> None:
+    def _check_origin(self, headers: Headers) -> None:
         """Refuse requests that change something and come from another site's page.
 
         Source: OWASP Cross-Site Request Forgery Prevention, "Fetch Metadata" and "Origin" checks. Clients that send
         neither header are not browsers and do not send cookies unintentionally.
         """
-        if scope["method"] in _SAFE_METHODS:
-            return
-        site = _header(scope, b"sec-fetch-site")
+        site = headers.get("sec-fetch-site")
         if site is not None:
             if site not in _OWN_SITE:
                 raise Forbidden("The request came from another site")
             return
-        origin = _header(scope, b"origin")
-        if origin is None or origin in self._own_origins:
+        origin = headers.get("origin")
+        if origin is None or origin == self._own_origin:
             return
-        host = _header(scope, b"host")
-        if not host or origin.partition(b"://")[2] != host:
+        host = headers.get("host")
+        if not host or origin.partition("://")[2] != host:
             raise Forbidden("The request came from another site")
-
-
-def _header(scope: Scope, wanted: bytes) -> bytes | None:
-    return next((value for name, value in scope["headers"] if name == wanted), None)
-
-
-async def _not_found(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    raise NotFound
 
 
 def operation_routes(service: RunningService[Any], operations: Sequence[Operation]) -> list[Route]:

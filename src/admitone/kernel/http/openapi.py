@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import jinja2
 import msgspec
-from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse
 from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
@@ -95,7 +94,7 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _operation(op: Operation) -> dict[str, Any]:
-    summary, _, description = op.summary.partition("\n")
+    summary, _, description = (op.use_case.__doc__ or "").strip().partition("\n")
     described: dict[str, Any] = {
         "operationId": op.use_case.__name__,
         "summary": summary.strip(),
@@ -208,10 +207,7 @@ def routes(described: Mapping[str, Any]) -> list[Route]:
     template = resources.files("admitone.kernel.http").joinpath("openapi.html").read_text()
     page = jinja2.Template(template, autoescape=True, trim_blocks=True, lstrip_blocks=True).render(described)
 
-    async def as_json(_request: HttpRequest) -> HttpResponse:
-        return HttpResponse(encoded, media_type="application/json")
-
-    async def as_page(_request: HttpRequest) -> HttpResponse:
-        return HTMLResponse(page)
-
-    return [Route("/api/openapi.json", as_json), Route("/api", as_page)]
+    return [
+        Route("/api/openapi.json", HttpResponse(encoded, media_type="application/json"), methods=["GET"]),
+        Route("/api", HTMLResponse(page), methods=["GET"]),
+    ]

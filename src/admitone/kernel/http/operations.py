@@ -13,7 +13,6 @@ from admitone.kernel.errors import Invalid, NotFound, NotSignedIn, Refusal
 from admitone.kernel.http import parsing
 from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.running import Resources, RunningService
-from admitone.kernel.settings import Settings
 
 OK: Final = 200
 CREATED: Final = 201
@@ -62,10 +61,6 @@ class Request(Generic[Input, Resources]):
         return self.service.database
 
     @property
-    def settings(self) -> Settings:
-        return self.service.settings
-
-    @property
     def resources(self) -> Resources:
         return self.service.resources
 
@@ -83,13 +78,10 @@ class Request(Generic[Input, Resources]):
         except ValueError:
             raise NotFound from None
 
-    def header(self, name: str) -> str | None:
-        return self.http.headers.get(name)
-
     @property
     def idempotency_key(self) -> str | None:
         """The caller's Idempotency-Key: 1 to 255 visible ASCII characters. Raises Invalid."""
-        key = self.header("idempotency-key")
+        key = self.http.headers.get("idempotency-key")
         if key is None:
             return None
         if not (0 < len(key) <= IDEMPOTENCY_KEY_CHARACTERS_MAX and key.isascii() and key.isprintable()):
@@ -123,10 +115,6 @@ class Operation(Generic[Resources]):
     def __post_init__(self) -> None:
         assert self.use_case.__doc__, f"{self.use_case.__name__} needs a docstring: it is the operation's summary"
         assert self.body is None or self.query is None, f"{self.use_case.__name__}: a use case has one input"
-
-    @property
-    def summary(self) -> str:
-        return (self.use_case.__doc__ or "").strip()
 
 
 def operation(method: str, path: str, **options: Any) -> Callable[[UseCase[Resources]], Operation[Resources]]:

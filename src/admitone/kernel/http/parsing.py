@@ -5,12 +5,13 @@ Every broken rule is reported, in the order of the struct's fields. The input is
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 import msgspec
@@ -54,30 +55,19 @@ def _rules(struct: type[msgspec.Struct]) -> Mapping[str, tuple[msgspec.structs.F
     for field in msgspec.structs.fields(struct):
         metadata = getattr(hints[field.name], "__metadata__", ())
         declared = next((each for each in metadata if isinstance(each, Rule)), None)
-        by_type = Rule(f"{field.encode_name} is missing or not valid", _converter(field.type))
+        by_type = Rule(f"{field.encode_name} is missing or not valid", partial(msgspec.convert, type=field.type))
         rules[field.encode_name] = (field, declared or by_type)
     return rules
 
 
-def _converter(field_type: Any) -> Callable[[Any], Any]:
-    def convert(value: Any) -> Any:
-        try:
-            return msgspec.convert(value, field_type)
-        except msgspec.ValidationError:
-            raise ValueError from None
-
-    return convert
-
-
 def _number(text: str) -> Decimal:
-    """Read a number with a fraction or an exponent as an exact decimal, so that a price is never a float."""
+    """Read a number with a fraction or an exponent as an exact decimal, so that a price is never a float.
+
+    NaN and the infinities are refused: they are Python's, not JSON's.
+    """
     if len(text) > _NUMBER_CHARACTERS_MAX or not math.isfinite(float(text)):
         raise ValueError
     return Decimal(text)
-
-
-def _refuse_constant(_name: str) -> None:
-    raise ValueError  # NaN and the infinities are Python's, not JSON's
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -88,10 +78,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class _TooDeep(Exception):
-    """The body is nested too deeply"""
-
-
 def _check_values(value: Any, levels: int) -> None:
     """Refuse text that PostgreSQL cannot store (NUL and lone surrogates) and deep nesting."""
     if isinstance(value, str):
@@ -100,7 +86,7 @@ def _check_values(value: Any, levels: int) -> None:
         value.encode()
     elif isinstance(value, dict | list):
         if levels == 0:
-            raise _TooDeep
+            raise Invalid("The body is nested too deeply")
         for each in value:
             _check_values(each, levels - 1)
             if isinstance(value, dict):
@@ -108,7 +94,7 @@ def _check_values(value: Any, levels: int) -> None:
 
 
 # Not msgspec, which accepts repeated keys. Source: RFC 8259, §4 and §6, on what parsers disagree about.
-_JSON: Final = json.JSONDecoder(parse_float=_number, parse_constant=_refuse_constant, object_pairs_hook=_object)
+_JSON: Final = json.JSONDecoder(parse_float=_number, parse_constant=_number, object_pairs_hook=_object)
 
 
 def read_body(body: bytes, struct: type[T]) -> T:
@@ -116,8 +102,6 @@ def read_body(body: bytes, struct: type[T]) -> T:
     try:
         decoded = _JSON.decode(body.decode())
         _check_values(decoded, _DEPTH_MAX)
-    except _TooDeep:
-        raise Invalid("The body is nested too deeply") from None
     except (ValueError, RecursionError):
         raise Invalid("The body must be valid JSON") from None
     if not isinstance(decoded, dict):
@@ -125,14 +109,14 @@ def read_body(body: bytes, struct: type[T]) -> T:
     return read_fields(decoded, struct)
 
 
-def read_query(pairs: Iterable[tuple[str, str]], struct: type[T]) -> T:
-    """Parse query parameters; a repeated or unknown parameter is refused."""
-    values: dict[str, Any] = {}
-    repeated = 0
-    for key, value in pairs:
-        repeated += key in values
-        values[key] = value
-    if repeated:
+def read_query(query: bytes, struct: type[T]) -> T:
+    """Parse a query string; a repeated or unknown parameter is refused. Raises Invalid, or InvalidFields."""
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=20, errors="strict")
+    except ValueError:
+        raise Invalid("The query is not valid") from None
+    values = dict(pairs)
+    if repeated := len(pairs) - len(values):
         raise InvalidFields([FieldError("A parameter was given twice")] * repeated)
     return read_fields(values, struct)
 
@@ -146,6 +130,8 @@ def read_fields(values: Mapping[str, Any], struct: type[T]) -> T:
         if key in values:
             try:
                 read[field.name] = rule.read(values[key])
+            except msgspec.ValidationError:  # its text may repeat the input
+                errors.append(FieldError(rule.message, key))
             except (ValueError, ArithmeticError) as broken:
                 errors.append(FieldError(str(broken) or rule.message, key))
         elif field.required:

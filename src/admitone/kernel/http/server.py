@@ -71,12 +71,11 @@ async def listen(
     app: ASGIApp,
     public: socket.socket,
     *,
+    stop: asyncio.Event,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     on_stopping: Callable[[], None] | None = None,
-    stop: asyncio.Event | None = None,
 ) -> None:
     """Serve requests on a bound socket until SIGINT or SIGTERM (or `stop`), then drain those in progress."""
-    stop = stop or asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = _Server(

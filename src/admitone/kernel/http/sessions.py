@@ -38,8 +38,6 @@ INSERT INTO revoked_session (session_id, expires_at) VALUES ($1, $2) ON CONFLICT
 _REVOKED_SINCE: Final = "SELECT session_id, number FROM revoked_session WHERE number > $1 ORDER BY number"
 _DELETE_EXPIRED: Final = "DELETE FROM revoked_session WHERE expires_at < instant() RETURNING session_id"
 
-FetchKeys = Callable[[], Awaitable[bytes]]
-
 
 class SessionRevocation(Protocol):
     """What the event that ends a session before its token expires carries."""
@@ -75,7 +73,7 @@ async def session_revoked(tx: Transaction, event: SessionRevocation) -> None:
 class TokenVerifier:
     """Verifies session tokens; one instance serves every service of a process."""
 
-    def __init__(self, fetch_keys: FetchKeys) -> None:
+    def __init__(self, fetch_keys: Callable[[], Awaitable[bytes]]) -> None:
         self._fetch_keys = fetch_keys
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = float("-inf")

@@ -29,7 +29,6 @@ E = TypeVar("E", bound=Event)
 S = TypeVar("S")
 
 ATTEMPTS_MAX: Final = 5
-_DELAYS_SECONDS: Final = (0.2, 1.0, 5.0, 30.0)
 _MISSING_DELAY_SECONDS: Final = 0.25
 _MISSING_DELAY_SECONDS_MAX: Final = 5.0
 _UNREACHABLE_DELAY_SECONDS: Final = 1.0
@@ -102,20 +101,16 @@ _Decoded = tuple[Envelope, Event]
 class Inbox:
     """Consumes the events a service subscribes to."""
 
+    # Before each further attempt at a failing event.
+    delays_seconds: Sequence[float] = (0.2, 1.0, 5.0, 30.0)
+
     def __init__(
-        self,
-        service: str,
-        database: Database,
-        bus: Bus,
-        subscriptions: Mapping[type[Event], AnyHandler],
-        *,
-        delays_seconds: Sequence[float] = _DELAYS_SECONDS,
+        self, service: str, database: Database, bus: Bus, subscriptions: Mapping[type[Event], AnyHandler]
     ) -> None:
         self._service = service
         self._database = database
         self._bus = bus
         self._subscriptions = subscriptions
-        self._delays_seconds = delays_seconds
         self._requested: dict[UUID, float] = {}
         self._pulling: set[asyncio.Queue[Msg | None]] = set()
         bus.on_reconnect(self._pull_again)
@@ -275,7 +270,7 @@ class Inbox:
             log.error("a message becomes a dead letter", extra=extra)
             await message.ack()
         else:
-            await message.nak(delay=self._delays_seconds[min(row["attempts"], len(self._delays_seconds)) - 1])
+            await message.nak(delay=self.delays_seconds[min(row["attempts"], len(self.delays_seconds)) - 1])
 
     def _context(self, each: _Received) -> dict[str, object]:
         return {

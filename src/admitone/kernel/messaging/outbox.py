@@ -28,9 +28,6 @@ _BATCH: Final = 256
 _ACKNOWLEDGED_WITHIN_SECONDS: Final = 5.0
 _STANDBY_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.25
-_COMPARE_EVERY_SECONDS: Final = 5.0
-# Longer than a running relay leaves its connection idle: its waits for the bus end before.
-_SILENT_SECONDS_MAX: Final = 15.0
 _CHANNEL: Final = "outbox"
 
 # Every unpublished row, in insert order; not "rows above the last position", because positions commit out of order
@@ -57,25 +54,16 @@ _UNPUBLISH_ALL: Final = (
 )
 
 
-class _StandBy(Exception):
-    """Another replica's relay holds the lock"""
-
-
 class Relay:
     """Publishes one database's outbox while `run` runs."""
 
-    def __init__(
-        self,
-        database: Database,
-        bus: Bus,
-        *,
-        compare_every_seconds: float = _COMPARE_EVERY_SECONDS,
-        silent_seconds_max: float = _SILENT_SECONDS_MAX,
-    ) -> None:
+    compare_every_seconds = 5.0
+    # Longer than a running relay leaves its connection idle: its waits for the bus end before.
+    silent_seconds_max = 15.0
+
+    def __init__(self, database: Database, bus: Bus) -> None:
         self._database = database
         self._bus = bus
-        self._compare_every_seconds = compare_every_seconds
-        self._silent_seconds_max = silent_seconds_max
         self._has_work = asyncio.Event()
         self._compare = asyncio.Event()
         # Whether this replica's relay publishes.
@@ -84,7 +72,7 @@ class Relay:
         self.is_alive = True
         self._notifying: asyncio.Task[None] | None = None
         self._last_sequence = 0
-        database.on_publish(self.wake)
+        database.published = self.wake
         bus.on_reconnect(self._compare_now)
 
     def wake(self) -> None:
@@ -116,7 +104,6 @@ class Relay:
         while True:
             try:
                 await self._hold_lock_and_relay()
-            except _StandBy:
                 await asyncio.sleep(_STANDBY_SECONDS)
             except (*UNREACHABLE, *buses.UNREACHABLE, asyncpg.InterfaceError) as error:
                 extra = {"service": self._bus.service, "error": str(error) or repr(error)}
@@ -126,6 +113,7 @@ class Relay:
                 self.is_leading = False
 
     async def _hold_lock_and_relay(self) -> None:
+        """Relay for as long as this connection holds the lock; return at once if another replica's relay does."""
         try:
             connection = await asyncpg.connect(
                 self._database.url,
@@ -135,7 +123,7 @@ class Relay:
                     "application_name": "relay",
                     "jit": "off",
                     # A stopped process keeps its connection, and with it the lock.
-                    "idle_session_timeout": str(int(self._silent_seconds_max * 1000)),
+                    "idle_session_timeout": str(int(self.silent_seconds_max * 1000)),
                 },
             )
         except Exception:
@@ -144,7 +132,7 @@ class Relay:
         self.is_alive = True
         try:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
-                raise _StandBy
+                return
             await connection.add_listener(_CHANNEL, lambda *_: self._has_work.set())
             self.is_leading = True
             await self._relay(connection)
@@ -159,7 +147,7 @@ class Relay:
             if self._compare.is_set() or loop.time() >= next_compare:
                 self._compare.clear()
                 await self._compare_with_stream(connection)
-                next_compare = loop.time() + self._compare_every_seconds
+                next_compare = loop.time() + self.compare_every_seconds
             if await self._publish_batch(connection) == 0:
                 try:
                     # Not wait_for: before Python 3.12 it may swallow a cancellation that arrives with the wake-up.
@@ -181,7 +169,11 @@ class Relay:
         finally:
             for _, future in sent:
                 future.cancel()  # unacknowledged ones
-        acknowledged = [(position, future.result()) for position, future in sent if _is_acknowledged(future)]
+        acknowledged = [
+            (position, future.result())
+            for position, future in sent
+            if not future.cancelled() and future.exception() is None
+        ]
         if acknowledged:
             positions, sequences = zip(*acknowledged, strict=True)
             await connection.execute(_ACKNOWLEDGE, positions, sequences)
@@ -225,10 +217,6 @@ class Relay:
             extra={"service": self._bus.service, "aggregate": request.aggregate, "events": affected_rows(tag)},
         )
         self.wake()
-
-
-def _is_acknowledged(future: "asyncio.Future[int]") -> bool:
-    return future.done() and not future.cancelled() and future.exception() is None
 
 
 async def replay(database: Statements) -> int:
