@@ -50,7 +50,7 @@ class SessionRevoked(Event):
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """What is offered, as far as other services need it: every ticket event has these fields, and an order keeps them.
+    """Everything a seller says about a ticket: every ticket event has these fields, and an order keeps them.
 
     A field added here must be added to TicketCreated and TicketUpdated, too.
     """
@@ -59,6 +59,12 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     price_cents: int
     currency: str
     face_value_cents: int | None = None
+    event_date: datetime | None = None
+    venue: str | None = None
+    section: str | None = None
+    row: str | None = None
+    seat: str | None = None
+    note: str | None = None
 
     @classmethod
     def of(cls, event: "TicketCreated | TicketUpdated") -> "Offer":
@@ -67,7 +73,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TicketCreated(Event):
-    """A ticket was listed. Ticket events carry all of the ticket's state that other services need."""
+    """A ticket was listed. Ticket events carry all of the ticket's state; `revision` is how often it was edited."""
 
     producer: ClassVar[str] = "tickets"
 
@@ -79,7 +85,14 @@ class TicketCreated(Event):
     user_id: UUID
     status: TicketStatus = "available"
     order_id: UUID | None = None
+    revision: int = 0
     face_value_cents: int | None = None
+    event_date: datetime | None = None
+    venue: str | None = None
+    section: str | None = None
+    row: str | None = None
+    seat: str | None = None
+    note: str | None = None
 
 
 class TicketUpdated(Event):
@@ -95,7 +108,14 @@ class TicketUpdated(Event):
     user_id: UUID
     status: TicketStatus
     order_id: UUID | None = None
+    revision: int = 0
     face_value_cents: int | None = None
+    event_date: datetime | None = None
+    venue: str | None = None
+    section: str | None = None
+    row: str | None = None
+    seat: str | None = None
+    note: str | None = None
 
 
 class TicketLockRefused(Event):
@@ -112,12 +132,13 @@ class TicketLockRefused(Event):
 
 
 class OrderedTicket(msgspec.Struct, frozen=True, rename="camel"):
-    """The ticket at the time of the order; the order keeps this price."""
+    """The ticket at the time of the order; the order keeps this price, and locks this revision or none."""
 
     id: UUID
     version: int
     price_cents: int
     currency: str
+    revision: int = 0
 
 
 class OrderCreated(Event):

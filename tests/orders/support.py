@@ -1,6 +1,7 @@
 """What the tests of orders share: a database, tickets to reserve, and events."""
 
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 from uuid import UUID
 
 from admitone.events import TicketCreated, TicketUpdated
@@ -25,7 +26,7 @@ def listed(
     seller: UUID | None = None,
     title: str = "Nina Simone, row 4",
     price_cents: int = 1999,
-    face_value_cents: int | None = None,
+    **offered: Any,
 ) -> TicketCreated:
     return TicketCreated(
         id=new_id(),
@@ -34,7 +35,7 @@ def listed(
         price_cents=price_cents,
         currency="usd",
         user_id=seller or new_id(),
-        face_value_cents=face_value_cents,
+        **offered,
     )
 
 

@@ -122,7 +122,13 @@ async def test_o04_g08_a_new_order_is_published(app: App) -> None:
             "status": "created",
             "userId": order["userId"],
             "expiresAt": order["expiresAt"],
-            "ticket": {"id": order["ticket"]["id"], "version": 0, "priceCents": 1999, "currency": "usd"},
+            "ticket": {
+                "id": order["ticket"]["id"],
+                "version": 0,
+                "priceCents": 1999,
+                "currency": "usd",
+                "revision": 0,
+            },
         }
 
 

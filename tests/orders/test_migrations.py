@@ -27,7 +27,8 @@ async def test_a_final_order_never_changes(databases: engines.Databases, stateme
 
 @pytest.mark.parametrize(
     "change",
-    ["buyer_id = ticket_id", "ticket_version = 7", "title = 'Jazz'", "price_cents = 1", "face_value_cents = 1",
+    ["buyer_id = ticket_id", "ticket_version = 7", "ticket_revision = 7", "title = 'Jazz'", "price_cents = 1",
+     "face_value_cents = 1", "venue = 'Luso'", "seat = '1'", "event_date = '2027-01-01Z'", "note = 'Sold'",
      "currency = 'eur'", "expires_at = expires_at + interval '1 hour'", "created_at = '2020-01-01Z'"],
 )  # fmt: skip
 async def test_the_buyer_the_offer_and_the_deadline_never_change(databases: engines.Databases, change: str) -> None:

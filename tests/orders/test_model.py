@@ -19,6 +19,7 @@ CREATED = Order(
     buyer_id=BOB,
     ticket_id=new_id(),
     ticket_version=3,
+    ticket_revision=2,
     offer=Offer(title="Fado night", price_cents=1999, currency="usd"),
     created_at=NOW,
     expires_at=NOW + timedelta(minutes=15),

@@ -1,12 +1,13 @@
 """Reserving is one statement: who gets the ticket, and what is published about it."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
 
-from admitone.events import OrderCancelled, OrderCreated
+from admitone.events import Offer, OrderCancelled, OrderCreated
 from admitone.kernel.database.batching import Batcher
 from admitone.kernel.http.operations import CREATED, Response
 from admitone.kernel.ids import new_id
@@ -38,16 +39,28 @@ async def test_a_free_ticket_is_held_at_its_price(databases: engines.Databases) 
 TITLES = ["Nina Simone, row 4", 'A "quoted" \\ slashed / title', "Café Luso 🎟️ <b>&amp;</b>", "x" * 200]
 
 
+PLACE: dict[str, Any] = {
+    "event_date": datetime(2027, 5, 1, 19, 30, tzinfo=UTC),
+    "venue": "Clube de Fado",
+    "section": "A",
+    "row": "4",
+    "seat": "12",
+    "note": "Two seats\nside by side",
+    "revision": 3,
+}
+
+
 @pytest.mark.parametrize("title", TITLES)
+@pytest.mark.parametrize("place", [{}, PLACE], ids=["anywhere", "a seat"])
 @pytest.mark.parametrize(
     ("price_cents", "face_value_cents"), [(50, None), (1050, 0), (1999, 5800), (99_999_999, 99_999_999)]
 )
 async def test_the_statement_that_reserves_agrees_with_the_model(
-    databases: engines.Databases, title: str, price_cents: int, face_value_cents: int | None
+    databases: engines.Databases, title: str, price_cents: int, face_value_cents: int | None, place: dict[str, Any]
 ) -> None:
     """The statement repeats rules of the model: the response, the events, and when a hold has ended."""
     async with orders_database(databases) as database:
-        ticket = listed(title=title, price_cents=price_cents, face_value_cents=face_value_cents)
+        ticket = listed(title=title, price_cents=price_cents, face_value_cents=face_value_cents, **place)
         bob, carol = new_id(), new_id()
         await consume(database, ticket)
         await reserve(database, ticket.id, bob, hold_seconds=0)
@@ -207,15 +220,18 @@ async def test_an_order_keeps_its_price_when_the_ticket_changes_later(databases:
         assert prices == {1000, 2000}
 
 
-async def test_an_order_keeps_its_face_value_when_the_ticket_changes_later(databases: engines.Databases) -> None:
+async def test_an_order_keeps_all_it_was_made_for_when_the_ticket_changes_later(databases: engines.Databases) -> None:
     async with orders_database(databases) as database:
-        ticket = listed(face_value_cents=5800)
+        ticket = listed(face_value_cents=5800, **PLACE)
+        edited = changed(ticket, title="Another night", seat="13", face_value_cents=None, note=None, revision=4)
         await consume(database, ticket)
         await reserve(database, ticket.id, new_id(), hold_seconds=0)
-        await consume(database, changed(ticket, face_value_cents=None))
+        await consume(database, edited)
         await reserve(database, ticket.id, new_id())
-        rows = await database.fetch("SELECT face_value_cents FROM orders ORDER BY id")
-        assert [row["face_value_cents"] for row in rows] == [5800, None]
+        made = [each.id for each in await published(database) if isinstance(each, OrderCreated)]
+        found = [await store.order(database, each) for each in made]
+        kept = [(order.offer, order.ticket_revision) for order, _ in filter(None, found)]
+        assert kept == [(Offer.of(ticket), 3), (Offer.of(edited), 4)]
 
 
 async def test_the_deadline_is_the_database_clock_plus_the_hold(databases: engines.Databases) -> None:

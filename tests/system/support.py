@@ -40,10 +40,11 @@ class Market:
     def database(self, service: str) -> Any:
         return self.app.running[service].database
 
-    async def lists(self, seller: httpx.AsyncClient, *, title: str = "Fado night", price: float | str = 19.99) -> Json:
+    async def lists(
+        self, seller: httpx.AsyncClient, *, title: str = "Fado night", price: float = 19.99, **fields: object
+    ) -> Json:
         """List a ticket and wait until it can be reserved."""
-        body = f'{{"title":"{title}","price":{price}}}'
-        answer = await seller.post("/api/tickets", content=body, headers={"content-type": "application/json"})
+        answer = await seller.post("/api/tickets", json={"title": title, "price": price, **fields})
         assert answer.status_code == 201, answer.text
         ticket: Json = answer.json()
 

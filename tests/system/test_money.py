@@ -197,7 +197,7 @@ async def test_s18_many_people_trade_at_once_and_the_books_are_right(market: Mar
     async with AsyncExitStack() as stack:
         alice = await stack.enter_async_context(market.person("alice"))
         buyers = [await stack.enter_async_context(market.person(f"buyer-{number}")) for number in range(12)]
-        tickets = [await market.lists(alice, price=f"{number + 1}.25") for number in range(8)]
+        tickets = [await market.lists(alice, price=number + 1.25) for number in range(8)]
 
         async def shops(buyer: httpx.AsyncClient, number: int) -> None:
             for turn in range(4):

@@ -250,6 +250,46 @@ async def test_s13_an_edit_racing_an_order_never_changes_a_locked_price(world: W
                 assert found["ticket"]["price"] == found["order"]["ticket"]["price"]
 
 
+async def test_s13_a_buyer_gets_the_ticket_that_was_ordered_or_none(world: World) -> None:
+    """Every edit keeps the price: a lock that compared prices only would be given."""
+    listing: dict[str, Any] = {
+        "title": "Fado night", "price": 10, "faceValue": 8, "venue": "Clube de Fado", "section": "A", "row": "1",
+        "seat": "1", "eventDate": "2027-05-01T19:30:00Z", "note": "Aisle",
+    }  # fmt: skip
+    others: list[dict[str, Any]] = [
+        {"title": "Another night"}, {"venue": "Luso"}, {"eventDate": "2027-05-02T19:30:00Z"}, {"section": "Z"},
+        {"row": "99"}, {"seat": "99"}, {"faceValue": 1}, {"note": "Restricted view"},
+    ]  # fmt: skip
+    async with marketplace(*world) as market, market.person("alice") as alice, market.person("bob") as bob:
+
+        async def race(number: int) -> str:
+            ticket = await market.lists(alice, **listing)
+            body = {**listing, **others[number % len(others)]}
+            response, order = await asyncio.gather(
+                alice.put(f"/api/tickets/{ticket['id']}", json=body), market.reserves(bob, ticket)
+            )
+            assert response.status_code in {200, 400}
+
+            async def outcome() -> str | None:
+                shown = await market.ticket(ticket)
+                made = (await bob.get(f"/api/orders/{order['id']}")).json()
+                if made["status"] == "cancelled":
+                    assert made["cancelReason"] == "ticket_changed"
+                    return "refused"
+                if shown.get("orderId") != order["id"]:
+                    return None
+                kept = {name: value for name, value in made["ticket"].items() if name != "version"}
+                assert kept == {name: shown.get(name) for name in kept}
+                assert kept.keys() >= listing.keys()
+                return "locked"
+
+            found: str = await eventually(outcome, f"race {number} settles")
+            return found
+
+        outcomes = [await race(number) for number in range(40)]
+        assert "refused" in outcomes
+
+
 async def test_s14_without_expiration_a_new_buyer_is_not_blocked_and_orders_end(world: World) -> None:
     async with AsyncExitStack() as stack:
         market, (alice, bob, carol) = await _market(stack, world, "auth", "tickets", "orders", hold_seconds=1)

@@ -47,7 +47,7 @@ async def insert(database: Database, listing: TicketListing, seller_id: UUID | N
     """List a ticket without the API; return it as the API shows it."""
     ticket = Ticket(new_id(), 0, seller_id or new_id(), listing.offer("usd"))
     async with database.transaction() as tx:
-        shown_json = await store.insert_ticket(tx, ticket, listing.details())
+        shown_json = await store.insert_ticket(tx, ticket)
         tx.publish(ticket.created_event())
     found: dict[str, Any] = msgspec.json.decode(shown_json)
     return found

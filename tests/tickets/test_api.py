@@ -78,7 +78,14 @@ async def test_t07_g08_listing_publishes_ticket_created(app: App, alice: httpx.A
             "userId": ticket["userId"],
             "status": "available",
             "orderId": None,
+            "revision": 0,
             "faceValueCents": None,
+            "eventDate": None,
+            "venue": None,
+            "section": None,
+            "row": None,
+            "seat": None,
+            "note": None,
         }
     ]
 
@@ -330,7 +337,14 @@ async def test_t16_an_edit_publishes_ticket_updated(app: App, alice: httpx.Async
             "userId": ticket["userId"],
             "status": "available",
             "orderId": None,
+            "revision": 1,
             "faceValueCents": None,
+            "eventDate": None,
+            "venue": None,
+            "section": None,
+            "row": None,
+            "seat": None,
+            "note": None,
         }
     ]
 

@@ -3,10 +3,13 @@
 import itertools
 import json
 import random
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 
 from admitone.auth.service import SERVICE as AUTH
@@ -61,12 +64,12 @@ async def consume_until_settled(database: Database, *events: Event) -> None:
     assert waiting == []
 
 
-async def edit(database: Database, ticket: dict[str, Any], price_cents: int) -> None:
-    ticket_id, listing = UUID(ticket["id"]), listing_of(price_cents)
+async def edit(database: Database, ticket: dict[str, Any], **fields: Any) -> None:
+    ticket_id, listing = UUID(ticket["id"]), msgspec.structs.replace(listing_of(), **fields)
     async with database.transaction() as tx:
         found = (await store.tickets_for_change(tx, [ticket_id]))[ticket_id]
         edited = found.edited(found.seller_id, listing.offer("usd"), ANY_VERSION)
-        await store.save_edit(tx, edited, listing.details())
+        await store.save_edit(tx, edited)
 
 
 # Locks
@@ -94,7 +97,14 @@ async def test_t22_a_lock_publishes_ticket_updated_with_the_order_id(app: App, a
             "userId": ticket["userId"],
             "status": "reserved",
             "orderId": str(order.id),
+            "revision": 0,
             "faceValueCents": None,
+            "eventDate": None,
+            "venue": None,
+            "section": None,
+            "row": None,
+            "seat": None,
+            "note": None,
         }
     ]
 
@@ -159,17 +169,46 @@ async def test_a_completed_order_makes_the_ticket_sold(databases: engines.Databa
         ]
 
 
-async def test_an_order_of_an_older_version_at_the_same_price_locks(databases: engines.Databases) -> None:
+async def test_an_order_of_an_older_version_that_was_only_held_meanwhile_locks(databases: engines.Databases) -> None:
     async with tickets_database(databases) as database:
         ticket = await list_one(database)
-        await edit(database, ticket, 2500)
-        await edit(database, ticket, 1999)
+        bob, carol = order_of(ticket), order_of(ticket)
+        await consume(database, bob, cancelled(bob), carol)
+        assert await state(database, ticket) == ("reserved", str(carol.id), 3)
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [{"title": "Another night"}],
+        [{"venue": "Luso"}],
+        [{"section": "Z"}],
+        [{"row": "99"}],
+        [{"seat": "1"}],
+        [{"event_date": datetime(2027, 5, 1, tzinfo=UTC)}],
+        [{"note": "Restricted view"}],
+        [{"face_value": Decimal(5)}],
+        [{"price": Decimal("25.00")}, {"price": Decimal("19.99")}],
+    ],
+)
+async def test_an_order_of_a_ticket_that_was_edited_since_is_refused_the_lock(
+    databases: engines.Databases, edits: list[dict[str, Any]]
+) -> None:
+    async with tickets_database(databases) as database:
+        ticket = await list_one(database)
+        for fields in edits:
+            await edit(database, ticket, **fields)
         order = order_of(ticket)
-        await consume(database, order)
-        assert await state(database, ticket) == ("reserved", str(order.id), 3)
+        assert await consume(database, order) == []
+        assert await state(database, ticket) == ("available", None, len(edits))
+        assert await published(database) == [
+            ("TicketLockRefused", {"ticketId": ticket["id"], "orderId": str(order.id)})
+        ]
 
 
-@pytest.mark.parametrize("ordered", [{"price_cents": 1998}, {"price_cents": 2000}, {"currency": "eur"}])
+@pytest.mark.parametrize(
+    "ordered", [{"price_cents": 1998}, {"price_cents": 2000}, {"currency": "eur"}, {"revision": 1}]
+)
 async def test_s13_an_order_at_another_price_is_refused_the_lock(
     databases: engines.Databases, ordered: dict[str, Any]
 ) -> None:

@@ -28,20 +28,30 @@ async def list_one(database: Database, *changes: str) -> UUID:
     return ticket_id
 
 
+EDITED = "revision = revision + 1"
+
+
 async def test_a_locked_ticket_has_an_order_and_a_free_one_has_none(database: Database) -> None:
-    for wrong in ("status = 'reserved'", f"order_id = '{new_id()}'"):
+    for wrong in ("status = 'reserved'", f"{EDITED}, order_id = '{new_id()}'"):
         with pytest.raises(asyncpg.CheckViolationError, match="held_by_an_order"):
             await list_one(database, wrong)
 
 
 @pytest.mark.parametrize(
-    "change", ["price_cents = 2000", "title = 'Jazz'", "venue = 'Luso'", "seat = '1'", "face_value_cents = 1"]
+    "change",
+    ["price_cents = 2000", "title = 'Jazz'", "venue = 'Luso'", "seat = '1'", "face_value_cents = 1", "revision = 1"],
 )
 async def test_a_locked_ticket_is_not_edited(database: Database, change: str) -> None:
     with pytest.raises(asyncpg.RaiseError, match="is locked and cannot be edited"):
         await list_one(database, f"status = 'reserved', order_id = '{new_id()}'", change)
     with pytest.raises(asyncpg.RaiseError, match="is locked and cannot be edited"):
         await list_one(database, f"status = 'reserved', order_id = '{new_id()}', {change}")
+
+
+async def test_every_edit_is_a_new_revision(database: Database) -> None:
+    for wrong in ("title = 'Jazz'", f"title = 'Jazz', {EDITED} + 1", "revision = revision - 1"):
+        with pytest.raises(asyncpg.RaiseError, match="is edited from revision 1 to"):
+            await list_one(database, EDITED, wrong)
 
 
 async def test_a_lock_is_not_passed_to_another_order(database: Database) -> None:
@@ -61,9 +71,11 @@ async def test_a_sold_ticket_was_locked_and_never_changes(database: Database) ->
 
 @pytest.mark.parametrize("version", ["version", "version + 2", "version - 1", "0"])
 async def test_versions_grow_by_one(database: Database, version: str) -> None:
-    ticket_id = await list_one(database, "price_cents = 3000")
+    ticket_id = await list_one(database, f"{EDITED}, price_cents = 3000")
     with pytest.raises(asyncpg.RaiseError, match="goes from version 1 to"):
-        await database.execute(f"UPDATE ticket SET price_cents = 4000, version = {version} WHERE id = $1", ticket_id)
+        await database.execute(
+            f"UPDATE ticket SET {EDITED}, price_cents = 4000, version = {version} WHERE id = $1", ticket_id
+        )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +100,7 @@ async def test_the_seller_the_currency_and_the_age_never_change(database: Databa
 )
 async def test_values_out_of_range_are_not_stored(database: Database, change: str) -> None:
     with pytest.raises(asyncpg.CheckViolationError):
-        await list_one(database, change)
+        await list_one(database, f"{EDITED}, {change}")
 
 
 async def test_one_order_holds_one_ticket(database: Database) -> None:
@@ -106,7 +118,7 @@ async def test_a_ticket_is_never_deleted(database: Database) -> None:
 
 
 async def test_the_json_always_agrees_with_the_row(database: Database) -> None:
-    ticket_id = await list_one(database, """price_cents = 2050, shown = '{"price":1}'""")
+    ticket_id = await list_one(database, f"""{EDITED}, price_cents = 2050, shown = '{{"price":1}}'""")
     found = await store.shown_ticket(database, ticket_id)
     assert found is not None
     assert b'"price":20.50,' in found[1]

@@ -50,7 +50,9 @@ async def test_s13_the_lock_waits_for_an_edit_that_is_not_committed(app: App, al
         await store.tickets_for_change(tx, [UUID(ticket["id"])])
         locking = asyncio.create_task(consume(database, order))
         await _until_a_lock_is_awaited(app)
-        await tx.execute("UPDATE ticket SET version = 1, price_cents = 9900 WHERE id = $1", UUID(ticket["id"]))
+        await tx.execute(
+            "UPDATE ticket SET version = 1, revision = 1, price_cents = 9900 WHERE id = $1", UUID(ticket["id"])
+        )
     assert await locking == []
     assert [each["orderId"] for each in await published_by(app, "tickets", "TicketLockRefused")] == [str(order.id)]
     assert (await show(alice, ticket["id"]))["status"] == "available"

@@ -7,19 +7,12 @@ import asyncpg
 
 from admitone.events import SessionRevoked
 from admitone.invariants.findings import Checked, Violation, once_settled
-from admitone.invariants.snapshot import Snapshot
+from admitone.invariants.snapshot import TICKET_COLUMNS, Snapshot
 
 
 @once_settled("I8", "every replica equals its source")
 async def _replicas_equal_their_source(snapshot: Snapshot) -> Checked:
-    tickets = {
-        row["id"]: row
-        for row in await snapshot.rows(
-            "orders",
-            "SELECT id, version, title, price_cents, face_value_cents, currency, seller_id, status, order_id "
-            "FROM ticket",
-        )
-    }
+    tickets = {row["id"]: row for row in await snapshot.rows("orders", f"SELECT {TICKET_COLUMNS} FROM ticket")}  # noqa: S608
     orders = {
         row["id"]: row
         for row in await snapshot.rows(

@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from admitone.events import Offer
 from admitone.kernel.service import Service
 
 Rows = Sequence[asyncpg.Record]
@@ -17,14 +18,15 @@ Rows = Sequence[asyncpg.Record]
 LIVE: Final = frozenset({"created", "awaiting:payment"})
 
 _PAYMENTS: Final = "SELECT id, order_id, buyer_id, amount_cents, currency, state FROM payment"
-_ORDERS: Final = """
-SELECT id, version, status, buyer_id, ticket_id, ticket_version, title, price_cents, currency, expires_at, payment_id,
-    cancel_reason
+_OFFER: Final = ", ".join(f'"{name}"' for name in Offer.__struct_fields__)
+_ORDERS: Final = f"""
+SELECT id, version, status, buyer_id, ticket_id, ticket_version, ticket_revision, expires_at, payment_id, cancel_reason,
+    {_OFFER}
 FROM orders
-"""
-_TICKETS: Final = """
-SELECT id, version, title, price_cents, face_value_cents, currency, seller_id, status, order_id FROM ticket
-"""
+"""  # noqa: S608
+# What tickets has of a ticket, and orders of its replica.
+TICKET_COLUMNS: Final = f"id, version, revision, seller_id, status, order_id, {_OFFER}"
+_TICKETS: Final = f"SELECT {TICKET_COLUMNS} FROM ticket"  # noqa: S608
 
 
 class ClientRecord(

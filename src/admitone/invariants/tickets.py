@@ -1,10 +1,15 @@
-"""Invariants of tickets: locks match orders, and the price shown is the price charged."""
+"""Invariants of tickets: locks match orders, and what is sold is what the buyer saw."""
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 from uuid import UUID
 
+import msgspec
+
+from admitone.events import Offer, TicketCreated, TicketUpdated
 from admitone.invariants.findings import Checked, Violation, once_settled
 from admitone.invariants.snapshot import LIVE, Snapshot
+from admitone.kernel.database.pool import from_row
 
 
 @once_settled("I7", "a ticket is sold exactly when its order is complete, and locked exactly by a live order")
@@ -32,8 +37,8 @@ def _mismatches(snapshot: Snapshot) -> Iterator[Violation]:
             yield Violation(f"order {order['id']}", f"is {order['status']}, and its ticket is not {wanted} for it")
 
 
-@once_settled("I10", "the price charged is the price shown, and a locked ticket is not edited")
-async def _prices_hold(snapshot: Snapshot) -> Checked:
+@once_settled("I10", "an order is for the ticket as its buyer saw it, and a locked ticket is not edited")
+async def _offers_hold(snapshot: Snapshot) -> Checked:
     edited = await snapshot.rows(
         "tickets",
         """
@@ -43,37 +48,49 @@ async def _prices_hold(snapshot: Snapshot) -> Checked:
                   WHERE type IN ('TicketCreated', 'TicketUpdated')) AS tickets
         ) AS changes
         WHERE (before ->> 'status' <> 'available' OR (before IS NOT NULL AND fact ->> 'status' <> 'available'))
-          AND (fact ->> 'title', fact ->> 'priceCents', fact ->> 'currency')
-              IS DISTINCT FROM (before ->> 'title', before ->> 'priceCents', before ->> 'currency')
+          AND fact - $1::text[] IS DISTINCT FROM before - $1::text[]
         """,
+        ["version", "status", "orderId", "userId"],
     )
     offered = await snapshot.rows(
         "tickets",
         """
-        SELECT aggregate, version, (data::jsonb ->> 'priceCents')::bigint AS price_cents
+        SELECT type, data
         FROM outbox JOIN unnest($1::uuid[], $2::integer[]) AS made (aggregate, version) USING (aggregate, version)
         WHERE type IN ('TicketCreated', 'TicketUpdated')
         """,
         [order["ticket_id"] for order in snapshot.orders.values()],
         [order["ticket_version"] for order in snapshot.orders.values()],
     )
-    prices = {(row["aggregate"], row["version"]): row["price_cents"] for row in offered}
+    events = [msgspec.json.decode(row["data"], type=_TICKET_EVENTS[row["type"]]) for row in offered]
     violations = [
         Violation(f"ticket {row['aggregate']}", f"was edited while it was locked, in version {row['version']}")
         for row in edited
     ]
-    violations += _changed_prices(snapshot, prices)
+    violations += _changed_offers(snapshot, {(event.id, event.version): event for event in events})
     return len(snapshot.orders), violations
 
 
-def _changed_prices(snapshot: Snapshot, offered: Mapping[tuple[UUID, int], int]) -> Iterator[Violation]:
+_TICKET_EVENTS: Final[Mapping[str, type[TicketCreated | TicketUpdated]]] = {
+    "TicketCreated": TicketCreated,
+    "TicketUpdated": TicketUpdated,
+}
+
+
+def _changed_offers(
+    snapshot: Snapshot, offered: Mapping[tuple[UUID, int], TicketCreated | TicketUpdated]
+) -> Iterator[Violation]:
     for order in snapshot.orders.values():
-        price_cents = offered.get((order["ticket_id"], order["ticket_version"]))
-        if price_cents is not None and price_cents != order["price_cents"]:
-            yield Violation(f"order {order['id']}", "has another price than its ticket had")
+        kept = from_row(Offer, order)
+        event = offered.get((order["ticket_id"], order["ticket_version"]))
+        if event is not None and (Offer.of(event), event.revision) != (kept, order["ticket_revision"]):
+            yield Violation(f"order {order['id']}", "keeps another offer than its ticket had")
         ticket = snapshot.tickets.get(order["ticket_id"])
-        if ticket is not None and ticket["order_id"] == order["id"] and ticket["price_cents"] != order["price_cents"]:
-            yield Violation(f"order {order['id']}", "has another price than the ticket locked for it")
+        if ticket is None or ticket["order_id"] != order["id"]:
+            continue
+        locked = [ticket[name] for name in ("revision", "price_cents", "currency")]
+        if locked != [order[name] for name in ("ticket_revision", "price_cents", "currency")]:
+            yield Violation(f"order {order['id']}", "is for another revision than the ticket locked for it")
     for record in snapshot.history:
         made = snapshot.orders.get(record.order) if record.order else None
         if made is not None and record.price_cents not in {None, made["price_cents"]}:

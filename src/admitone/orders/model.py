@@ -59,10 +59,19 @@ class TicketReplica(msgspec.Struct, frozen=True):
     offer: Offer
     status: TicketStatus
     order_id: UUID | None
+    revision: int
 
     @classmethod
     def of(cls, event: TicketCreated | TicketUpdated) -> "TicketReplica":
-        return cls(event.id, event.version, event.user_id, Offer.of(event), event.status, event.order_id)
+        return cls(
+            id=event.id,
+            version=event.version,
+            seller_id=event.user_id,
+            offer=Offer.of(event),
+            status=event.status,
+            order_id=event.order_id,
+            revision=event.revision,
+        )
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -78,6 +87,7 @@ class Order(msgspec.Struct, frozen=True):
     buyer_id: UUID
     ticket_id: UUID
     ticket_version: int
+    ticket_revision: int
     offer: Offer
     created_at: datetime
     expires_at: datetime
@@ -143,6 +153,7 @@ class Order(msgspec.Struct, frozen=True):
                     version=self.ticket_version,
                     price_cents=self.offer.price_cents,
                     currency=self.offer.currency,
+                    revision=self.ticket_revision,
                 ),
             )
         if self.status == "cancelled":

@@ -14,7 +14,7 @@ from admitone.kernel.database.pool import Database, Row, Statements, Transaction
 from admitone.orders.model import Order, TicketReplica
 
 # Each field of an offer is a column of the same name, in the table of orders and in that of tickets.
-_OFFER: Final = ", ".join(Offer.__struct_fields__)
+_OFFER: Final = ", ".join(f'"{name}"' for name in Offer.__struct_fields__)
 
 # Reserving
 
@@ -58,7 +58,7 @@ WITH request AS (
     FROM request JOIN idempotent_response
         ON idempotent_response.user_id = request.buyer_id AND idempotent_response.key = request.key
 ), considered AS (
-    SELECT request.*, ticket.version, ticket.seller_id, {_OFFER}
+    SELECT request.*, ticket.version, ticket.revision, ticket.seller_id, {_OFFER}
     FROM request JOIN ticket ON ticket.id = request.ticket_id
     WHERE request.ordinal NOT IN (SELECT ordinal FROM stored)
 ), expired AS (
@@ -69,8 +69,8 @@ WITH request AS (
     RETURNING considered.cancelled_id, considered.traceparent, orders.id, orders.version,
         order_cancelled_event(orders) AS event
 ), held AS (
-    INSERT INTO orders (id, buyer_id, ticket_id, ticket_version, created_at, expires_at, {_OFFER})
-    SELECT order_id, buyer_id, ticket_id, version, now, now + make_interval(secs => $9), {_OFFER}
+    INSERT INTO orders (id, buyer_id, ticket_id, ticket_version, ticket_revision, created_at, expires_at, {_OFFER})
+    SELECT order_id, buyer_id, ticket_id, version, revision, now, now + make_interval(secs => $9), {_OFFER}
     FROM considered, date_trunc('milliseconds', instant()) AS now
     WHERE seller_id <> buyer_id AND (SELECT count(*) FROM expired) >= 0
     ORDER BY ticket_id, ordinal
@@ -125,7 +125,8 @@ async def reserve_tickets(
 # Orders
 
 _ORDER: Final = f"""
-id, version, status, buyer_id, ticket_id, ticket_version, created_at, expires_at, payment_id, cancel_reason, {_OFFER}
+id, version, status, buyer_id, ticket_id, ticket_version, ticket_revision, created_at, expires_at, payment_id,
+cancel_reason, {_OFFER}
 """
 _SHOW: Final = f"SELECT {_ORDER}, instant() AS read_at FROM orders WHERE id = $1"  # noqa: S608
 _OF_BUYER: Final = f"""
@@ -199,7 +200,7 @@ async def seconds_overdue(db: Statements) -> float:
 
 # Replicas of tickets
 
-_REPLICA: Final = f"id, version, seller_id, status, order_id, {_OFFER}"
+_REPLICA: Final = f"id, version, revision, seller_id, status, order_id, {_OFFER}"
 _SAVE_TICKETS: Final = f"""
 INSERT INTO ticket ({_REPLICA})
 SELECT {_REPLICA} FROM json_populate_recordset(NULL::ticket, $1::text::json) ORDER BY id

@@ -44,6 +44,12 @@ class HeldTicketView(msgspec.Struct, rename="camel", omit_defaults=True):
     currency: str
     version: int
     face_value: Decimal | None = None
+    event_date: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    venue: str | None = None
+    section: str | None = None
+    row: str | None = None
+    seat: str | None = None
+    note: str | None = None
 
 
 class OrderView(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -72,7 +78,7 @@ class OrdersView(msgspec.Struct):
 
 def view(order: Order, now: datetime) -> OrderView:
     """Return an order as its buyer sees it at `now`."""
-    face_value_cents = order.offer.face_value_cents
+    offer = order.offer
     return OrderView(
         id=order.id,
         user_id=order.buyer_id,
@@ -83,11 +89,17 @@ def view(order: Order, now: datetime) -> OrderView:
         version=order.version,
         ticket=HeldTicketView(
             id=order.ticket_id,
-            title=order.offer.title,
-            price=decimal_of(order.offer.price_cents),
-            currency=order.offer.currency,
+            title=offer.title,
+            price=decimal_of(offer.price_cents),
+            currency=offer.currency,
             version=order.ticket_version,
-            face_value=None if face_value_cents is None else decimal_of(face_value_cents),
+            face_value=None if offer.face_value_cents is None else decimal_of(offer.face_value_cents),
+            event_date=offer.event_date,
+            venue=offer.venue,
+            section=offer.section,
+            row=offer.row,
+            seat=offer.seat,
+            note=offer.note,
         ),
         cancel_reason=order.cancel_reason,
     )

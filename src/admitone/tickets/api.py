@@ -91,7 +91,7 @@ async def list_ticket(request: Request[TicketListing, Resources]) -> Response:
         response = await idempotency.stored_response(tx, seller_id, key, fingerprint)
         if response is None:
             ticket = Ticket(ids.new_id(), 0, seller_id, request.input.offer(request.resources.currency))
-            shown = await store.insert_ticket(tx, ticket, request.input.details())
+            shown = await store.insert_ticket(tx, ticket)
             tx.publish(ticket.created_event())
             response = await idempotency.store_response(tx, seller_id, key, fingerprint, Response(CREATED, shown))
     return replace(response, headers=(_tag(0),))
@@ -122,6 +122,6 @@ async def edit_ticket(request: Request[TicketListing, Resources]) -> Response:
         if ticket is None:
             raise NoSuchTicket
         edited = ticket.edited(request.user.id, request.input.offer(ticket.offer.currency), expected)
-        shown = await store.save_edit(tx, edited, request.input.details())
+        shown = await store.save_edit(tx, edited)
         tx.publish(edited.updated_event())
     return Response(OK, shown, headers=(_tag(edited.version),))

@@ -3,7 +3,6 @@
 import re
 import unicodedata
 from collections.abc import Container
-from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -38,22 +37,11 @@ class TicketChanged(PreconditionFailed):
     """The ticket changed since you read it; read it again"""
 
 
-class Details(msgspec.Struct, frozen=True, kw_only=True):
-    """What a seller says about a ticket that no other service needs."""
-
-    event_date: datetime | None = None
-    venue: str | None = None
-    section: str | None = None
-    row: str | None = None
-    seat: str | None = None
-    note: str | None = None
-
-
 class Ticket(msgspec.Struct, frozen=True):
     """A ticket and its lock.
 
-    `available` can be edited or locked; `reserved` is locked for an order, at the price of that order; `sold` is final.
-    Every change is a new version.
+    `available` can be edited or locked; `reserved` is locked for an order, as it was ordered; `sold` is final. Every
+    change is a new version, every edit a new revision.
     """
 
     id: UUID
@@ -62,6 +50,7 @@ class Ticket(msgspec.Struct, frozen=True):
     offer: Offer
     status: TicketStatus = "available"
     order_id: UUID | None = None
+    revision: int = 0
 
     def edited(self, user_id: UUID, offer: Offer, expected_versions: Container[int]) -> "Ticket":
         """Return the ticket with another offer; an equal one is an edit, too.
@@ -77,11 +66,15 @@ class Ticket(msgspec.Struct, frozen=True):
         # Last, because a precondition counts only if the request would succeed without it (RFC 9110, §13.2.1).
         if self.version not in expected_versions:
             raise TicketChanged
-        return replace(self, version=self.version + 1, offer=offer)
+        return replace(self, version=self.version + 1, revision=self.revision + 1, offer=offer)
 
     def is_as_ordered(self, ordered: OrderedTicket) -> bool:
-        """Whether an order of `ordered` may lock this: it is free, at the price that the buyer saw."""
-        return self.status == "available" and (self.offer.price_cents, self.offer.currency) == (
+        """Whether an order of `ordered` may lock this: it is free, and not edited since the order was made.
+
+        The version does not tell: it also changes when another order locks and releases the ticket.
+        """
+        return self.status == "available" and (self.revision, self.offer.price_cents, self.offer.currency) == (
+            ordered.revision,
             ordered.price_cents,
             ordered.currency,
         )
@@ -118,6 +111,7 @@ class Ticket(msgspec.Struct, frozen=True):
             "user_id": self.seller_id,
             "status": self.status,
             "order_id": self.order_id,
+            "revision": self.revision,
             **asdict(self.offer),
         }
 
@@ -128,9 +122,9 @@ def words_of(text: str) -> list[str]:
     return sorted({word[:_WORD_MAX] for word in _WORD.findall(plain)})
 
 
-def searchable_words(offer: Offer, details: Details) -> list[str]:
+def searchable_words(offer: Offer) -> list[str]:
     """Return the words by which a search finds a ticket."""
-    return words_of(f"{offer.title} {details.venue or ''}")
+    return words_of(f"{offer.title} {offer.venue or ''}")
 
 
 Sort = Literal["newest", "price", "-price", "date"]

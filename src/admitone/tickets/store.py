@@ -10,23 +10,21 @@ from msgspec.structs import astuple
 
 from admitone.events import Offer
 from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns, from_row
-from admitone.tickets.model import Details, Position, Sort, Ticket, searchable_words
+from admitone.tickets.model import Position, Sort, Ticket, searchable_words
 
-# Writing. Each field of an offer and of the details is a column of the same name.
+# Writing. Each field of an offer is a column of the same name.
 
-_OFFER: Final = ", ".join(Offer.__struct_fields__)
-_LISTED: Final = [f'"{name}"' for name in (*Offer.__struct_fields__, *Details.__struct_fields__)]
-_LISTED_COLUMNS: Final = ", ".join(_LISTED)
-_LISTED_PARAMETERS: Final = ", ".join(f"${4 + place}" for place in range(len(_LISTED)))
+_OFFER: Final = ", ".join(f'"{name}"' for name in Offer.__struct_fields__)
+_OFFER_PARAMETERS: Final = ", ".join(f"${4 + place}" for place in range(len(Offer.__struct_fields__)))
 
 _INSERT: Final = f"""
-INSERT INTO ticket (id, seller_id, words, {_LISTED_COLUMNS})
-VALUES ($1, $2, array_to_tsvector($3::text[]), {_LISTED_PARAMETERS})
+INSERT INTO ticket (id, seller_id, words, {_OFFER})
+VALUES ($1, $2, array_to_tsvector($3::text[]), {_OFFER_PARAMETERS})
 RETURNING shown
 """  # noqa: S608
 _SAVE_EDIT: Final = f"""
 UPDATE ticket SET
-    version = $2, words = array_to_tsvector($3::text[]), ({_LISTED_COLUMNS}) = ROW({_LISTED_PARAMETERS})
+    version = $2, revision = revision + 1, words = array_to_tsvector($3::text[]), ({_OFFER}) = ROW({_OFFER_PARAMETERS})
 WHERE id = $1 AND version = $2 - 1 AND status = 'available'
 RETURNING shown
 """  # noqa: S608
@@ -37,17 +35,15 @@ WHERE ticket.id = changed.id AND ticket.version = changed.version - 1
 """
 # Rows are locked in one order everywhere, so that two batches cannot deadlock.
 _FOR_CHANGE: Final = f"""
-SELECT id, version, seller_id, status, order_id, {_OFFER} FROM ticket
+SELECT id, version, revision, seller_id, status, order_id, {_OFFER} FROM ticket
 WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE
 """  # noqa: S608
 
 
-async def insert_ticket(tx: Transaction, ticket: Ticket, details: Details) -> bytes:
+async def insert_ticket(tx: Transaction, ticket: Ticket) -> bytes:
     """Insert a ticket; return its JSON."""
-    words = searchable_words(ticket.offer, details)
-    shown: str = await tx.fetchval(
-        _INSERT, ticket.id, ticket.seller_id, words, *astuple(ticket.offer), *astuple(details)
-    )
+    words = searchable_words(ticket.offer)
+    shown: str = await tx.fetchval(_INSERT, ticket.id, ticket.seller_id, words, *astuple(ticket.offer))
     return shown.encode()
 
 
@@ -57,12 +53,10 @@ async def tickets_for_change(tx: Transaction, ticket_ids: Sequence[UUID]) -> dic
     return {row["id"]: from_row(Ticket, row, offer=from_row(Offer, row)) for row in rows}
 
 
-async def save_edit(tx: Transaction, edited: Ticket, details: Details) -> bytes:
+async def save_edit(tx: Transaction, edited: Ticket) -> bytes:
     """Save an edited ticket; return its JSON. The row must have the version before."""
-    words = searchable_words(edited.offer, details)
-    shown: str | None = await tx.fetchval(
-        _SAVE_EDIT, edited.id, edited.version, words, *astuple(edited.offer), *astuple(details)
-    )
+    words = searchable_words(edited.offer)
+    shown: str | None = await tx.fetchval(_SAVE_EDIT, edited.id, edited.version, words, *astuple(edited.offer))
     assert shown is not None, f"ticket {edited.id} was changed while it was locked"
     return shown.encode()
 

@@ -17,7 +17,7 @@ from admitone.kernel.http import parsing
 from admitone.kernel.http.parsing import Rule
 from admitone.kernel.money import cents_of, decimal_of
 from admitone.policy import LARGEST_CENTS, SMALLEST_CENTS
-from admitone.tickets.model import Details, Position, Sort, words_of
+from admitone.tickets.model import Position, Sort, words_of
 
 TITLE_MAX: Final = 200
 VENUE_MAX: Final = 200
@@ -128,17 +128,19 @@ class TicketListing(msgspec.Struct, frozen=True, rename="camel"):
     note: Annotated[_Note | None, _text_rule("Note", NOTE_MAX)] = None
 
     def offer(self, currency: str) -> Offer:
-        """Return the part of the listing that other services need."""
+        """Return what the listing offers, priced in a currency."""
         return Offer(
             title=self.title,
             price_cents=cents_of(self.price),
             currency=currency,
             face_value_cents=None if self.face_value is None else cents_of(self.face_value),
+            event_date=self.event_date,
+            venue=self.venue,
+            section=self.section,
+            row=self.row,
+            seat=self.seat,
+            note=self.note,
         )
-
-    def details(self) -> Details:
-        """Return the rest of the listing."""
-        return msgspec.convert(self, Details, from_attributes=True)
 
 
 class TicketView(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -219,7 +221,7 @@ class TicketSearch(msgspec.Struct, frozen=True):
 
 
 class OwnTicketsQuery(msgspec.Struct):
-    """Which of one's own tickets to list."""
+    """Which page of the seller's own tickets to list."""
 
     limit: _Limit = 50
     cursor: _Cursor = None

@@ -68,7 +68,7 @@ class TicketListJson(msgspec.Struct, frozen=True):
     cursor: str | None = None
 
 
-class OrderedTicketJson(msgspec.Struct, frozen=True):
+class OrderedTicketJson(msgspec.Struct, frozen=True, rename="camel"):
     """The ticket as it was when it was ordered."""
 
     id: UUID
@@ -76,6 +76,13 @@ class OrderedTicketJson(msgspec.Struct, frozen=True):
     price: Decimal
     currency: str
     version: int
+    event_date: datetime | None = None
+    venue: str | None = None
+    section: str | None = None
+    row: str | None = None
+    seat: str | None = None
+    note: str | None = None
+    face_value: Decimal | None = None
 
 
 class OrderJson(msgspec.Struct, frozen=True, rename="camel"):

@@ -174,7 +174,7 @@ async def _order_page(request: PageRequest, *, unsent_key: str = "") -> Response
     if state == "confirm" and request.query("back"):
         state = "checking"  # the buyer has confirmed, and the bank has not reported it yet
     ended = _ended_text(order, payments) if state == "ended" else None
-    ticket = await _ticket(request, order)
+    ticket = await _ticket_now(request, order) if ended else _as_ordered(order)
     stripe_key = request.resources.stripe_publishable_key
     return request.page(
         "order.html",
@@ -183,7 +183,7 @@ async def _order_page(request: PageRequest, *, unsent_key: str = "") -> Response
         content_security_policy=STRIPE_CONTENT_SECURITY_POLICY if stripe_key else CONTENT_SECURITY_POLICY,
         live_id=live_id,
         order=order,
-        ticket=ticket if ended else _as_ordered(ticket, order),
+        ticket=ticket,
         state=state,
         ended=ended,
         charged_text=_charged_text(payments),
@@ -263,29 +263,25 @@ async def _payments(request: PageRequest, order: OrderJson) -> PaymentListJson:
         raise
 
 
-async def _ticket(request: PageRequest, order: OrderJson) -> TicketJson:
-    """Return an order's ticket; if tickets is unreachable, only what the order itself knows of it."""
+async def _ticket_now(request: PageRequest, order: OrderJson) -> TicketJson:
+    """Return an order's ticket as it is now, or as it was ordered if tickets is unreachable."""
     try:
         ticket, _ = await request.api.ticket(order.ticket.id)
     except ServiceRefused as refused:
         if not issubclass(refused.kind, Unavailable):
             raise
-        return TicketJson(
-            id=order.ticket.id,
-            title=order.ticket.title,
-            price=order.ticket.price,
-            currency=order.ticket.currency,
-            user_id=_UNKNOWN_SELLER,
-            version=order.ticket.version,
-            status="sold" if order.status == "complete" else "reserved",
-            created_at=order.created_at,
-        )
+        return _as_ordered(order)
     return ticket
 
 
-def _as_ordered(ticket: TicketJson, order: OrderJson) -> TicketJson:
-    """Return the ticket with the title and price of its order, which are what the buyer pays for."""
-    return msgspec.structs.replace(ticket, title=order.ticket.title, price=order.ticket.price)
+def _as_ordered(order: OrderJson) -> TicketJson:
+    """Return the ticket as the order keeps it, which is what the buyer pays for."""
+    return TicketJson(
+        **msgspec.structs.asdict(order.ticket),
+        user_id=_UNKNOWN_SELLER,
+        status="sold" if order.status == "complete" else "reserved",
+        created_at=order.created_at,
+    )
 
 
 async def pay(request: PageRequest) -> Response:
