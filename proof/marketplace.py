@@ -24,13 +24,11 @@ import httpx
 from admitone import registry
 from admitone.auth.tokens import SigningKeys, new_signing_key
 from admitone.invariants import IN_PROGRESS, ClientRecord, Finding, Sources, check
-from admitone.kernel import clock
-from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.ids import new_id
 from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
 from admitone.local.server import LOOPBACK, free_port
-from proof.clients import HttpClient, http_client
+from proof.clients import HttpClient, http_client, session_of
 from proof.history import ClientHistory
 from proof.people import Person
 
@@ -39,7 +37,6 @@ STORED: Final = tuple(each.name for each in registry.SERVICES if each.has_databa
 
 _READY_SECONDS_MAX: Final = 90.0
 _POLL_SECONDS: Final = 0.02
-_SESSION_SECONDS: Final = 12 * 3600
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 Value = Callable[[str, str], Awaitable[Any]]
@@ -111,10 +108,7 @@ class Marketplace:
     # People.
 
     def token(self, user_id: UUID) -> str:
-        """Return a session of anybody; hashing the passwords of thousands would take too long."""
-        now = clock.now()
-        user = SignedInUser(user_id, "somebody@example.com", new_id(), now.timestamp() + _SESSION_SECONDS)
-        return self._signing_keys.sign(user, now)
+        return session_of(self._signing_keys, user_id)
 
     @asynccontextmanager
     async def people(self, count: int) -> AsyncIterator[Sequence[Person]]:
