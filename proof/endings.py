@@ -1,7 +1,6 @@
 """Purchases with every kind of end: a history that is worth publishing again."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from proof.people import CONFIRMED_CARD, DECLINED_CARD, GOOD_CARD, Person, Ticket
+from proof.waiting import until
 
 _RESERVE_SECONDS_MAX: Final = 20.0
 _CARDS: Final = {"pays": GOOD_CARD, "is declined": DECLINED_CARD, "goes to the bank": CONFIRMED_CARD}
@@ -69,10 +69,7 @@ class _Purchase:
 
 async def reserved(buyer: Person, ticket: Ticket) -> UUID:
     """Reserve a ticket as soon as orders knows it and nobody else holds it."""
-    deadline = time.monotonic() + _RESERVE_SECONDS_MAX
-    while not (orders := await buyer.reserve(ticket)):
-        assert time.monotonic() < deadline, f"the ticket cannot be reserved within {_RESERVE_SECONDS_MAX} s"
-        await asyncio.sleep(0.05)
+    orders = await until(lambda: buyer.reserve(ticket), "the ticket can be reserved", _RESERVE_SECONDS_MAX)
     return orders[0]
 
 

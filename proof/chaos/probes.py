@@ -1,7 +1,6 @@
 """Probes: small purchases and requests, tried again until one succeeds, which time the recovery from a fault."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +17,9 @@ from admitone.kernel.http.operations import OK
 from admitone.kernel.messaging.bus import UNREACHABLE as BUS_UNREACHABLE
 from proof.chaos.stack import TWIN, Stack
 from proof.clients import NO_HEADERS
-from proof.marketplace import STORED
+from proof.marketplace import STORED, is_ready
 from proof.people import GOOD_CARD, Crowd, Person, Ticket
+from proof.waiting import until
 
 UNREACHABLE: Final = (
     *DATABASE_UNREACHABLE, *BUS_UNREACHABLE, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, nats.errors.Error,
@@ -37,10 +37,6 @@ _PATHS: Final = {
     "web": "/auth/signin",
 }
 _UNPUBLISHED: Final = "SELECT count(*) FROM outbox WHERE stream_sequence IS NULL AND recorded_at < $1"
-
-
-class NotRecovered(Exception):
-    """What was broken did not work again"""
 
 
 @dataclass
@@ -62,12 +58,8 @@ class Probes:
         return cls(stack, seller, buyer, ticket, order_id)
 
     async def until(self, works: Callable[[], Awaitable[bool]]) -> None:
-        """Wait until it works. Raises NotRecovered."""
-        deadline = time.monotonic() + _GIVE_UP_SECONDS
-        while not await works():
-            if time.monotonic() > deadline:
-                raise NotRecovered
-            await asyncio.sleep(_AGAIN_SECONDS)
+        """Wait until it works. Raises NotInTime."""
+        await until(works, "it works again", _GIVE_UP_SECONDS, again_seconds=_AGAIN_SECONDS)
 
     # Whether a part of the marketplace works again that had a fault; each gets what the fault was of, such as a service
     # or the link `tickets/nats`, and when it ended, by the databases' clock.
@@ -91,10 +83,10 @@ class Probes:
 
     async def _is_ready(self, service: str) -> bool:
         try:
-            url = f"http://127.0.0.1:{self.stack.own_port(service)}/health/ready"
-            async with httpx.AsyncClient(timeout=_ONE_TRY_SECONDS, trust_env=False) as client:
-                return (await client.get(url)).status_code == OK
-        except (httpx.HTTPError, OSError, AssertionError, KeyError):
+            url = f"http://127.0.0.1:{self.stack.own_port(service)}"
+            async with httpx.AsyncClient(base_url=url, timeout=_ONE_TRY_SECONDS, trust_env=False) as client:
+                return await is_ready(client)
+        except (OSError, AssertionError, KeyError):
             return False
 
     async def _new_order(self) -> UUID | None:

@@ -15,13 +15,14 @@ from typing import Any, Final
 from admitone.invariants import Finding, check_always
 from proof.chaos.clocks import LIBRARY
 from proof.chaos.faults import Context, Kind, NothingToStrike
-from proof.chaos.probes import UNREACHABLE, NotRecovered, Probes
+from proof.chaos.probes import UNREACHABLE, Probes
 from proof.chaos.schedule import Planned
 from proof.chaos.stack import Stack
 from proof.clients import HttpClient, http_client
 from proof.history import ClientHistory
 from proof.marketplace import logged_errors, settled
 from proof.people import Crowd, Habits, Person
+from proof.waiting import NotInTime
 
 HOLD_SECONDS: Final = 20
 HABITS: Final = Habits(
@@ -144,7 +145,7 @@ class ChaosRun:
             outcome.kills += kind.kills
             since = await probes.now()
             await probes.until(lambda: kind.recovered(probes, target, since))
-        except NotRecovered:
+        except NotInTime:
             outcome.violations.append(f"{kind.name} ({target}) at {at:.0f} s: it did not work again")
         except (NothingToStrike, *UNREACHABLE):
             outcome.missed[kind.name] += 1
@@ -178,7 +179,7 @@ class ChaosRun:
         """Wait until all is settled, and check every invariant with the client history."""
         outcome, marketplace, began = self._outcome, stack.marketplace, time.monotonic()
         self.progress("healed; waiting until everything is settled")
-        with contextlib.suppress(AssertionError, *UNREACHABLE):  # the checker reports what is left
+        with contextlib.suppress(NotInTime, *UNREACHABLE):  # the checker reports what is left
             await settled(marketplace.value, _SETTLE_SECONDS)
         outcome.findings = await marketplace.check(outcome.history.records, _SETTLE_SECONDS)
         outcome.settled_seconds = time.monotonic() - began
