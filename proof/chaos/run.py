@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from admitone.invariants import Finding, check_always
 from proof.chaos.clocks import LIBRARY
@@ -65,10 +65,6 @@ class RunOutcome:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 @dataclass
 class ChaosRun:
     """A run on a folder of its own; `plan` draws the lanes once it is known what this machine can do."""
@@ -79,7 +75,9 @@ class ChaosRun:
     seconds: float
     buyers: int = _BUYERS
     hold_seconds: int = HOLD_SECONDS
-    progress: Callable[[str], None] = _print
+
+    def progress(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
     async def run(self) -> RunOutcome:
         stack = Stack(self.folder, self.hold_seconds)
@@ -107,24 +105,18 @@ class ChaosRun:
         self._outcome.skipped = stack.skipped
         began, is_over = time.monotonic(), asyncio.Event()
         context = Context(stack, probes, Random(self.seed))
-        striking = asyncio.gather(*(self._strike(context, lane, began) for lane in lanes))
-        trading = asyncio.create_task(_trade(crowd, is_over))
-        checking = asyncio.create_task(self._check(stack))
-        try:
-            # The other two do not end by themselves: if one does, it has failed.
-            tasks: list[asyncio.Future[Any]] = [striking, trading, checking]
-            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for each in finished:
-                each.result()
+        async with asyncio.TaskGroup() as group:
+            trading = group.create_task(_trade(crowd, is_over))
+            checking = group.create_task(self._check(stack))
+            async with asyncio.TaskGroup() as striking:
+                for lane in lanes:
+                    striking.create_task(self._strike(context, lane, began))
             self._outcome.seconds = time.monotonic() - began
             stack.heal()
             # What was begun is ended: a request without a record would look like one that nobody sent.
             is_over.set()
             await trading
-        finally:
-            for task in (trading, checking, striking):
-                task.cancel()
-            await asyncio.gather(trading, checking, striking, return_exceptions=True)
+            checking.cancel()
 
     async def _strike(self, context: Context, lane: Sequence[Planned], began: float) -> None:
         for number, each in enumerate(lane):
