@@ -9,7 +9,7 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -32,30 +32,16 @@ from admitone.tickets.model import Ticket
 from proof.simulation import faults, run
 from proof.simulation.bus import SimulatedBusConnection
 from proof.simulation.databases import WorkerDatabases
+from proof.simulation.world import Change, replaced
 
 Mutant = Callable[[WorkerDatabases], AbstractContextManager[None]]
-Change = tuple[Any, Any, Any]
 
 MUTANTS: Final[dict[str, Mutant]] = {}
 
 
-@contextmanager
-def _replaced(*changes: Change) -> Iterator[None]:
-    """Set attributes, or entries of a mapping, for as long as the block lasts."""
-    with ExitStack() as undo:
-        for owner, name, value in changes:
-            if isinstance(owner, dict):
-                undo.callback(owner.__setitem__, name, owner[name])
-                owner[name] = value
-            else:
-                undo.callback(setattr, owner, name, getattr(owner, name))
-                setattr(owner, name, value)
-        yield
-
-
 def _mutant(name: str, *changes: Change) -> None:
     """Declare a mutant that replaces functions, constants, or parts of them."""
-    MUTANTS[name] = lambda _databases: _replaced(*changes)
+    MUTANTS[name] = lambda _databases: replaced(*changes)
 
 
 def _sql(owner: Any, name: str, old: str, new: str) -> Change:
@@ -109,7 +95,7 @@ WHERE status IN ('created', 'awaiting:payment', 'complete')
 def _no_unique_index(databases: WorkerDatabases) -> Iterator[None]:
     databases.execute("orders", "DROP INDEX one_live_order_per_ticket")
     try:
-        with _replaced(_sql(order_store, "_RESERVE", _ON_CONFLICT, "")):
+        with replaced(_sql(order_store, "_RESERVE", _ON_CONFLICT, "")):
             yield
     finally:
         databases.execute("orders", "TRUNCATE orders")
