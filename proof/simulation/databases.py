@@ -75,16 +75,11 @@ class WorkerDatabases:
         self._loop = asyncio.SelectorEventLoop()
         self._stores: dict[str, _Store] = {}
         self._server_url = server_url
-        self._name = name
-
-    def open(self) -> None:
         for service in SERVICES:
-            self._stores[service] = self.run(self._make(service))
+            self._stores[service] = self.run(self._make(service, f"{name}_{service}"))
 
-    async def _make(self, service: str) -> _Store:
-        database = DatabaseAccount(
-            service, f"{service}-password", f"{service}-migrator-password", name=f"{self._name}_{service}"
-        )
+    async def _make(self, service: str, name: str) -> _Store:
+        database = DatabaseAccount(service, f"{service}-password", f"{service}-migrator-password", name=name)
         await provision(self._server_url, [database])
         await migrate(database.migrator_url(self._server_url), service)
         url = f"{self._server_url.rpartition('/')[0]}/{database.name}"
