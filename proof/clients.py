@@ -38,15 +38,11 @@ class Reply:
 
 
 class Client(Protocol):
-    """Sends one request; never raises because no response arrived."""
+    """Sends one request, or a buyer's decision to the bank; never raises because no response arrived."""
 
     async def request(
         self, method: str, path: str, session: str, body: Json | None, headers: Mapping[str, str]
     ) -> Reply: ...
-
-
-class Bank(Protocol):
-    """Where a buyer confirms a payment or refuses it."""
 
     async def confirm(self, payment: Json, *, agrees: bool) -> None: ...
 

@@ -83,8 +83,7 @@ class ChaosRun:
         stack = Stack(self.folder, self.hold_seconds)
         outcome = self._outcome = RunOutcome(self.seed)
         async with http_client(stack.marketplace.url) as http:
-            client = HttpClient(http)
-            crowd = Crowd(client, client, Random(self.seed), HABITS, self.hold_seconds, outcome.history)
+            crowd = Crowd(HttpClient(http), Random(self.seed), HABITS, self.hold_seconds, outcome.history)
             try:
                 await stack.open()
                 for _ in range(_SELLERS + self.buyers):

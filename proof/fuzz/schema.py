@@ -41,8 +41,7 @@ async def explore(url: str, *, seed: int, examples_max: int, seconds_max: int) -
     Raises AssertionError with schemathesis's output if a response is not one that the document promises.
     """
     async with http_client(url) as http:
-        client = HttpClient(http)
-        crowd = Crowd(client, client, Random(seed), STRAIGHT, hold_seconds=0)
+        crowd = Crowd(HttpClient(http), Random(seed), STRAIGHT, hold_seconds=0)
         alice, bob = await crowd.sign_up(), await crowd.sign_up()
         wanted, own = await alice.list_ticket(), await bob.list_ticket()
         assert wanted is not None

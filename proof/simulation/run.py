@@ -92,7 +92,7 @@ class _Run:
         self._world = world
         self._random = Random(f"{world.seed} disasters")
         self._people_random = Random(f"{world.seed} people")
-        self._crowd = Crowd(world, world.provider, self._people_random, HABITS, world.hold_seconds)
+        self._crowd = Crowd(world, self._people_random, HABITS, world.hold_seconds)
 
     async def run(self) -> None:
         world = self._world

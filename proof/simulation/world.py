@@ -212,6 +212,9 @@ class World:
         self.trace("request", session, method, path, status)
         return Reply(status, msgspec.json.decode(content) if content else {}, text=content.decode())
 
+    async def confirm(self, payment: Json, *, agrees: bool) -> None:
+        await self.provider.confirm(payment, agrees=agrees)
+
     def _process_of(self, service: str, random: Random) -> Process | None:
         alive = [each for each in self.processes if each.service.name == service and each.is_alive]
         return random.choice(alive) if alive else None
