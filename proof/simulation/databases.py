@@ -194,7 +194,7 @@ class WorkerDatabases:
     def _ends(self, store: _Store, session: Session, task: "asyncio.Task[Any]") -> bool:
         """Wait until a statement has ended (true) or waits for a lock (false)."""
         while True:
-            self.run(_wait(task))
+            self.run(asyncio.wait({task}, timeout=_BLOCKED_AFTER_SECONDS))
             if task.done():
                 return True
             if self._blockers(store, session.pid):
@@ -225,10 +225,6 @@ class WorkerDatabases:
                     if not blocked.woken.done():
                         blocked.woken.set_result(None)
                     woke = True
-
-
-async def _wait(task: "asyncio.Task[Any]") -> None:
-    await asyncio.wait({task}, timeout=_BLOCKED_AFTER_SECONDS)
 
 
 async def _cancel(task: "asyncio.Task[Any]", connection: AsyncpgConnection) -> None:
