@@ -118,10 +118,11 @@ class Stack:
     # Processes.
 
     def pid(self, name: str) -> int:
-        """Return the process id of a service, of the `twin`, or of a server."""
+        """Return the process id of a service, of the `twin`, or of a server. Raises ProcessLookupError."""
         place = self.folder if name in SERVERS else self.folder / "processes"
         pid = read_pid(place / f"{name}.pid")
-        assert pid is not None, f"{name} does not run"
+        if pid is None:
+            raise ProcessLookupError(f"{name} does not run")
         return pid
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -144,9 +145,9 @@ class Stack:
 
     async def kill_everything(self) -> None:
         """Kill every process at once, and start the marketplace again as a supervisor of the machine would."""
+        pids = [self.pid(name) for name in (*SERVICES, "twin", *SERVERS)]
         if self._running_twin is not None:
             self._running_twin.cancel()
-        pids = [self.pid(name) for name in (*SERVICES, "twin", *SERVERS)]
         self.marketplace.kill()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
