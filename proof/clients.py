@@ -14,12 +14,17 @@ import httpx
 import jwt
 import msgspec
 
+from admitone.auth.tokens import SigningKeys
+from admitone.kernel import clock
 from admitone.kernel.http.client import Transport
+from admitone.kernel.http.sessions import SignedInUser
+from admitone.kernel.ids import new_id
 
 Json = dict[str, Any]
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 TIMEOUT_SECONDS: Final = 10.0
+_SESSION_SECONDS: Final = 12 * 3600
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,11 @@ class Reply:
 
 
 class Client(Protocol):
-    """Sends one request; never raises because no response arrived."""
+    """Sends one request, or a buyer's decision to the bank; never raises because no response arrived."""
 
     async def request(
         self, method: str, path: str, session: str, body: Json | None, headers: Mapping[str, str]
     ) -> Reply: ...
-
-
-class Bank(Protocol):
-    """Where a buyer confirms a payment or refuses it."""
 
     async def confirm(self, payment: Json, *, agrees: bool) -> None: ...
 
@@ -89,6 +90,13 @@ class HttpClient:
             await self.http.post(action["url"], content=urlencode(form), headers=headers)
         except httpx.TransportError:
             return  # the payment waits for its confirmation until its order expires
+
+
+def session_of(keys: SigningKeys, user_id: UUID) -> str:
+    """Return a session of anybody: hashing the passwords of thousands would take too long."""
+    now = clock.now()
+    user = SignedInUser(user_id, "somebody@example.com", new_id(), now.timestamp() + _SESSION_SECONDS)
+    return keys.sign(user, now)
 
 
 def user_id_of(session: str) -> UUID:

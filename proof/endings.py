@@ -1,7 +1,6 @@
 """Purchases with every kind of end: a history that is worth publishing again."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from proof.people import CONFIRMED_CARD, DECLINED_CARD, GOOD_CARD, Person, Ticket
+from proof.waiting import until
 
 _RESERVE_SECONDS_MAX: Final = 20.0
 _CARDS: Final = {"pays": GOOD_CARD, "is declined": DECLINED_CARD, "goes to the bank": CONFIRMED_CARD}
@@ -39,40 +39,32 @@ class Cast:
     carol: Person
 
 
-class _Purchase:
-    """One ticket of alice's, and the last order of each buyer."""
+async def _purchase(cast: Cast, ticket: Ticket, steps: Sequence[str]) -> None:
+    """Let the cast take these steps about one ticket of alice's."""
+    last_orders: dict[Person, UUID] = {}
 
-    def __init__(self, cast: Cast, ticket: Ticket) -> None:
-        self._cast = cast
-        self._ticket = ticket
-        self._orders: dict[Person, UUID] = {}
-
-    async def run(self, steps: Sequence[str]) -> None:
-        for step in steps:
-            await asyncio.gather(*(self._step(*each.split(" ", 1)) for each in step.split(" & ")))
-
-    async def _step(self, name: str, action: str) -> None:
-        person: Person = getattr(self._cast, name)
+    async def take(name: str, action: str) -> None:
+        person: Person = getattr(cast, name)
         match action:
             case "edits":
-                await person.edit(self._ticket, 2500)
+                await person.edit(ticket, 2500)
             case "reserves":
-                self._orders[person] = await reserved(person, self._ticket)
+                last_orders[person] = await reserved(person, ticket)
             case "tries":
-                for order in await person.reserve(self._ticket):
-                    self._orders[person] = order
+                for order in await person.reserve(ticket):
+                    last_orders[person] = order
             case "cancels":
-                await person.cancel(self._orders[person])
-            case _ if person in self._orders:
-                await person.pay(self._orders[person], _CARDS[action])
+                await person.cancel(last_orders[person])
+            case _ if person in last_orders:
+                await person.pay(last_orders[person], _CARDS[action])
+
+    for step in steps:
+        await asyncio.gather(*(take(*each.split(" ", 1)) for each in step.split(" & ")))
 
 
 async def reserved(buyer: Person, ticket: Ticket) -> UUID:
     """Reserve a ticket as soon as orders knows it and nobody else holds it."""
-    deadline = time.monotonic() + _RESERVE_SECONDS_MAX
-    while not (orders := await buyer.reserve(ticket)):
-        assert time.monotonic() < deadline, f"the ticket cannot be reserved within {_RESERVE_SECONDS_MAX} s"
-        await asyncio.sleep(0.05)
+    orders = await until(lambda: buyer.reserve(ticket), "the ticket can be reserved", _RESERVE_SECONDS_MAX)
     return orders[0]
 
 
@@ -85,7 +77,7 @@ async def every_ending(cast: Cast, rounds: int, *, at_once: int = 12) -> Counter
         for ending in left:
             ticket = await cast.alice.list_ticket()
             assert ticket is not None
-            await _Purchase(cast, ticket).run(ENDINGS[ending])
+            await _purchase(cast, ticket, ENDINGS[ending])
             done[ending] += 1
 
     await asyncio.gather(*(one_by_one() for _ in range(at_once)))

@@ -24,22 +24,19 @@ import httpx
 from admitone import registry
 from admitone.auth.tokens import SigningKeys, new_signing_key
 from admitone.invariants import IN_PROGRESS, ClientRecord, Finding, Sources, check
-from admitone.kernel import clock
-from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.ids import new_id
 from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
 from admitone.local.server import LOOPBACK, free_port
-from proof.clients import HttpClient, http_client
+from proof.clients import HttpClient, http_client, session_of
 from proof.history import ClientHistory
 from proof.people import Person
+from proof.waiting import until
 
 SERVICES: Final = tuple(each.name for each in registry.SERVICES)
 STORED: Final = tuple(each.name for each in registry.SERVICES if each.has_database)
 
 _READY_SECONDS_MAX: Final = 90.0
-_POLL_SECONDS: Final = 0.02
-_SESSION_SECONDS: Final = 12 * 3600
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 Value = Callable[[str, str], Awaitable[Any]]
@@ -80,11 +77,13 @@ class Marketplace:
             self._child = subprocess.Popen(
                 self._command, env=self.environment, stdin=nothing, stdout=out, stderr=out, start_new_session=True
             )
+
+        async def everything_is_ready() -> bool:
+            assert not self.has_ended, output.read_text()[-4000:]
+            return await is_ready(client)
+
         async with httpx.AsyncClient(base_url=self.url, timeout=3, trust_env=False) as client:
-            while not await _is_ready(client):
-                assert not self.has_ended, output.read_text()[-4000:]
-                assert time.monotonic() - began < _READY_SECONDS_MAX, "the marketplace is not ready in time"
-                await asyncio.sleep(_POLL_SECONDS)
+            await until(everything_is_ready, "the marketplace is ready", _READY_SECONDS_MAX, again_seconds=0.02)
         self.started_seconds = time.monotonic() - began
         self._settings = running_settings(self.folder)
 
@@ -111,10 +110,7 @@ class Marketplace:
     # People.
 
     def token(self, user_id: UUID) -> str:
-        """Return a session of anybody; hashing the passwords of thousands would take too long."""
-        now = clock.now()
-        user = SignedInUser(user_id, "somebody@example.com", new_id(), now.timestamp() + _SESSION_SECONDS)
-        return self._signing_keys.sign(user, now)
+        return session_of(self._signing_keys, user_id)
 
     @asynccontextmanager
     async def people(self, count: int) -> AsyncIterator[Sequence[Person]]:
@@ -174,9 +170,7 @@ class Marketplace:
     async def applied(self, seconds_max: float = 120.0) -> float:
         """Wait until every event is published and every lock has reached orders; return how long it took."""
         began = time.monotonic()
-        while not await self._is_applied():
-            assert time.monotonic() - began < seconds_max, f"events are still in progress after {seconds_max} s"
-            await asyncio.sleep(0.05)
+        await until(self._is_applied, "every event is applied", seconds_max)
         return time.monotonic() - began
 
     async def _is_applied(self) -> bool:
@@ -189,7 +183,8 @@ class Marketplace:
         return len(set(counts)) == 1
 
 
-async def _is_ready(client: httpx.AsyncClient) -> bool:
+async def is_ready(client: httpx.AsyncClient) -> bool:
+    """Whether every service at the client's address is ready."""
     try:
         return (await client.get("/health/ready")).is_success
     except httpx.TransportError:
@@ -198,15 +193,11 @@ async def _is_ready(client: httpx.AsyncClient) -> bool:
 
 async def settled(value: Value, seconds_max: float = 120.0) -> None:
     """Wait until nothing is in progress in any database: no order, payment, deadline or event."""
-    deadline = time.monotonic() + seconds_max
-    while True:
-        found = [await value(service, sql) for service, sql in IN_PROGRESS]
-        if not any(found):
-            return
-        assert time.monotonic() < deadline, (
-            f"still in progress after {seconds_max} s: {[each for each in found if each]}"
-        )
-        await asyncio.sleep(0.05)
+
+    async def nothing_is_in_progress() -> bool:
+        return not any([await value(service, sql) for service, sql in IN_PROGRESS])
+
+    await until(nothing_is_in_progress, "nothing is in progress", seconds_max)
 
 
 def logged_errors(folder: Path) -> Counter[str]:

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from random import Random
 from typing import Any, Final
 from uuid import UUID
 
 from admitone.kernel.http.operations import ACCEPTED, CREATED, NO_CONTENT, OK
-from proof.clients import NO_HEADERS, Bank, Client, Json, Reply
+from proof.clients import NO_HEADERS, Client, Json, Reply
 from proof.history import ClientHistory
 
 PASSWORD: Final = "eleven-brass-owls"
@@ -155,17 +156,17 @@ class Person:
             self.history.problem(f"one key made several orders: {made}")
         return made
 
-    async def pay(self, order_id: UUID, card: str = "", bank: Bank | None = None) -> Payment:
+    async def pay(self, order_id: UUID, card: str = "", *, goes_to_bank: bool = False) -> Payment:
         body = {"orderId": str(order_id), "token": card or self.random.choice(_CARDS)}
         reply = await self.request_patiently("POST", "/api/payments", body, self._maybe_key())
         is_held = reply.status == CREATED and reply.body["status"] == "authorized"
         is_open = reply.status == ACCEPTED or (reply.status == CREATED and not is_held)
         self.history.record("pay", self.id, None if is_open else reply.status, CREATED, order=order_id)
-        if is_open and bank is not None and reply.body["status"] == "requires_action":
+        if is_open and goes_to_bank and reply.body["status"] == "requires_action":
             await asyncio.sleep(self.random.uniform(*self.habits.bank_seconds))
             mood = self.random.random()
             if mood < 0.9:
-                await bank.confirm(reply.body, agrees=mood < 0.75)
+                await self.client.confirm(reply.body, agrees=mood < 0.75)
         # Anything else than a closed order may be tried again: a declined card, an unknown order, no response.
         is_over = reply.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT}
         return Payment(is_held or is_open, not (is_held or is_open or is_over))
@@ -181,7 +182,6 @@ class Crowd:
     """Everybody who trades at random in one run."""
 
     client: Client
-    bank: Bank
     random: Random
     habits: Habits
     hold_seconds: float
@@ -261,7 +261,7 @@ class Crowd:
     async def _settle(self, buyer: Person, order_id: UUID) -> bool:
         """Do with an order what comes to mind; return whether it was paid."""
         await self.pause()
-        choices = self.habits.settle
+        choices, pay = self.habits.settle, partial(buyer.pay, goes_to_bank=True)
         payment: Payment | None = None
         match self.random.choices(list(choices), list(choices.values()))[0]:
             case "leave":
@@ -269,24 +269,21 @@ class Crowd:
             case "cancel":
                 await buyer.cancel(order_id)
             case "pay and cancel":
-                payment, _ = await asyncio.gather(self._pay(buyer, order_id), self._soon(buyer.cancel(order_id)))
+                payment, _ = await asyncio.gather(pay(order_id), self._soon(buyer.cancel(order_id)))
             case "pay twice":
-                payment, _ = await asyncio.gather(self._pay(buyer, order_id), self._soon(self._pay(buyer, order_id)))
+                payment, _ = await asyncio.gather(pay(order_id), self._soon(pay(order_id)))
             case "pay late":
                 await asyncio.sleep(self.random.uniform(*self.habits.late_seconds) * self.hold_seconds)
-                payment = await self._pay(buyer, order_id)
+                payment = await pay(order_id)
             case "pay":
                 for _ in range(self.random.randint(1, 6)):
-                    payment = await self._pay(buyer, order_id)
+                    payment = await pay(order_id)
                     if not payment.is_worth_another_try:
                         break
                     await self.pause()
         if self.random.random() < self.habits.meddles:
             await self._meddle(buyer, order_id)
         return payment is not None and payment.is_done
-
-    def _pay(self, buyer: Person, order_id: UUID) -> Awaitable[Payment]:
-        return buyer.pay(order_id, bank=self.bank)
 
     async def _soon(self, act: Awaitable[Any]) -> Any:
         await asyncio.sleep(self.random.choice((0.0, 0.02, 0.2, 2.0)))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from random import Random
 from typing import Any, Final, Literal
 
@@ -38,25 +39,13 @@ class NothingToStrike(Exception):
 
 @dataclass
 class Context:
-    """What a fault acts on."""
+    """What a fault acts on; what recovers during a pause may have had to wait for the paused service."""
 
     stack: Stack
     probes: Probes
     random: Random
     pauses: int = 0
     paused: int = 0
-
-    @contextlib.contextmanager
-    def pause(self, service: str) -> Iterator[None]:
-        """Stop a service; what recovers meanwhile may have had to wait for it."""
-        self.pauses += 1
-        self.paused += 1
-        self.stack.signal(service, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self.stack.signal(service, signal.SIGCONT)
-            self.paused -= 1
 
 
 Strike = Callable[[Context, str], Awaitable[None]]
@@ -83,66 +72,17 @@ class Kind:
     brings_back: bool = False
 
 
-KINDS: Final[list[Kind]] = []
-
-
-def _kind(name: str, lane: Lane, often: int, recovered: Recovered, **more: Any) -> Callable[[Strike], Strike]:
-    def declare(strike: Strike) -> Strike:
-        KINDS.append(Kind(name, lane, often, strike, recovered, **more))
-        return strike
-
-    return declare
-
-
-async def _responds(probes: Probes, service: str, _since: datetime) -> bool:
-    # The twin serves nobody: its service must respond.
-    return await probes.responds(TWIN if service == "twin" else service)
-
-
-async def _all_respond(probes: Probes, _target: str, _since: datetime) -> bool:
-    return await probes.all_respond()
-
-
-async def _can_reserve(probes: Probes, _target: str, _since: datetime) -> bool:
-    return await probes.can_reserve()
-
-
-async def _can_buy(probes: Probes, _target: str, _since: datetime) -> bool:
-    return await probes.can_buy()
-
-
-async def _has_consumed(probes: Probes, service: str, since: datetime) -> bool:
-    return await probes.has_consumed(service or TWIN, since)
-
-
-async def _has_converged(probes: Probes, _target: str, since: datetime) -> bool:
-    return await probes.has_converged(since)
-
-
 # Processes are killed or paused.
 
 
-@_kind("kill -9 a service", "strikes", 24, _responds, targets=SERVICES, mark_seconds=3.0, kills=1)
-async def _kill_service(context: Context, service: str) -> None:
-    context.stack.kill(service)
+async def _kill(context: Context, name: str) -> None:
+    context.stack.kill(name)
 
 
-@_kind("kill -9 the holder of a relay", "strikes", 4, _has_consumed, mark_seconds=3.0, kills=1)
 async def _kill_relay_holder(context: Context, _: str) -> None:
     context.stack.kill(await context.stack.relay_holder())
 
 
-@_kind("kill -9 NATS", "strikes", 5, _can_reserve, mark_seconds=5.0, kills=1)
-async def _kill_nats(context: Context, _: str) -> None:
-    context.stack.kill("nats")
-
-
-@_kind("kill -9 PostgreSQL", "strikes", 4, _all_respond, mark_seconds=5.0, kills=1)
-async def _kill_postgres(context: Context, _: str) -> None:
-    context.stack.kill("postgres")
-
-
-@_kind("kill -9 one process of PostgreSQL", "strikes", 4, _all_respond, targets=STORED, mark_seconds=5.0, kills=1)
 async def _kill_backend(context: Context, service: str) -> None:
     sql = "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid() LIMIT 1"
     backend = await context.stack.marketplace.value("postgres", sql, service)
@@ -150,44 +90,34 @@ async def _kill_backend(context: Context, service: str) -> None:
         raise NothingToStrike
 
 
-@_kind("kill -9 the payment provider", "strikes", 3, _can_buy, kills=1)
-async def _kill_provider(context: Context, _: str) -> None:
-    context.stack.kill("sandbox")
-
-
-@_kind("kill -9 everything at once", "strikes", 2, _can_reserve, mark_seconds=20.0, kills=1, brings_back=True)
 async def _kill_everything(context: Context, _: str) -> None:
     await context.stack.kill_everything()
 
 
-_PAUSED: Final = ("expiration", "twin", "payments", "tickets")
-
-
-@_kind("SIGSTOP a service for longer than the bus waits", "long", 3, _responds, targets=_PAUSED)
 async def _pause(context: Context, service: str) -> None:
-    with context.pause(service):
+    context.pauses += 1
+    context.paused += 1
+    context.stack.signal(service, signal.SIGSTOP)
+    try:
         await asyncio.sleep(_PAUSE_SECONDS)
+    finally:
+        context.stack.signal(service, signal.SIGCONT)
+        context.paused -= 1
 
 
 # The bus forgets.
 
 
-@_kind("NATS loses its store", "strikes", 3, _has_converged, mark_seconds=60.0, kills=1)
 async def _wipe_bus(context: Context, _: str) -> None:
     context.stack.replace_bus(None)
 
 
-@_kind("NATS gets an older copy of its store", "strikes", 3, _has_converged, mark_seconds=60.0, kills=1)
 async def _restore_bus(context: Context, _: str) -> None:
     copy = context.stack.copy_bus()
     await asyncio.sleep(context.random.uniform(2.0, 5.0))
     context.stack.replace_bus(copy)
 
 
-_LOSING: Final = ("tickets", "orders", "payments")
-
-
-@_kind("NATS loses single events", "strikes", 3, _has_converged, targets=_LOSING, mark_seconds=30.0)
 async def _lose_events(context: Context, stream: str) -> None:
     async with context.stack.bus() as bus:
         state = (await bus.jetstream.stream_info(stream)).state
@@ -200,31 +130,21 @@ async def _lose_events(context: Context, stream: str) -> None:
 # The disk is full, and the clock is wrong.
 
 
-@_kind("PostgreSQL's disk is full", "strikes", 3, _all_respond, mark_seconds=10.0, needs="postgres")
-async def _fill_postgres(context: Context, _: str) -> None:
-    # It needs a new file for its log: those it has prepared would last for minutes.
-    await _fill(context, "postgres", lambda: context.stack.marketplace.execute("postgres", "SELECT pg_switch_wal()"))
-
-
-@_kind("NATS's disk is full", "strikes", 3, _can_reserve, mark_seconds=30.0, needs="nats")
-async def _fill_nats(context: Context, _: str) -> None:
-    await _fill(context, "nats", lambda: asyncio.sleep(0))
-
-
-async def _fill(context: Context, name: str, use: Callable[[], Awaitable[None]]) -> None:
+async def _fill_disk(context: Context, name: str) -> None:
     disk, deadline = context.stack.disks[name], time.monotonic() + context.random.uniform(*_FULL_SECONDS)
     try:
         while time.monotonic() < deadline:
             disk.fill()  # again, because a server may free some
-            with contextlib.suppress(*UNREACHABLE):
-                await use()
+            if name == "postgres":
+                # It needs a new file for its log: those it has prepared would last for minutes.
+                with contextlib.suppress(*UNREACHABLE):
+                    await context.stack.marketplace.execute("postgres", "SELECT pg_switch_wal()")
             await asyncio.sleep(0.2)
     finally:
         disk.free()
 
 
-@_kind("a service's clock is 10 minutes off", "long", 6, _responds, targets=(*STORED, "web"), needs="clocks")
-async def _skew(context: Context, service: str) -> None:
+async def _skew_clock(context: Context, service: str) -> None:
     set_clock(context.stack.folder, service, context.random.choice((_CLOCK_SECONDS, -_CLOCK_SECONDS)))
     await asyncio.sleep(8.0)
     # It must not matter: the service has to respond with its clock still wrong.
@@ -235,8 +155,8 @@ async def _skew(context: Context, service: str) -> None:
 # Links.
 
 
-def _on_links(what: str, often: int, begin: Callable[[Link], object], seconds: tuple[float, float]) -> None:
-    """Declare a fault of the links to each kind of server; it ends when the link is healed."""
+def _on_links(what: str, often: int, begin: Callable[[Link], object], seconds: tuple[float, float]) -> Iterator[Kind]:
+    """Return the kinds of a fault of the links to each server; it ends when the link is healed."""
 
     async def strike(context: Context, name: str) -> None:
         link = context.stack.links[name]
@@ -244,35 +164,17 @@ def _on_links(what: str, often: int, begin: Callable[[Link], object], seconds: t
         await asyncio.sleep(context.random.uniform(*seconds))
         link.heal()
 
-    async def service_responds(probes: Probes, name: str, since: datetime) -> bool:
-        return await _responds(probes, name.partition("/")[0], since)
-
-    async def service_has_consumed(probes: Probes, name: str, since: datetime) -> bool:
-        return await _has_consumed(probes, name.partition("/")[0], since)
-
-    to_postgres = tuple(f"{each}/postgres" for each in STORED)
-    to_nats = tuple(f"{each}/nats" for each in ("tickets", "orders", "payments", "expiration"))
-    _kind(f"{what} to PostgreSQL", "links", often, service_responds, targets=to_postgres)(strike)
-    _kind(f"{what} to NATS", "links", often, service_has_consumed, targets=to_nats)(strike)
-    _kind(f"{what} to the provider", "links", often, _can_buy, targets=("payments/provider",))(strike)
+    to_postgres = [f"{each}/postgres" for each in STORED]
+    to_nats = [f"{each}/nats" for each in ("tickets", "orders", "payments", "expiration")]
+    yield Kind(f"{what} to PostgreSQL", "links", often, strike, Probes.responds, to_postgres)
+    yield Kind(f"{what} to NATS", "links", often, strike, Probes.has_consumed, to_nats)
+    yield Kind(f"{what} to the provider", "links", often, strike, Probes.can_buy, ["payments/provider"])
 
 
-_on_links("cut the link", 8, Link.cut, (0.3, 3.0))
-_on_links("0.5 s delay each way on the link", 6, lambda link: link.delay(_DELAYED_BY_SECONDS), (2.0, 4.0))
-# A service gives up a connection that swallows everything after 10 s of its own.
-_on_links("half-open link", 4, Link.swallow, (2.0, 12.0))
-
-
-def _on_commits(outcome: str, *, before: bool) -> None:
-    @_kind(f"reset after COMMIT was sent, and it was {outcome}", "links", 16, _responds, targets=STORED)
-    async def _strike(context: Context, service: str) -> None:
-        link = context.stack.links[f"{service}/postgres"]
-        if not await link.break_commit(before=before, wait_seconds=_COMMIT_WITHIN_SECONDS):
-            raise NothingToStrike
-
-
-_on_commits("lost", before=True)
-_on_commits("committed", before=False)
+async def _break_commit(context: Context, service: str, *, before: bool) -> None:
+    link = context.stack.links[f"{service}/postgres"]
+    if not await link.break_commit(before=before, wait_seconds=_COMMIT_WITHIN_SECONDS):
+        raise NothingToStrike
 
 
 # The provider.
@@ -287,7 +189,10 @@ _REQUESTS: Final[dict[str, dict[str, Any]]] = {
 _WEBHOOKS: Final = ("lose", "duplicate", "delay", "reorder")
 
 
-async def _wrong_at_provider(context: Context, wanted: dict[str, Any]) -> None:
+async def _err_at_provider(context: Context, what: str) -> None:
+    wanted: dict[str, Any] = {"webhooks": [{"count": 5, "kind": what, "delay_ms": 4000}]}
+    if what in _REQUESTS:
+        wanted = {"requests": [{"count": 5, **_REQUESTS[what]}]}
     url = f"http://{LOOPBACK}:{context.stack.ports['provider']}/sandbox/faults"
     try:
         async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
@@ -298,11 +203,59 @@ async def _wrong_at_provider(context: Context, wanted: dict[str, Any]) -> None:
         raise NothingToStrike from None
 
 
-@_kind("the provider errs", "provider", 15, _can_buy, targets=tuple(_REQUESTS))
-async def _request_fault(context: Context, what: str) -> None:
-    await _wrong_at_provider(context, {"requests": [{"count": 5, **_REQUESTS[what]}]})
-
-
-@_kind("the provider's webhooks are lost, late or doubled", "provider", 12, _can_buy, targets=_WEBHOOKS)
-async def _webhook_fault(context: Context, what: str) -> None:
-    await _wrong_at_provider(context, {"webhooks": [{"count": 5, "kind": what, "delay_ms": 4000}]})
+KINDS: Final = (
+    Kind("kill -9 a service", "strikes", 24, _kill, Probes.responds, SERVICES, mark_seconds=3.0, kills=1),
+    Kind(
+        "kill -9 the holder of a relay", "strikes", 4, _kill_relay_holder, Probes.has_consumed, (TWIN,),
+        mark_seconds=3.0, kills=1,
+    ),
+    Kind("kill -9 NATS", "strikes", 5, _kill, Probes.can_reserve, ("nats",), mark_seconds=5.0, kills=1),
+    Kind("kill -9 PostgreSQL", "strikes", 4, _kill, Probes.all_respond, ("postgres",), mark_seconds=5.0, kills=1),
+    Kind(
+        "kill -9 one process of PostgreSQL", "strikes", 4, _kill_backend, Probes.all_respond, STORED,
+        mark_seconds=5.0, kills=1,
+    ),
+    Kind("kill -9 the payment provider", "strikes", 3, _kill, Probes.can_buy, ("sandbox",), kills=1),
+    Kind(
+        "kill -9 everything at once", "strikes", 2, _kill_everything, Probes.can_reserve,
+        mark_seconds=20.0, kills=1, brings_back=True,
+    ),
+    Kind(
+        "SIGSTOP a service for longer than the bus waits", "long", 3, _pause, Probes.responds,
+        ("expiration", "twin", "payments", "tickets"),
+    ),
+    Kind("NATS loses its store", "strikes", 3, _wipe_bus, Probes.has_converged, mark_seconds=60.0, kills=1),
+    Kind(
+        "NATS gets an older copy of its store", "strikes", 3, _restore_bus, Probes.has_converged,
+        mark_seconds=60.0, kills=1,
+    ),
+    Kind(
+        "NATS loses single events", "strikes", 3, _lose_events, Probes.has_converged, ("tickets", "orders", "payments"),
+        mark_seconds=30.0,
+    ),
+    Kind(
+        "PostgreSQL's disk is full", "strikes", 3, _fill_disk, Probes.all_respond, ("postgres",),
+        mark_seconds=10.0, needs="postgres",
+    ),
+    Kind(
+        "NATS's disk is full", "strikes", 3, _fill_disk, Probes.can_reserve, ("nats",), mark_seconds=30.0, needs="nats"
+    ),
+    Kind(
+        "a service's clock is 10 minutes off", "long", 6, _skew_clock, Probes.responds, (*STORED, "web"), needs="clocks"
+    ),
+    *_on_links("cut the link", 8, Link.cut, (0.3, 3.0)),
+    *_on_links("0.5 s delay each way on the link", 6, lambda link: link.delay(_DELAYED_BY_SECONDS), (2.0, 4.0)),
+    # A service gives up a connection that swallows everything after 10 s of its own.
+    *_on_links("half-open link", 4, Link.swallow, (2.0, 12.0)),
+    *(
+        Kind(
+            f"reset after COMMIT was sent, and it was {outcome}", "links", 16, partial(_break_commit, before=before),
+            Probes.responds, STORED,
+        )
+        for outcome, before in (("lost", True), ("committed", False))
+    ),
+    Kind("the provider errs", "provider", 15, _err_at_provider, Probes.can_buy, tuple(_REQUESTS)),
+    Kind(
+        "the provider's webhooks are lost, late or doubled", "provider", 12, _err_at_provider, Probes.can_buy, _WEBHOOKS
+    ),
+)  # fmt: skip

@@ -1,7 +1,6 @@
 """Probes: small purchases and requests, tried again until one succeeds, which time the recovery from a fault."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,10 +15,11 @@ from admitone import registry
 from admitone.kernel.database.pool import UNREACHABLE as DATABASE_UNREACHABLE
 from admitone.kernel.http.operations import OK
 from admitone.kernel.messaging.bus import UNREACHABLE as BUS_UNREACHABLE
-from proof.chaos.stack import Stack
+from proof.chaos.stack import TWIN, Stack
 from proof.clients import NO_HEADERS
-from proof.marketplace import STORED
+from proof.marketplace import STORED, is_ready
 from proof.people import GOOD_CARD, Crowd, Person, Ticket
+from proof.waiting import until
 
 UNREACHABLE: Final = (
     *DATABASE_UNREACHABLE, *BUS_UNREACHABLE, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, nats.errors.Error,
@@ -37,10 +37,6 @@ _PATHS: Final = {
     "web": "/auth/signin",
 }
 _UNPUBLISHED: Final = "SELECT count(*) FROM outbox WHERE stream_sequence IS NULL AND recorded_at < $1"
-
-
-class NotRecovered(Exception):
-    """What was broken did not work again"""
 
 
 @dataclass
@@ -62,15 +58,16 @@ class Probes:
         return cls(stack, seller, buyer, ticket, order_id)
 
     async def until(self, works: Callable[[], Awaitable[bool]]) -> None:
-        """Wait until it works. Raises NotRecovered."""
-        deadline = time.monotonic() + _GIVE_UP_SECONDS
-        while not await works():
-            if time.monotonic() > deadline:
-                raise NotRecovered
-            await asyncio.sleep(_AGAIN_SECONDS)
+        """Wait until it works. Raises NotInTime."""
+        await until(works, "it works again", _GIVE_UP_SECONDS, again_seconds=_AGAIN_SECONDS)
 
-    async def responds(self, service: str) -> bool:
+    # Whether a part of the marketplace works again that had a fault; each gets what the fault was of, such as a service
+    # or the link `tickets/nats`, and when it ended, by the databases' clock.
+
+    async def responds(self, target: str, _since: datetime | None = None) -> bool:
         """Whether a service serves people; of expiration, which serves nobody, whether it is ready."""
+        # The twin serves nobody: its service must respond.
+        service = TWIN if target == "twin" else target.partition("/")[0]
         if service == "expiration":
             return await self._is_ready(service)
         path = _PATHS[service].format(ticket=self.ticket.id, order=self.order_id)
@@ -81,37 +78,37 @@ class Probes:
         except TimeoutError:
             return False
 
-    async def all_respond(self) -> bool:
+    async def all_respond(self, _target: str, _since: datetime) -> bool:
         return all(await asyncio.gather(*(self.responds(each) for each in STORED)))
 
     async def _is_ready(self, service: str) -> bool:
         try:
-            url = f"http://127.0.0.1:{self.stack.own_port(service)}/health/ready"
-            async with httpx.AsyncClient(timeout=_ONE_TRY_SECONDS, trust_env=False) as client:
-                return (await client.get(url)).status_code == OK
-        except (httpx.HTTPError, OSError, AssertionError, KeyError):
+            url = f"http://127.0.0.1:{self.stack.own_port(service)}"
+            async with httpx.AsyncClient(base_url=url, timeout=_ONE_TRY_SECONDS, trust_env=False) as client:
+                return await is_ready(client)
+        except (OSError, KeyError):
             return False
 
     async def _new_order(self) -> UUID | None:
         ticket = await self.seller.list_ticket()
         return next(iter(await self.buyer.reserve(ticket)), None) if ticket is not None else None
 
-    async def can_reserve(self) -> bool:
+    async def can_reserve(self, _target: str, _since: datetime) -> bool:
         """Whether a ticket listed now can be reserved: its event has passed the bus."""
         order_id = await self._new_order()
         if order_id is not None:
             await self.buyer.cancel(order_id)
         return order_id is not None
 
-    async def can_buy(self) -> bool:
+    async def can_buy(self, _target: str, _since: datetime) -> bool:
         """Whether a ticket listed now can be paid for: the provider responds, too."""
         order_id = await self._new_order()
         return order_id is not None and (await self.buyer.pay(order_id, GOOD_CARD)).is_done
 
-    async def has_consumed(self, service: str, since: datetime) -> bool:
+    async def has_consumed(self, target: str, since: datetime) -> bool:
         """Whether a service has consumed an event since then, and published what it wrote before."""
         try:
-            async with self.stack.marketplace.connected(service) as connection:
+            async with self.stack.marketplace.connected(target.partition("/")[0]) as connection:
                 consumed = await connection.fetchval("SELECT max(received_at) > $1 FROM inbox", since)
                 waiting = await connection.fetchval(_UNPUBLISHED, since)
         except UNREACHABLE:
@@ -128,7 +125,7 @@ class Probes:
             else:
                 return now
 
-    async def has_converged(self, before: datetime) -> bool:
+    async def has_converged(self, _target: str, before: datetime) -> bool:
         """Whether everything published before then is on the bus and consumed."""
         await asyncio.sleep(_CONVERGED_AGAIN_SECONDS)  # this probe reads every event there is
         try:

@@ -10,18 +10,19 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from admitone.invariants import Finding, check_always
 from proof.chaos.clocks import LIBRARY
 from proof.chaos.faults import Context, Kind, NothingToStrike
-from proof.chaos.probes import UNREACHABLE, NotRecovered, Probes
+from proof.chaos.probes import UNREACHABLE, Probes
 from proof.chaos.schedule import Planned
 from proof.chaos.stack import Stack
 from proof.clients import HttpClient, http_client
 from proof.history import ClientHistory
 from proof.marketplace import logged_errors, settled
 from proof.people import Crowd, Habits, Person
+from proof.waiting import NotInTime
 
 HOLD_SECONDS: Final = 20
 HABITS: Final = Habits(
@@ -64,10 +65,6 @@ class RunOutcome:
     errors: Counter[str] = field(default_factory=Counter)
 
 
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 @dataclass
 class ChaosRun:
     """A run on a folder of its own; `plan` draws the lanes once it is known what this machine can do."""
@@ -78,14 +75,15 @@ class ChaosRun:
     seconds: float
     buyers: int = _BUYERS
     hold_seconds: int = HOLD_SECONDS
-    progress: Callable[[str], None] = _print
+
+    def progress(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
 
     async def run(self) -> RunOutcome:
         stack = Stack(self.folder, self.hold_seconds)
         outcome = self._outcome = RunOutcome(self.seed)
         async with http_client(stack.marketplace.url) as http:
-            client = HttpClient(http)
-            crowd = Crowd(client, client, Random(self.seed), HABITS, self.hold_seconds, outcome.history)
+            crowd = Crowd(HttpClient(http), Random(self.seed), HABITS, self.hold_seconds, outcome.history)
             try:
                 await stack.open()
                 for _ in range(_SELLERS + self.buyers):
@@ -106,24 +104,18 @@ class ChaosRun:
         self._outcome.skipped = stack.skipped
         began, is_over = time.monotonic(), asyncio.Event()
         context = Context(stack, probes, Random(self.seed))
-        striking = asyncio.gather(*(self._strike(context, lane, began) for lane in lanes))
-        trading = asyncio.create_task(_trade(crowd, is_over))
-        checking = asyncio.create_task(self._check(stack))
-        try:
-            # The other two do not end by themselves: if one does, it has failed.
-            tasks: list[asyncio.Future[Any]] = [striking, trading, checking]
-            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for each in finished:
-                each.result()
+        async with asyncio.TaskGroup() as group:
+            trading = group.create_task(_trade(crowd, is_over))
+            checking = group.create_task(self._check(stack))
+            async with asyncio.TaskGroup() as striking:
+                for lane in lanes:
+                    striking.create_task(self._strike(context, lane, began))
             self._outcome.seconds = time.monotonic() - began
             stack.heal()
             # What was begun is ended: a request without a record would look like one that nobody sent.
             is_over.set()
             await trading
-        finally:
-            for task in (trading, checking, striking):
-                task.cancel()
-            await asyncio.gather(trading, checking, striking, return_exceptions=True)
+            checking.cancel()
 
     async def _strike(self, context: Context, lane: Sequence[Planned], began: float) -> None:
         for number, each in enumerate(lane):
@@ -144,7 +136,7 @@ class ChaosRun:
             outcome.kills += kind.kills
             since = await probes.now()
             await probes.until(lambda: kind.recovered(probes, target, since))
-        except NotRecovered:
+        except NotInTime:
             outcome.violations.append(f"{kind.name} ({target}) at {at:.0f} s: it did not work again")
         except (NothingToStrike, *UNREACHABLE):
             outcome.missed[kind.name] += 1
@@ -178,7 +170,7 @@ class ChaosRun:
         """Wait until all is settled, and check every invariant with the client history."""
         outcome, marketplace, began = self._outcome, stack.marketplace, time.monotonic()
         self.progress("healed; waiting until everything is settled")
-        with contextlib.suppress(AssertionError, *UNREACHABLE):  # the checker reports what is left
+        with contextlib.suppress(NotInTime, *UNREACHABLE):  # the checker reports what is left
             await settled(marketplace.value, _SETTLE_SECONDS)
         outcome.findings = await marketplace.check(outcome.history.records, _SETTLE_SECONDS)
         outcome.settled_seconds = time.monotonic() - began

@@ -5,8 +5,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,8 +16,8 @@ from admitone.kernel.messaging.bus import Bus
 from admitone.local.folder import DataFolder
 from admitone.local.postgres import Postgres
 from admitone.local.server import LOOPBACK, free_port, read_pid
-from proof.chaos.clocks import clock_environment, set_clock
-from proof.chaos.detour import OPERATOR, PORTS, Ports, at_port
+from proof.chaos.clocks import set_clock
+from proof.chaos.detour import OPERATOR, PORTS, ClockedProgram, Ports, at_port
 from proof.chaos.disks import CannotMount, Disk
 from proof.chaos.links import Link
 from proof.marketplace import SERVICES, STORED, Marketplace
@@ -30,7 +28,6 @@ SERVERS: Final = ("postgres", "nats", "sandbox")
 
 # Small enough to fill, large enough for a run.
 _DISK_MEGABYTES: Final = {"postgres": 768, "nats": 512}
-_WATCH_SECONDS: Final = 0.05
 
 
 class Stack:
@@ -57,8 +54,8 @@ class Stack:
                 PORTS: msgspec.json.encode(ports).decode(),
             },
         )
-        self._twin: subprocess.Popen[bytes] | None = None
-        self._watching_twin: asyncio.Task[None] | None = None
+        self._twin = ClockedProgram(folder / "processes" / "twin", "twin", ["admitone", "serve", TWIN])
+        self._running_twin: asyncio.Task[None] | None = None
 
     # Start and stop.
 
@@ -90,25 +87,18 @@ class Stack:
                 self.disks[name] = disk
 
     async def start(self) -> None:
-        """Start the marketplace and the second replica, and wait until every service is ready."""
+        """Start the marketplace, and the second replica as soon as every service is ready."""
         await self.marketplace.start()
         environment = self._environment_of(TWIN)
         for name, target in (("DATABASE_URL", "postgres"), ("NATS_URL", "nats")):
             variable = f"ADMITONE_{TWIN.upper()}_{name}"
             environment[variable] = at_port(environment[variable], self.links[f"twin/{target}"].port)
-        environment |= {"ADMITONE_PORT": str(free_port()), **clock_environment(self.folder, "twin")}
-        self._watching_twin = asyncio.create_task(self._watch_twin(environment))
+        self._twin.environment = environment
+        self._running_twin = asyncio.create_task(self._run_twin())
 
-    async def _watch_twin(self, environment: dict[str, str]) -> None:
-        """Run the second replica, and start it again whenever it ends."""
-        with (self.folder / "twin.log").open("ab") as out:
-            while True:
-                if self._twin is None or self._twin.poll() is not None:
-                    command = ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "admitone", "serve", TWIN]
-                    self._twin = subprocess.Popen(
-                        command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out
-                    )
-                await asyncio.sleep(_WATCH_SECONDS)
+    async def _run_twin(self) -> None:
+        await self._twin.start_async()
+        await self._twin.watch()
 
     async def close(self) -> None:
         """Stop everything, the servers last, and unmount the disks."""
@@ -120,24 +110,19 @@ class Stack:
             disk.unmount()
 
     async def _stop_twin(self) -> None:
-        if self._watching_twin is not None:
-            self._watching_twin.cancel()
-            await asyncio.wait({self._watching_twin})
-        if self._twin is not None:
-            self._twin.kill()
-            await asyncio.to_thread(self._twin.wait)
-            self._twin = None
+        if self._running_twin is not None:
+            self._running_twin.cancel()
+            await asyncio.wait({self._running_twin})
+        await asyncio.to_thread(self._twin.stop)
 
     # Processes.
 
     def pid(self, name: str) -> int:
-        """Return the process id of a service, of the `twin`, or of a server."""
-        if name == "twin":
-            assert self._twin is not None
-            return self._twin.pid
+        """Return the process id of a service, of the `twin`, or of a server. Raises ProcessLookupError."""
         place = self.folder if name in SERVERS else self.folder / "processes"
         pid = read_pid(place / f"{name}.pid")
-        assert pid is not None, f"{name} does not run"
+        if pid is None:
+            raise ProcessLookupError(f"{name} does not run")
         return pid
 
     def signal(self, name: str, number: signal.Signals) -> None:
@@ -160,8 +145,9 @@ class Stack:
 
     async def kill_everything(self) -> None:
         """Kill every process at once, and start the marketplace again as a supervisor of the machine would."""
-        names = (*SERVICES, *SERVERS)
-        pids = [self.pid(name) for name in names]
+        pids = [self.pid(name) for name in (*SERVICES, "twin", *SERVERS)]
+        if self._running_twin is not None:
+            self._running_twin.cancel()
         self.marketplace.kill()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):

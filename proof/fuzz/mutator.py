@@ -90,16 +90,9 @@ def routes(document: dict[str, Any], pages: Sequence[tuple[str, str]]) -> list[R
                 body = {name: inputs.GOOD[name] for name in properties}
             found.append(Route(method.upper(), path, query, body))
     for method, path in pages:
-        fields = inputs.FORMS.get(path, ()) if method == "POST" else ()
-        found.append(
-            Route(
-                method,
-                path,
-                inputs.QUERIES.get(path, ()),
-                {name: inputs.GOOD[name] for name in fields},
-                method == "POST",
-            )
-        )
+        is_form = method == "POST"
+        fields = {name: inputs.GOOD[name] for name in inputs.FORMS.get(path, ()) if is_form}
+        found.append(Route(method, path, inputs.QUERIES.get(path, ()), fields, is_form))
     return found
 
 
@@ -211,11 +204,8 @@ class Mutator:
             case 1:
                 return chosen * random.randrange(1, 4)
             case 2:
-                codes = [
-                    random.choice((random.randrange(128), random.randrange(0x10FFFF)))
-                    for _ in range(random.randrange(20))
-                ]
-                return "".join(map(chr, codes))
+                ends = random.choices((128, 0x10FFFF), k=random.randrange(20))
+                return "".join(chr(random.randrange(end)) for end in ends)
             case _:
                 return chosen
 

@@ -12,10 +12,8 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 from starlette.requests import Request
 
-import admitone.events  # noqa: F401 - registers every event type
 from admitone.auth.model import network_of, read_email
 from admitone.auth.tokens import SigningKeys, new_signing_key
-from admitone.auth.views import AccountChange, SignIn, SignUp
 from admitone.kernel import clock, ids
 from admitone.kernel.errors import Refusal
 from admitone.kernel.http import parsing
@@ -24,11 +22,10 @@ from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
 from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.text import clean_line
-from admitone.orders.views import NewOrder, OrdersQuery
 from admitone.payments.gateway import ForgedWebhook, Gateway, PaymentIntent
-from admitone.payments.views import NewPayment, PaymentsOf
+from admitone.registry import SERVICES
 from admitone.tickets.model import Position, searchable_words, words_of
-from admitone.tickets.views import EntityTags, TicketListing, TicketSearch, read_cursor, write_cursor
+from admitone.tickets.views import EntityTags, TicketListing, read_cursor, write_cursor
 from admitone.web.formatting import money
 from admitone.web.forms import parse_amount, read_form
 from admitone.web.page_request import local_url
@@ -38,8 +35,9 @@ from proof.fuzz.inputs import MARK
 
 T = TypeVar("T")
 
-BODIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketListing, SignUp, SignIn, AccountChange, NewOrder, NewPayment)
-QUERIES: Final[tuple[type[msgspec.Struct], ...]] = (TicketSearch, OrdersQuery, PaymentsOf)
+_OPERATIONS: Final = [operation for service in SERVICES for operation in service.operations]
+BODIES: Final = {each.body for each in _OPERATIONS if each.body is not None}
+QUERIES: Final = {each.query for each in _OPERATIONS if each.query is not None}
 
 _WEBHOOK_SECRET: Final = "whsec_fuzz"
 _GATEWAY: Final = Gateway(None, None, False, (_WEBHOOK_SECRET,))  # type: ignore[arg-type]  # its client is not used

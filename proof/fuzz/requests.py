@@ -8,8 +8,8 @@ import asyncio
 import json
 import logging
 import re
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,13 +17,16 @@ from typing import Final
 from starlette.types import ASGIApp, Message
 
 from proof.fuzz.inputs import MARK, MARKUP
-from proof.fuzz.mutator import Headers, Known, MutatedRequest, Mutator
+from proof.fuzz.mutator import Headers, MutatedRequest
+from proof.fuzz.stock import Target
 
 _ERROR_FROM: Final = 400
 _BROKEN_FROM: Final = 500
 _BUSY: Final = 503
 _BUSY_SECONDS: Final = 2.0
 _RESPONSE_SECONDS_MAX: Final = 20.0
+_AT_ONCE: Final = 12
+_RENEW_AFTER: Final = 400
 _UNSENDABLE: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _MARK: Final = MARK.encode()
 _MARKUP: Final = MARKUP.encode()
@@ -39,8 +42,8 @@ _EVERYWHERE: Final = {
     b"permissions-policy": b"camera=()",
     b"cache-control": b"",
 }
-# Errors that hostile input is expected to log; every other logged error is a fault.
-_EXPECTED_LOG: Final = ("a webhook is not trusted",)
+# The error that hostile input is expected to log; every other logged error is a fault.
+EXPECTED_LOG: Final = "a webhook is not trusted"
 
 _current: ContextVar[MutatedRequest | None] = ContextVar("current", default=None)
 
@@ -127,28 +130,23 @@ def _faults_of_error(body: bytes, kind: bytes, fields: frozenset[str]) -> Iterat
 class FuzzReport:
     """The outcome of many requests."""
 
-    statuses: Counter[int] = field(default_factory=Counter)
-    routes: defaultdict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    responses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """By route and status."""
     faults: dict[str, str] = field(default_factory=dict)
     """One example of each kind of fault."""
     busy: int = 0
     """Responses "busy, try again in a moment" that were another one a moment later; the same again is a fault."""
 
-    @property
-    def total(self) -> int:
-        return self.statuses.total()
+    def statuses(self, only_route: str = "") -> Counter[int]:
+        """Count the responses of a route, or all, by status."""
+        counts: Counter[int] = Counter()
+        for (route, status), count in self.responses.items():
+            counts[status] += count if only_route in {"", route} else 0
+        return +counts
 
     def add_fault(self, fault: str, request: MutatedRequest | None = None) -> None:
         at = f" at {request.route}" if request is not None else ""
         self.faults.setdefault(f"{fault[:160]}{at}", str(request) if request is not None else "outside of a request")
-
-    def add(self, other: "FuzzReport") -> None:
-        """Add the outcome of other requests."""
-        self.statuses += other.statuses
-        self.busy += other.busy
-        for route, statuses in other.routes.items():
-            self.routes[route] += statuses
-        self.faults = other.faults | self.faults
 
 
 class _ErrorLog(logging.Handler):
@@ -159,47 +157,35 @@ class _ErrorLog(logging.Handler):
         self._report = report
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.msg not in _EXPECTED_LOG:
+        if record.msg != EXPECTED_LOG:
             cause = record.exc_info[1] if record.exc_info else None
             self._report.add_fault(f"logged: {record.getMessage()}: {cause!r}", _current.get())
 
 
-async def send_mutated(
-    app: ASGIApp,
-    mutator: Mutator,
-    fields: frozenset[str],
-    count: int,
-    *,
-    at_once: int = 12,
-    renew: Callable[[], Awaitable[Known]],
-    renew_after: int = 400,
-) -> FuzzReport:
+async def send_mutated(app: ASGIApp, target: Target, count: int, report: FuzzReport) -> None:
     """Send `count` mutated requests, some at once; what was used up is renewed after so many of them."""
-    report = FuzzReport()
     error_log, root, left = _ErrorLog(report), logging.getLogger(), iter(range(count))
 
     async def send_some() -> None:
         for number in left:
-            if number % renew_after == renew_after - 1:
-                mutator.known = await renew()
-            request = mutator.request()
+            if number % _RENEW_AFTER == _RENEW_AFTER - 1:
+                target.mutator.known = await target.stock.renew()
+            request = target.mutator.request()
             _current.set(request)
             response = await send(app, request)
             if response.status == _BUSY:
                 report.busy += 1
                 await asyncio.sleep(_BUSY_SECONDS)
                 response = await send(app, request)
-            report.statuses[response.status] += 1
-            report.routes[request.route][response.status] += 1
-            for fault in faults_of(request, response, fields):
+            report.responses[request.route, response.status] += 1
+            for fault in faults_of(request, response, target.fields):
                 report.add_fault(fault, request)
             _current.set(None)
 
     root.addHandler(error_log)
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
+            for _ in range(_AT_ONCE):
                 group.create_task(send_some())
     finally:
         root.removeHandler(error_log)
-    return report

@@ -10,13 +10,12 @@ from uuid import UUID
 
 from admitone.auth.resources import AuthSettings
 from admitone.auth.tokens import SigningKeys
-from admitone.kernel import clock, ids
-from admitone.kernel.http.sessions import SignedInUser
+from admitone.kernel import ids
 from admitone.kernel.runner import App
 from admitone.payments.resources import PaymentSettings
 from admitone.web.assets import FINGERPRINT
 from admitone.web.service import SERVICE as WEB
-from proof.clients import HttpClient
+from proof.clients import HttpClient, session_of
 from proof.endings import reserved
 from proof.fuzz.inputs import SOME_ID
 from proof.fuzz.mutator import Known, Mutator, field_names, routes
@@ -75,9 +74,7 @@ class Stock:
         )
 
     def _session(self, name: str) -> str:
-        now = clock.now()
-        user = SignedInUser(self._users[name], f"{name}@example.com", ids.new_id(), now.timestamp() + 12 * 3600)
-        return self._keys.sign(user, now)
+        return session_of(self._keys, self._users[name])
 
 
 @dataclass

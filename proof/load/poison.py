@@ -4,24 +4,22 @@ A trigger in orders' database refuses it, as a mistake in a handler or a table w
 """
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
-import time
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
-
-import asyncpg
 
 from admitone.kernel.ids import new_id
 from proof.load import generator
-from proof.load.generator import request
-from proof.load.report import Report
+from proof.load.generator import quantile, request
+from proof.load.report import counted
+from proof.load.speed import Bench, consumed_after_ms
 from proof.marketplace import Marketplace
+from proof.waiting import until
 
 POISON: Final = "Poison"
 # No replica of such a ticket can be stored.
@@ -37,87 +35,62 @@ MEND: Final = "DROP TRIGGER poison ON ticket; DROP FUNCTION refuse_poison()"
 
 _SELLERS: Final = 50
 _SECONDS_MAX: Final = 120.0
-_POLL_SECONDS: Final = 0.2
 
 
-@dataclass(frozen=True)
-class _Arrivals:
-    """How long tickets took to reach orders, in milliseconds, and which of them were poison."""
+async def _list_tickets(
+    marketplace: Marketplace, count: int, per_second: float, one_in: int | None = None
+) -> tuple[Sequence[UUID], Sequence[float]]:
+    """List tickets at a pace, every so many of them poison, and wait until orders has consumed all the others.
 
-    poison: Sequence[UUID]
-    late_ms: Sequence[float]
-
-    def quantile_ms(self, share: float) -> float:
-        return self.late_ms[min(int(len(self.late_ms) * share), len(self.late_ms) - 1)]
-
-
-async def _list_tickets(marketplace: Marketplace, count: int, per_second: float, one_in: int | None) -> _Arrivals:
-    """List tickets at a pace, every so many of them poison; wait until orders has consumed all the others."""
+    Return the poison, and how long the others took, in milliseconds.
+    """
     sellers = [marketplace.token(new_id()) for _ in range(_SELLERS)]
     titles = [POISON if one_in and number % one_in == one_in // 2 else "Fado night" for number in range(count)]
-    bodies = [json.dumps({"title": title, "price": 20}).encode() for title in titles]
-    run = await asyncio.to_thread(
-        generator.send,
-        marketplace.port,
-        [
-            request("POST", "/api/tickets", token=sellers[number % _SELLERS], body=body)
-            for number, body in enumerate(bodies)
-        ],
-        connections=16,
-        seconds=10 * count / per_second,
-        keep_bodies=True,
-        pace_per_second=per_second,
-    )
+    requests = [
+        request("POST", "/api/tickets", token=seller, body=json.dumps({"title": title, "price": 20}).encode())
+        for seller, title in zip(itertools.cycle(sellers), titles, strict=False)
+    ]
+    options: dict[str, Any] = {"connections": 16, "seconds": 10 * count / per_second, "pace_per_second": per_second}
+    run = await asyncio.to_thread(generator.send, marketplace.port, requests, keep_bodies=True, **options)
     tickets = [json.loads(body) for body in run.bodies]
     poison = [UUID(each["id"]) for each in tickets if each["title"] == POISON]
     good = [UUID(each["id"]) for each in tickets if each["title"] != POISON]
-    return _Arrivals(poison, await _late_ms(marketplace, good))
-
-
-async def _late_ms(marketplace: Marketplace, tickets: list[UUID]) -> list[float]:
     sql = "SELECT id, recorded_at FROM outbox WHERE type = 'TicketCreated' AND aggregate = ANY($1::uuid[])"
-    recorded = {row["id"]: row["recorded_at"] for row in await marketplace.rows("tickets", sql, tickets)}
-    consumed = await _until(
-        marketplace, "SELECT id, received_at FROM inbox WHERE id = ANY($1::uuid[])", list(recorded), count=len(tickets)
-    )
-    return sorted((row["received_at"] - recorded[row["id"]]).total_seconds() * 1000 for row in consumed)
+    recorded = {row["id"]: row["recorded_at"] for row in await marketplace.rows("tickets", sql, good)}
+
+    async def late_ms() -> Sequence[float] | None:
+        found = await consumed_after_ms(marketplace, "orders", recorded)
+        return found if len(found) == len(good) else None
+
+    return poison, await until(late_ms, "orders has consumed the others", _SECONDS_MAX) or ()
 
 
-async def _dead_letters(marketplace: Marketplace, count: int) -> list[asyncpg.Record]:
-    """Wait until so many events are dead letters; return them."""
-    sql = "SELECT id, attempts FROM dead_letter WHERE given_up_at IS NOT NULL"
-    return await _until(marketplace, sql, count=count)
-
-
-async def _until(marketplace: Marketplace, sql: str, *arguments: object, count: int) -> list[asyncpg.Record]:
-    """Return the rows of a statement on orders' database once there are so many."""
-    deadline = time.monotonic() + _SECONDS_MAX
-    while len(rows := await marketplace.rows("orders", sql, *arguments)) != count:
-        assert time.monotonic() < deadline, f"{len(rows)} of {count} events"
-        await asyncio.sleep(_POLL_SECONDS)
-    return rows
-
-
-async def prove_poison(marketplace: Marketplace, report: Report, chosen: Namespace) -> None:
+async def prove_poison(bench: Bench) -> None:
     """The same load without and with one poisonous event in a thousand."""
-    pace = chosen.pace or 100
-    count = int(chosen.seconds * pace)
-    await _list_tickets(marketplace, int(10 * pace), pace, None)
-    plain = await _list_tickets(marketplace, count, pace, None)
+    marketplace, report = bench.marketplace, bench.report
+    pace = bench.options.pace or 100
+    count = int(bench.seconds * pace)
+    await _list_tickets(marketplace, int(10 * pace), pace)
+    _, plain_ms = await _list_tickets(marketplace, count, pace)
     await marketplace.execute("orders", BREAK)
-    spoilt = await _list_tickets(marketplace, count, pace, 1000)
-    for name, each in (("without poison", plain), ("others, 1 in 1,000 is poison", spoilt)):
-        figures = {"p50_ms": each.quantile_ms(0.5), "p99_ms": each.quantile_ms(0.99), "max_ms": each.late_ms[-1]}
-        report.add(f"ticket to orders, {name}", **figures, events=len(each.late_ms))
-    report.add("  p99 beside the baseline", ratio=spoilt.quantile_ms(0.99) / plain.quantile_ms(0.99))
-    dead = await _dead_letters(marketplace, len(spoilt.poison))
-    attempts = Counter(each["attempts"] for each in dead)
-    text = " ".join(f"{count}x{attempts}" for attempts, count in attempts.items())
+    poison, spoilt_ms = await _list_tickets(marketplace, count, pace, 1000)
+    for name, late_ms in (("without poison", plain_ms), ("others, 1 in 1,000 is poison", spoilt_ms)):
+        figures = {"p50_ms": quantile(late_ms, 0.5), "p99_ms": quantile(late_ms, 0.99), "max_ms": max(late_ms)}
+        report.add(f"ticket to orders, {name}", **figures, events=len(late_ms))
+    report.add("  p99 beside the baseline", ratio=quantile(spoilt_ms, 0.99) / quantile(plain_ms, 0.99))
+    given_up = "SELECT attempts FROM dead_letter WHERE given_up_at IS NOT NULL"
+
+    async def are_dead() -> bool:
+        return len(await marketplace.rows("orders", given_up)) == len(poison)
+
+    await until(are_dead, "the poison is given up", _SECONDS_MAX)
+    dead = await marketplace.rows("orders", given_up)
     await marketplace.execute("orders", MEND)
     first, again = _retried(marketplace), _retried(marketplace)
-    tickets = await marketplace.value("orders", "SELECT count(*) FROM ticket WHERE id = ANY($1)", list(spoilt.poison))
+    tickets = await marketplace.value("orders", "SELECT count(*) FROM ticket WHERE id = ANY($1)", list(poison))
     left = await marketplace.value("orders", "SELECT count(*) FROM dead_letter")
-    report.add("  dead letters", events=len(dead), of=len(spoilt.poison), attempts=text)
+    attempts = counted(Counter(each["attempts"] for each in dead))
+    report.add("  dead letters", events=len(dead), of=len(poison), attempts=attempts)
     report.add("  retried after the fix", first=first, again=again, tickets=tickets, left=left)
 
 

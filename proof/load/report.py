@@ -1,5 +1,6 @@
 """The table that a measurement prints as it goes."""
 
+from collections import Counter
 from typing import Any
 
 from proof.load.generator import Measured
@@ -16,15 +17,19 @@ class Report:
         print(f"{name:<34} {'  '.join(f'{key} {_text(value)}' for key, value in figures.items())}", flush=True)
 
     def add_measured(self, name: str, run: Measured, **more: float | str) -> None:
-        statuses = " ".join(f"{count}x{status}" for status, count in sorted(run.statuses.items()))
         self.add(
             name,
             per_second=run.per_second,
             p50_ms=run.quantile_ms(0.5),
             p99_ms=run.quantile_ms(0.99),
-            responses=statuses,
+            responses=counted(run.statuses),
             **more,
         )
+
+
+def counted(counts: Counter[int]) -> str:
+    """Return how often each number was counted: `2x201 1x400`."""
+    return " ".join(f"{count}x{number}" for number, count in sorted(counts.items()))
 
 
 def _text(value: float | str) -> str:

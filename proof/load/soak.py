@@ -4,14 +4,15 @@ import asyncio
 import itertools
 import statistics
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
 from admitone.registry import SERVICES
-from proof.load.report import Report
+from proof.load.generator import quantile
+from proof.load.report import counted
+from proof.load.speed import Bench
 from proof.load.usage import Usage, usage_by_program
 from proof.marketplace import Marketplace
 from proof.people import GOOD_CARD, Person
@@ -92,20 +93,6 @@ async def _most_per_second(marketplace: Marketplace, seconds: float = 10.0) -> f
         return trade.purchases / (time.monotonic() - began)
 
 
-async def _soak(marketplace: Marketplace, per_second: float, seconds: float) -> tuple[Trade, Sampled]:
-    """Let people trade for a while, and measure."""
-    sampled = Sampled()
-    async with marketplace.people(_PEOPLE) as people:
-        trade = Trade(people)
-        sampling = asyncio.create_task(_sample(marketplace, sampled))
-        try:
-            await trade.run(per_second, seconds)
-        finally:
-            sampling.cancel()
-            await asyncio.wait({sampling})
-    return trade, sampled
-
-
 async def _sample(marketplace: Marketplace, sampled: Sampled) -> None:
     began = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -128,26 +115,30 @@ def median_between(samples: Samples, first: float, last: float) -> float:
     return statistics.median(value for at, value in samples if first <= at <= last)
 
 
-async def prove_soak(marketplace: Marketplace, report: Report, chosen: Namespace) -> None:
+async def prove_soak(bench: Bench) -> None:
     """Trade for minutes at a steady pace; what is ours must be as large at the end as after two minutes."""
-    pace = chosen.pace
+    marketplace, report, minutes = bench.marketplace, bench.report, bench.options.minutes
+    pace = bench.options.pace
     if not pace:
         most = await _most_per_second(marketplace)
         report.add("purchases that can be served", per_second=most)
         pace = most / 2
-    end = chosen.minutes * 60
-    trade, sampled = await _soak(marketplace, pace, end)
+    end, sampled = minutes * 60, Sampled()
+    async with marketplace.people(_PEOPLE) as people, asyncio.TaskGroup() as group:
+        trade = Trade(people)
+        sampling = group.create_task(_sample(marketplace, sampled))
+        await trade.run(pace, end)
+        sampling.cancel()
     await marketplace.applied()
-    statuses = " ".join(f"{count}x{status}" for status, count in sorted(trade.history.statuses.items()))
     report.add(
-        f"soak, {chosen.minutes:g} minutes",
+        f"soak, {minutes:g} minutes",
         pace_per_second=pace,
         purchases=trade.purchases,
         late=trade.late,
         unanswered=trade.history.unanswered,
-        responses=statuses,
+        responses=counted(trade.history.statuses),
     )
-    begin = 120.0 if chosen.minutes > 3 else chosen.minutes * 15
+    begin = 120.0 if minutes > 3 else minutes * 15
     span = min(30.0, begin)
 
     def both_ends(samples: Samples) -> tuple[float, float]:
@@ -167,5 +158,5 @@ async def prove_soak(marketplace: Marketplace, report: Report, chosen: Namespace
         )
     connections = both_ends(sampled.connections)
     report.add("  connections to PostgreSQL", count=connections[0], at_the_end=connections[1])
-    ages = sorted(sampled.outbox_age_seconds)
-    report.add("  outbox age, s", p50=ages[len(ages) // 2], p99=ages[int(len(ages) * 0.99)], max=ages[-1])
+    ages = sampled.outbox_age_seconds
+    report.add("  outbox age, s", p50=quantile(ages, 0.5), p99=quantile(ages, 0.99), max=max(ages))

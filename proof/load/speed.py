@@ -3,8 +3,10 @@
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from argparse import Namespace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -14,7 +16,7 @@ from admitone.kernel.ids import new_id
 from proof.clients import user_id_of
 from proof.load import generator
 from proof.load.filling import Filler
-from proof.load.generator import Measured, request
+from proof.load.generator import Measured, quantile, request
 from proof.load.limits import Limit
 from proof.load.report import Report
 from proof.load.usage import usage_by_program
@@ -32,16 +34,15 @@ SELECT count(*) FROM (
 
 @dataclass
 class Bench:
-    """A marketplace to measure, what fills it, and where the figures go."""
+    """A marketplace to measure, what fills it, where the figures go, and the options of the command line."""
 
     marketplace: Marketplace
     report: Report
-    seconds: int
-    sizes: Sequence[int]
-    filler: Filler = field(init=False)
+    options: Namespace
 
     def __post_init__(self) -> None:
         self.filler = Filler(self.marketplace)
+        self.seconds: int = self.options.seconds
 
     def tokens(self, count: int) -> list[str]:
         """Return the sessions of new people."""
@@ -74,6 +75,15 @@ def reservations(tickets: Sequence[UUID], tokens: Sequence[str]) -> list[bytes]:
         )
         for number, each in enumerate(tickets)
     ]
+
+
+async def consumed_after_ms(
+    marketplace: Marketplace, service: str, recorded: Mapping[UUID, datetime]
+) -> Sequence[float]:
+    """Return how long after its producer's transaction each of these events was consumed, if it was."""
+    sql = "SELECT id, received_at FROM inbox WHERE id = ANY($1::uuid[])"
+    rows = await marketplace.rows(service, sql, list(recorded))
+    return [(row["received_at"] - recorded[row["id"]]).total_seconds() * 1000 for row in rows]
 
 
 async def signin(bench: Bench) -> None:
@@ -187,10 +197,8 @@ async def replicas(bench: Bench) -> None:
     sql = "SELECT id, recorded_at FROM outbox ORDER BY position DESC LIMIT $1"
     recorded = {row["id"]: row["recorded_at"] for row in await bench.marketplace.rows("orders", sql, len(tickets))}
     for service in ("tickets", "expiration", "payments"):
-        sql = "SELECT id, received_at FROM inbox WHERE id = ANY($1::uuid[])"
-        rows = await bench.marketplace.rows(service, sql, list(recorded))
-        late_ms = sorted((row["received_at"] - recorded[row["id"]]).total_seconds() * 1000 for row in rows)
-        p50_ms, p99_ms = (late_ms[int(len(late_ms) * share)] for share in (0.5, 0.99))
+        late_ms = await consumed_after_ms(bench.marketplace, service, recorded)
+        p50_ms, p99_ms = quantile(late_ms, 0.5), quantile(late_ms, 0.99)
         bench.report.add(f"commit to {service}, 200 orders/s", p50_ms=p50_ms, p99_ms=p99_ms, events=len(late_ms))
     bench.report.add_measured("  the orders themselves", run)
 
@@ -229,7 +237,7 @@ async def growth(bench: Bench) -> None:
     bench.seconds = 2
     listed, tokens, buyer = 0, bench.tokens(200), new_id()
     first: dict[str, float] = {}
-    single = bench.filler.next_number + 2 * bench.sizes[0] - 1
+    single = bench.filler.next_number + 2 * bench.options.sizes[0] - 1
     paths = {
         "list": "/api/tickets?limit=50",
         "by price": "/api/tickets?sort=price",
@@ -239,7 +247,7 @@ async def growth(bench: Bench) -> None:
     }
     figures: dict[str, Callable[[], Measured]] = {name: partial(bench.read, path) for name, path in paths.items()}
     figures["my orders"] = partial(bench.read, "/api/orders?limit=20", bench.marketplace.token(buyer))
-    for size in bench.sizes:
+    for size in bench.options.sizes:
         await bench.filler.sell_tickets(size - listed, buyer)
         await bench.filler.list_tickets(size - listed)
         await bench.filler.checkpoint()

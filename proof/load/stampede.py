@@ -2,34 +2,30 @@
 
 import json
 import statistics
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
 from admitone.kernel.http.operations import CREATED
-from admitone.kernel.ids import new_id
 from proof.clients import user_id_of
 from proof.history import ClientHistory
-from proof.load import generator
 from proof.load.generator import Measured
-from proof.load.report import Report
-from proof.load.speed import reservations
-from proof.marketplace import Marketplace
+from proof.load.speed import Bench, reservations
 
 _REFUSED: Final = 400
 
 
-async def prove_stampede(marketplace: Marketplace, report: Report, chosen: Namespace) -> None:
-    tokens = [marketplace.token(new_id()) for _ in range(chosen.buyers)]
+async def prove_stampede(bench: Bench) -> None:
+    marketplace, report = bench.marketplace, bench.report
+    tokens = bench.tokens(bench.options.buyers)
     slowest_ms: list[float] = []
     async with marketplace.people(1) as [seller]:
-        for number in range(1, chosen.rounds + 1):
+        for number in range(1, bench.options.rounds + 1):
             ticket = await seller.list_ticket("The hot one")
             assert ticket is not None
             await seller.reserve(ticket)  # refused to its seller, as soon as orders knows the ticket
             requests = reservations([ticket.id] * len(tokens), tokens)
-            run = generator.send(marketplace.port, requests, connections=len(tokens), keep_bodies=True)
+            run = bench.send(requests, connections=len(tokens), keep_bodies=True)
             _record(seller.history, run, ticket.id, tokens)
             slowest_ms.append(run.quantile_ms(0.99))
             winners, refused = run.statuses[CREATED], run.statuses[_REFUSED]

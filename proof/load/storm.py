@@ -6,11 +6,9 @@ another event and delivers it to every subscriber. What each service knows is co
 
 import asyncio
 import random
-import time
-from argparse import Namespace
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,11 +20,12 @@ from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import event_types, subject_of, wrap
 from admitone.kernel.settings import Settings
 from proof.endings import Cast, every_ending
-from proof.load.report import Report
-from proof.marketplace import Marketplace, settled
+from proof.load.speed import Bench
+from proof.marketplace import STORED, settled
 
 _IN_FLIGHT: Final = 500
 _POLL_SECONDS: Final = 0.05
+_CONSUMED_SECONDS_MAX: Final = 600.0
 
 # It notes up to when the provider's books were compared, and so changes by itself.
 _LEFT_OUT: Final = "installation"
@@ -35,7 +34,6 @@ _DIGEST: Final = """
 SELECT count(*) AS rows, md5(coalesce(string_agg(digest, '' ORDER BY digest), '')) AS digest
 FROM (SELECT md5(each::text) AS digest FROM {table} AS each) AS digests
 """
-_STORED: Final = tuple(each for each in registry.SERVICES if each.has_database)
 
 
 @dataclass(frozen=True)
@@ -47,75 +45,55 @@ class PublishedEvent:
     message: bytes
 
 
-@dataclass(frozen=True)
-class Consumption:
-    """How many events of a storm one service consumed, and how long it took."""
-
-    events: int
-    seconds: float
-
-    @property
-    def per_second(self) -> float:
-        return self.events / self.seconds if self.seconds else 0.0
-
-
-@asynccontextmanager
-async def _connected(settings: Settings, service: str) -> "AsyncIterator[asyncpg.Connection[Any]]":
-    url = settings.database_url(service)
-    connection = await asyncpg.connect(url, server_settings={"statement_timeout": "60000"})
-    try:
-        yield connection
-    finally:
-        await connection.close()
+async def _databases(settings: Settings) -> "AsyncIterator[tuple[str, asyncpg.Connection[Any]]]":
+    """Connect to one database after another."""
+    for service in STORED:
+        url = settings.database_url(service)
+        connection = await asyncpg.connect(url, server_settings={"statement_timeout": "60000"})
+        try:
+            yield service, connection
+        finally:
+            await connection.close()
 
 
 async def digests(settings: Settings) -> dict[str, str]:
     """Return the digest of every table of every service, the inboxes included: `orders.ticket` → rows and hash."""
     found = {}
-    for service in _STORED:
-        async with _connected(settings, service.name) as connection:
-            for table in [row["tablename"] for row in await connection.fetch(_TABLES, _LEFT_OUT)]:
-                row = await connection.fetchrow(_DIGEST.format(table=table))
-                assert row is not None
-                found[f"{service.name}.{table}"] = f"{row['rows']} rows, {row['digest']}"
+    async for service, connection in _databases(settings):
+        for table in [row["tablename"] for row in await connection.fetch(_TABLES, _LEFT_OUT)]:
+            row = await connection.fetchrow(_DIGEST.format(table=table))
+            assert row is not None
+            found[f"{service}.{table}"] = f"{row['rows']} rows, {row['digest']}"
     return found
 
 
 async def history(settings: Settings) -> list[PublishedEvent]:
     """Return every event of every outbox."""
     found = []
-    for service in _STORED:
-        async with _connected(settings, service.name) as connection:
-            rows = await connection.fetch("SELECT * FROM outbox ORDER BY position")
-        columns = ("type", "aggregate", "recorded_at", "data", "traceparent")
-        for row in rows:
-            message = wrap(row["id"], service.name, *(row[column] for column in columns))
-            found.append(PublishedEvent(service.name, row["type"], message))
+    columns = ("type", "aggregate", "recorded_at", "data", "traceparent")
+    async for service, connection in _databases(settings):
+        for row in await connection.fetch("SELECT * FROM outbox ORDER BY position"):
+            message = wrap(row["id"], service, *(row[column] for column in columns))
+            found.append(PublishedEvent(service, row["type"], message))
     return found
 
 
-async def publish_again(
-    settings: Settings, events: Sequence[PublishedEvent], times: int, *, seed: int = 1, seconds_max: float = 600.0
-) -> Mapping[str, Consumption]:
-    """Publish a history so many times again, in another order each time; return what each service consumed."""
-    dice = random.Random(seed)
+async def publish_again(settings: Settings, events: Sequence[PublishedEvent], times: int) -> int:
+    """Publish a history so many times again, in another order each time; return how often events were consumed."""
+    dice = random.Random(1)
     async with AsyncExitStack() as stack:
         buses: dict[str, Bus] = {}
-        for service in _STORED:
-            buses[service.name] = bus = Bus(service.name)
-            bus.start(settings.nats_url(service.name))
+        for service in STORED:
+            buses[service] = bus = Bus(service)
+            bus.start(settings.nats_url(service))
             stack.push_async_callback(bus.close)
             await bus.ready()
-        await _consumed(buses, seconds_max)
-        began = time.monotonic()
         for _ in range(times):
             await _publish(buses, dice.sample(events, len(events)))
-        took = {name: at - began for name, at in (await _consumed(buses, seconds_max)).items()}
-    subscribed = {each.name: {event.__name__ for event in each.subscriptions} for each in _STORED}
-    return {
-        name: Consumption(times * sum(each.type in subscribed[name] for each in events), seconds)
-        for name, seconds in took.items()
-    }
+        await _consumed(buses)
+    storing = [each for each in registry.SERVICES if each.has_database]
+    consumers = Counter(event.__name__ for service in storing for event in service.subscriptions)
+    return times * sum(consumers[each.type] for each in events)
 
 
 async def _publish(buses: Mapping[str, Bus], events: Sequence[PublishedEvent]) -> None:
@@ -130,34 +108,24 @@ async def _publish(buses: Mapping[str, Bus], events: Sequence[PublishedEvent]) -
     await asyncio.gather(*in_flight)
 
 
-async def _consumed(buses: Mapping[str, Bus], seconds_max: float) -> dict[str, float]:
-    """Wait until every consumer has acknowledged everything; return when each had."""
-    at: dict[str, float] = {}
-    deadline = time.monotonic() + seconds_max
-    while len(at) < len(buses):
-        for service in _STORED:
-            producers = {each.producer for each in service.subscriptions} & buses.keys()
-            if service.name not in at and not await _waiting(buses[service.name], producers):
-                at[service.name] = time.monotonic()
-        assert time.monotonic() < deadline, f"only {sorted(at)} have consumed all in {seconds_max} s"
-        await asyncio.sleep(_POLL_SECONDS)
-    return at
+async def _consumed(buses: Mapping[str, Bus]) -> None:
+    """Wait until every consumer has acknowledged everything."""
+    async with asyncio.timeout(_CONSUMED_SECONDS_MAX):
+        for service in registry.SERVICES:
+            for producer in {each.producer for each in service.subscriptions} if service.has_database else ():
+                jetstream = buses[service.name].jetstream
+                while (
+                    info := await jetstream.consumer_info(producer, service.name)
+                ).num_pending or info.num_ack_pending:
+                    await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _waiting(bus: Bus, producers: set[str]) -> int:
-    """Return how many events a service has not acknowledged."""
-    count = 0
-    for producer in producers:
-        info = await bus.jetstream.consumer_info(producer, bus.service)
-        count += (info.num_pending or 0) + (info.num_ack_pending or 0)
-    return count
-
-
-async def prove_storm(marketplace: Marketplace, report: Report, chosen: Namespace) -> None:
+async def prove_storm(bench: Bench) -> None:
     """Bring purchases to every kind of end, then consume all their events again and again."""
+    marketplace, report, options = bench.marketplace, bench.report, bench.options
     done: Counter[str] = Counter()
     async with marketplace.people(3) as people:
-        while len(await history(marketplace.settings)) < chosen.events:
+        while len(await history(marketplace.settings)) < options.events:
             done += await every_ending(Cast(*people), 10)
     await settled(marketplace.value)
     await marketplace.applied()
@@ -165,12 +133,9 @@ async def prove_storm(marketplace: Marketplace, report: Report, chosen: Namespac
     statuses = Counter(row["status"] for row in await marketplace.rows("orders", "SELECT status FROM orders"))
     report.add("a history of purchases", events=len(events), purchases=done.total(), kinds_of_end=len(done), **statuses)
     before = await digests(marketplace.settings)
-    consumed = await publish_again(marketplace.settings, events, chosen.times)
+    consumed = await publish_again(marketplace.settings, events, options.times)
     after = await digests(marketplace.settings)
-    for service, each in sorted(consumed.items()):
-        if each.events:
-            name = f"  {service} consumes it {chosen.times} times"
-            report.add(name, events=each.events, per_second=each.per_second)
+    report.add(f"  consumed {options.times} times again", deliveries=consumed)
     changed = [table for table in before if before[table] != after.get(table)]
     report.add("  tables changed by it", of=len(before), changed=", ".join(changed) or "none")
     assert not changed

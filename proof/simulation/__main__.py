@@ -49,7 +49,6 @@ def _databases() -> Iterator[WorkerDatabases]:
     try:
         server.start()
         databases = WorkerDatabases(server.url(), "simulation")
-        databases.open()
         yield databases
         databases.close()
     finally:

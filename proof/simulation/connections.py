@@ -3,11 +3,11 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from admitone.kernel.database.pool import Row
 from proof.simulation.databases import Session
 
 if TYPE_CHECKING:
@@ -76,20 +76,10 @@ class SimulatedConnection:
             self._decided = False
             self._world.check_instant(self._process.service.name)
 
-    async def execute(self, sql: str, *arguments: Any) -> str:
-        tag: str = await self._perform("execute", sql, *arguments)
-        return tag
-
-    async def fetch(self, sql: str, *arguments: Any) -> list[Row]:
-        rows: list[Row] = await self._perform("fetch", sql, *arguments)
-        return rows
-
-    async def fetchrow(self, sql: str, *arguments: Any) -> Row | None:
-        row: Row | None = await self._perform("fetchrow", sql, *arguments)
-        return row
-
-    async def fetchval(self, sql: str, *arguments: Any) -> Any:
-        return await self._perform("fetchval", sql, *arguments)
+    execute = partialmethod(_perform, "execute")
+    fetch = partialmethod(_perform, "fetch")
+    fetchrow = partialmethod(_perform, "fetchrow")
+    fetchval = partialmethod(_perform, "fetchval")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:

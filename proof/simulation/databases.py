@@ -75,16 +75,11 @@ class WorkerDatabases:
         self._loop = asyncio.SelectorEventLoop()
         self._stores: dict[str, _Store] = {}
         self._server_url = server_url
-        self._name = name
-
-    def open(self) -> None:
         for service in SERVICES:
-            self._stores[service] = self.run(self._make(service))
+            self._stores[service] = self.run(self._make(service, f"{name}_{service}"))
 
-    async def _make(self, service: str) -> _Store:
-        database = DatabaseAccount(
-            service, f"{service}-password", f"{service}-migrator-password", name=f"{self._name}_{service}"
-        )
+    async def _make(self, service: str, name: str) -> _Store:
+        database = DatabaseAccount(service, f"{service}-password", f"{service}-migrator-password", name=name)
         await provision(self._server_url, [database])
         await migrate(database.migrator_url(self._server_url), service)
         url = f"{self._server_url.rpartition('/')[0]}/{database.name}"
@@ -199,7 +194,7 @@ class WorkerDatabases:
     def _ends(self, store: _Store, session: Session, task: "asyncio.Task[Any]") -> bool:
         """Wait until a statement has ended (true) or waits for a lock (false)."""
         while True:
-            self.run(_wait(task))
+            self.run(asyncio.wait({task}, timeout=_BLOCKED_AFTER_SECONDS))
             if task.done():
                 return True
             if self._blockers(store, session.pid):
@@ -230,10 +225,6 @@ class WorkerDatabases:
                     if not blocked.woken.done():
                         blocked.woken.set_result(None)
                     woke = True
-
-
-async def _wait(task: "asyncio.Task[Any]") -> None:
-    await asyncio.wait({task}, timeout=_BLOCKED_AFTER_SECONDS)
 
 
 async def _cancel(task: "asyncio.Task[Any]", connection: AsyncpgConnection) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -105,7 +105,10 @@ class Process:
                         await inbox._receive_all(cast(Any, deliveries))
                         await self.stay_alive()
                         continue
-                    await _wait(bus.arrival(producer), min(max(more_at - loop.time(), 0.001), self.world.idle_seconds))
+                    idle_seconds = min(max(more_at - loop.time(), 0.001), self.world.idle_seconds)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(idle_seconds):
+                            await bus.arrival(producer).wait()
             except buses.UNREACHABLE:
                 await asyncio.sleep(0.5)
 
@@ -204,14 +207,6 @@ class _KnownPeople:
 
     async def user(self, token: str | None) -> SignedInUser | None:
         return self._world.users.get(token or "")
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
 
 
 def _no_client(_service: str) -> httpx.AsyncClient:

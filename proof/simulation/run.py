@@ -42,7 +42,6 @@ _CONSUMERS: Final = tuple(
 class Outcome:
     """The outcome of a seed."""
 
-    seed: int
     violations: list[str]
     trace_hash: str
     faults: Counter[str] = field(default_factory=Counter)
@@ -74,7 +73,7 @@ def run_seed(seed: int, databases: WorkerDatabases, *, keeps_log: bool = False) 
     purchases, orders = statuses["complete"], statuses.total()
     world.trace("end", purchases, orders, sorted(world.faults.struck.items()))
     return Outcome(
-        seed, world.violations, world.trace_hash, world.faults.struck, purchases, orders, world.statements, world.log
+        world.violations, world.trace_hash, world.faults.struck, purchases, orders, world.statements, world.log
     )
 
 
@@ -92,7 +91,7 @@ class _Run:
         self._world = world
         self._random = Random(f"{world.seed} disasters")
         self._people_random = Random(f"{world.seed} people")
-        self._crowd = Crowd(world, world.provider, self._people_random, HABITS, world.hold_seconds)
+        self._crowd = Crowd(world, self._people_random, HABITS, world.hold_seconds)
 
     async def run(self) -> None:
         world = self._world

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -58,6 +58,24 @@ _WAITS: Final = (
     (replicas, "_PAUSE_SECONDS_MAX"),
     (payment_api, "_PAUSE_SECONDS_MAX"),
 )
+
+
+Change = tuple[Any, Any, Any]
+"""An object and the name and value of an attribute, or a mapping and a key and its value."""
+
+
+@contextmanager
+def replaced(*changes: Change) -> Iterator[None]:
+    """Set attributes, or entries of a mapping, for as long as the block lasts."""
+    with ExitStack() as undo:
+        for owner, name, value in changes:
+            if isinstance(owner, dict):
+                undo.callback(owner.__setitem__, name, owner[name])
+                owner[name] = value
+            else:
+                undo.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
+        yield
 
 
 class World:
@@ -139,20 +157,16 @@ class World:
         real_ids = (ids._uuid_source, ids._token_source)
         clock.use_sources(lambda: self.true_time().timestamp(), self.loop.time)
         ids.use_sources(self.new_uuid, self._new_token)
-        stripe_parts: tuple[tuple[Any, str], ...] = ((stripe, "HTTPXClient"), (sandbox, "time"))
-        real_values = [(owner, name, getattr(owner, name)) for owner, name in (*_POLLS, *_WAITS, *stripe_parts)]
-        self.set_polls(IDLE_SECONDS)
-        for module, name in _WAITS:
-            setattr(module, name, _WAIT_SECONDS)
-        vars(stripe).update(HTTPXClient=_stripe_transport)
-        vars(sandbox).update(time=SimpleNamespace(time=lambda: self.true_time().timestamp()))
+        changes: list[Change] = [(module, name, IDLE_SECONDS) for module, name in _POLLS]
+        changes += [(module, name, _WAIT_SECONDS) for module, name in _WAITS]
+        changes.append((stripe, "HTTPXClient", _stripe_transport))
+        changes.append((sandbox, "time", SimpleNamespace(time=lambda: self.true_time().timestamp())))
         try:
-            yield
+            with replaced(*changes):
+                yield
         finally:
             clock.use_sources(*real_clocks)
             ids.use_sources(*real_ids)
-            for owner, name, value in real_values:
-                setattr(owner, name, value)
 
     def set_polls(self, idle_seconds: float) -> None:
         self.idle_seconds = idle_seconds
@@ -197,6 +211,9 @@ class World:
         status, content = await process.request(method, path, sent, encoded)
         self.trace("request", session, method, path, status)
         return Reply(status, msgspec.json.decode(content) if content else {}, text=content.decode())
+
+    async def confirm(self, payment: Json, *, agrees: bool) -> None:
+        await self.provider.confirm(payment, agrees=agrees)
 
     def _process_of(self, service: str, random: Random) -> Process | None:
         alive = [each for each in self.processes if each.service.name == service and each.is_alive]

@@ -48,8 +48,7 @@ class Rest:
 
 async def trade(folder: Path) -> Trade:
     async with running_marketplace(folder=folder) as marketplace, http_client(marketplace.url) as http:
-        client = HttpClient(http)
-        crowd = Crowd(client, client, Random(1), STRAIGHT, hold_seconds=900)
+        crowd = Crowd(HttpClient(http), Random(1), STRAIGHT, hold_seconds=900)
         alice, bob = await crowd.sign_up(), await crowd.sign_up()
 
         async def deal() -> Deal:

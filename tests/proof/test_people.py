@@ -107,9 +107,8 @@ class CarelessMarketplace(ScriptedMarketplace):
 
 
 async def test_a_stranger_who_cancels_an_order_is_a_problem() -> None:
-    marketplace = CarelessMarketplace()
     habits = replace(STRAIGHT, meddles=1.0, reorders=0.0)
-    crowd = Crowd(marketplace, marketplace, Random(1), habits, hold_seconds=1)
+    crowd = Crowd(CarelessMarketplace(), Random(1), habits, hold_seconds=1)
     alice, bob = crowd.join(uuid4(), "alice"), crowd.join(uuid4(), "bob")
     await crowd.list_ticket(alice)
     await crowd.shop(bob)

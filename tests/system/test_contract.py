@@ -15,7 +15,7 @@ SECONDS_MAX = 200
 async def test_every_response_is_one_that_the_document_promises() -> None:
     limits = {"examples_max": EXAMPLES_MAX, "seconds_max": SECONDS_MAX}
     async with running_marketplace() as marketplace:
-        most, sessions = [each async for each in explore(marketplace.url, seed=SEED, **limits)]
+        most, sessions = await explore(marketplace.url, seed=SEED, **limits)
         assert "Authentication failed" not in most.output, most.output
         assert most.cases > 200
         assert sessions.cases > 50

@@ -19,7 +19,11 @@ def test_usages_are_added() -> None:
 
 
 def test_a_child_is_found_by_its_command_line() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "input()", "a child"], stdin=subprocess.PIPE)
+    program = "print('ready', flush=True); input()"
+    command = [sys.executable, "-c", program, "a child"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()  # before, Linux may show no command line
     try:
         used = usage_by_program(os.getpid())
     finally:

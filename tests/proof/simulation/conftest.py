@@ -14,7 +14,6 @@ def simulated(postgres: Postgres) -> Iterator[WorkerDatabases]:
     """Databases of this worker, emptied before each seed."""
     logging.disable(logging.CRITICAL)
     databases = WorkerDatabases(postgres.url(), "simulated")
-    databases.open()
     try:
         yield databases
     finally:
