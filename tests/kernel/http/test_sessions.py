@@ -105,6 +105,32 @@ async def test_without_any_key_a_token_is_not_refused_for_good() -> None:
     assert await sessions.user(token) is not None
 
 
+async def test_a_withdrawn_key_signs_nobody_in_although_its_tokens_were_verified_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys, seconds = Keys(), 1000.0
+    monkeypatch.setattr(clock, "monotonic_seconds", lambda: seconds)
+    sessions, used_meanwhile = Sessions(TokenVerifier(keys.fetch)), Sessions(TokenVerifier(keys.fetch))
+    token = keys.signing.sign(session(), clock.now())
+    for each in (sessions, used_meanwhile):
+        assert await each.user(token) is not None
+
+    keys.signing = SigningKeys.from_pem(new_signing_key())
+    replacement = keys.signing.sign(session(), clock.now())
+    seconds += 31
+    assert await used_meanwhile.user(replacement) is not None
+    assert await used_meanwhile.user(token) is None, "its key was missing when another key was fetched"
+    seconds += 30
+    assert await sessions.user(token) is None
+    assert await sessions.user(replacement) is not None
+
+    keys.is_unreachable, fetches = True, keys.fetches
+    seconds += 3600
+    for _ in range(5):
+        assert await sessions.user(replacement) is not None, "the last keys count while auth is down"
+    assert keys.fetches == fetches + 1
+
+
 BAD_TOKENS = [
     "x",
     "..",

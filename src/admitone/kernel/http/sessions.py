@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 import jwt
@@ -26,7 +26,10 @@ ISSUER: Final = "admitone"
 AUDIENCE: Final = "admitone"
 TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 – RFC 9068's name for the type of token
 ALGORITHM: Final = "EdDSA"
+# Requests with unknown keys fetch them no more often than this.
 _REFETCH_SECONDS: Final = 30.0
+# A key that is withdrawn signs nobody in for longer than this; the keys are published with the same max-age.
+_KEYS_SECONDS_MAX: Final = 60.0
 _CACHED_TOKENS_MAX: Final = 50_000
 _TOKEN_CHARACTERS_MAX: Final = 2048
 _POLL_SECONDS: Final = 0.5
@@ -70,35 +73,50 @@ async def session_revoked(tx: Transaction, event: SessionRevocation) -> None:
     await tx.execute(_REVOKE, event.session_id, event.expires_at)
 
 
+class _Verified(NamedTuple):
+    """A verified token's user, and the key that signed it."""
+
+    key_id: str
+    user: SignedInUser
+
+
 class TokenVerifier:
-    """Verifies session tokens; one instance serves every service of a process."""
+    """Verifies session tokens; one instance serves every service of a process.
+
+    A token is valid while its key is published. The keys are fetched again every minute; while they cannot be, the
+    last ones count.
+    """
 
     def __init__(self, fetch_keys: Callable[[], Awaitable[bytes]]) -> None:
         self._fetch_keys = fetch_keys
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = float("-inf")
         self._fetching = asyncio.Lock()
-        self._verified: dict[str, SignedInUser] = {}
+        self._verified: dict[str, _Verified] = {}
 
     async def user(self, token: str) -> SignedInUser | None:
         """Return whom a token was issued to, or None if it is forged or expired.
 
         Raises Unavailable if the public keys were never fetched and cannot be.
         """
-        user = self._verified.get(token)
-        if user is None:
-            user = await self._verify(token)
-            if user is None:
+        is_stale = clock.monotonic_seconds() - self._fetched_at >= _KEYS_SECONDS_MAX
+        if self._keys and is_stale and not self._fetching.locked():
+            async with self._fetching:
+                await self._refresh_keys()
+        verified = self._verified.get(token)
+        if verified is None:
+            verified = await self._verify(token)
+            if verified is None:
                 return None
             if len(self._verified) >= _CACHED_TOKENS_MAX:
                 self._verified.clear()
-            self._verified[token] = user
-        if user.expires_at <= clock.now().timestamp():
+            self._verified[token] = verified
+        if verified.key_id not in self._keys or verified.user.expires_at <= clock.now().timestamp():
             self._verified.pop(token, None)
             return None
-        return user
+        return verified.user
 
-    async def _verify(self, token: str) -> SignedInUser | None:
+    async def _verify(self, token: str) -> _Verified | None:
         try:
             header = jwt.get_unverified_header(token)
             if header.get("typ") != TOKEN_TYPE or header.get("alg") != ALGORITHM:
@@ -119,12 +137,13 @@ class TokenVerifier:
                     "verify_iat": False,
                 },
             )
-            return SignedInUser(
+            user = SignedInUser(
                 id=UUID(claims["sub"]),
                 email=str(claims["email"]),
                 session_id=UUID(claims["sid"]),
                 expires_at=float(claims["exp"]),
             )
+            return _Verified(header["kid"], user)
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, RecursionError):
             return None
 
