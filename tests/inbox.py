@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from admitone.kernel import clock
 from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
+from admitone.kernel.messaging import dead_letters
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import Event, unwrap, wrap
 from admitone.kernel.messaging.inbox import Inbox, MissingEvents
@@ -36,6 +37,20 @@ async def consume(service: Service, database: Database, *events: Event | bytes) 
     async with database.transaction() as tx:
         missing = await inbox.consume(tx, [unwrap(message) for message in messages])
     return list(missing.values())
+
+
+async def drop(database: Database, event: Event) -> None:
+    """Let an operator drop an event that the service could not handle."""
+    message = message_of(event)
+    event_id = str(unwrap(message)[0].id)
+    await database.execute(
+        "INSERT INTO dead_letter (id, subject, message, attempts, error, given_up_at) "
+        "VALUES ($1, 'events', $2, 5, 'HandlerBroken', now())",
+        event_id,
+        message,
+    )
+    [letter] = await dead_letters.find_all(database, event_id)
+    assert await dead_letters.drop(database, letter)
 
 
 async def published(service: Service, database: Database) -> list[Event]:

@@ -9,6 +9,7 @@ from admitone.commands.demo import demo
 from admitone.commands.events import events
 from admitone.commands.migrate import migrate
 from admitone.commands.replay import replay
+from admitone.commands.resync import resync
 from admitone.commands.serve import serve
 from admitone.commands.up import up
 
@@ -26,7 +27,7 @@ def main() -> None:
     """
 
 
-for command in (up, serve, migrate, demo, check, replay, dead_letters, events):
+for command in (up, serve, migrate, demo, check, replay, resync, dead_letters, events):
     main.add_command(command)
 
 

@@ -96,7 +96,7 @@ class TicketCreated(Event):
 
 
 class TicketUpdated(Event):
-    """A ticket was edited, reserved for an order, released or sold."""
+    """A ticket was edited, reserved for an order, released or sold; or, as a snapshot, is as the event describes it."""
 
     producer: ClassVar[str] = "tickets"
 
@@ -116,6 +116,7 @@ class TicketUpdated(Event):
     row: str | None = None
     seat: str | None = None
     note: str | None = None
+    snapshot: bool = False
 
 
 class TicketLockRefused(Event):

@@ -62,6 +62,18 @@ async def test_s15_a_dead_letter_is_listed_shown_and_retried(up: Up, settings: S
     await assert_consumed(settings, event_id)
 
 
+async def test_an_event_that_is_still_tried_is_listed_only_when_wanted(up: Up, settings: Settings) -> None:
+    letter_id = await add_dead_letter(settings, b"{}")
+    await change(settings, "orders", "UPDATE dead_letter SET given_up_at = NULL")
+    try:
+        assert "0 dead letters" in up.run("dead-letters", "list").stdout
+        waiting = up.run("dead-letters", "list", "--waiting", "--service", "orders").stdout
+        assert f"orders  {letter_id}  events.expiration.OrderExpired  5 attempts  ValueError" in waiting
+        assert "1 events wait" in waiting
+    finally:
+        await change(settings, "orders", "DELETE FROM dead_letter")
+
+
 async def test_s15_a_dead_letter_that_fails_again_remains_and_the_exit_code_is_1(up: Up, settings: Settings) -> None:
     letter_id = await add_dead_letter(settings, b"\xff not an event", "expiration:17")
     retried = up.run("dead-letters", "retry", "--all", "--service", "orders")

@@ -23,7 +23,8 @@ from admitone.events import (
 from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
 from admitone.kernel.messaging.event import Event
-from tests import engines
+from admitone.orders.handlers import snapshots
+from tests import engines, inbox
 from tests.orders.support import changed, consume, listed, orders_database, published, reserve
 
 
@@ -336,3 +337,50 @@ async def test_two_payments_of_one_order_in_one_batch_are_decided_one_after_the_
         assert isinstance(awaiting, OrderAwaitingPayment)
         assert awaiting.payment_id == first.id
         assert rejection == PaymentRejected(order_id=order.id, payment_id=second.id)
+
+
+async def test_a_ticket_event_that_was_dropped_is_not_waited_for(databases: engines.Databases) -> None:
+    async with orders_database(databases) as database:
+        ticket = listed()
+        versions = [changed(ticket, version=number, price_cents=1000 + number) for number in (1, 2)]
+        await consume(database, ticket)
+        assert len(await consume(database, versions[1])) == 1
+        await inbox.drop(database, versions[0])
+        assert await consume(database, versions[1]) == []
+        assert await database.fetchval("SELECT price_cents FROM ticket WHERE id = $1", ticket.id) == 1002
+        unlisted = listed()
+        await inbox.drop(database, unlisted)
+        assert await consume(database, changed(unlisted)) == []
+        assert await database.fetchval("SELECT version FROM ticket WHERE id = $1", unlisted.id) == 1
+
+
+async def test_a_snapshot_of_a_ticket_follows_any_version_before(databases: engines.Databases) -> None:
+    async with orders_database(databases) as database:
+        ticket = listed()
+        snapshot = changed(ticket, version=7, seat="13", snapshot=True)
+        assert await consume(database, snapshot) == []
+        assert await consume(database, ticket, changed(ticket, version=6, seat="12", snapshot=True)) == []
+        assert await database.fetchval("SELECT seat FROM ticket WHERE id = $1", ticket.id) == "13"
+        # In the same version it may have fields that the replica did not keep before.
+        assert await consume(database, changed(ticket, version=7, seat="13", venue="Luso", snapshot=True)) == []
+        assert await database.fetchval("SELECT venue FROM ticket WHERE id = $1", ticket.id) == "Luso"
+        assert await consume(database, changed(ticket, version=8, seat="14")) == []
+
+
+@pytest.mark.parametrize("ending", ["created", "awaiting", "complete", "cancelled", "payment failed"])
+async def test_the_snapshot_of_an_order_is_what_was_published(databases: engines.Databases, ending: str) -> None:
+    async with orders_database(databases) as database:
+        order = await held(database, listed())
+        payment = authorized(order)
+        if ending in {"awaiting", "complete", "payment failed"}:
+            await consume(database, payment)
+        if ending == "complete":
+            await consume(database, captured(payment))
+        if ending == "payment failed":
+            await consume(database, PaymentFailed(id=payment.id, order_id=order.id, reason="lost"))
+        if ending == "cancelled":
+            await consume(database, TicketLockRefused(ticket_id=order.ticket.id, order_id=order.id))
+        before = await published(database)
+        assert len(before) == {"created": 1, "complete": 3, "payment failed": 3}.get(ending, 2)
+        async with database.transaction() as tx:
+            assert await snapshots(tx, [order.id, new_id()]) == before

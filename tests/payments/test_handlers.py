@@ -10,10 +10,12 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from admitone.events import OrderCreated
+from admitone.events import OrderCreated, PaymentAuthorized, PaymentCreated
 from admitone.kernel import ids
 from admitone.kernel.messaging.event import Event
 from admitone.payments import store
+from admitone.payments.handlers import snapshots
+from tests import inbox
 from tests.inbox import message_of
 from tests.payments.support import World, awaiting, cancelled, ordered, rejected
 from tests.support import eventually
@@ -292,3 +294,31 @@ async def _both(
 async def _admin_bus(url: str) -> Client:
     place = url.rpartition("@")[2]
     return await nats.connect(f"nats://admin:admin-password@{place}")
+
+
+async def test_the_events_of_an_order_whose_beginning_was_dropped_change_nothing(world: World) -> None:
+    order = ordered(world.bob_id)
+    await inbox.drop(world.service.database, order)
+    assert not await world.consume(cancelled(order))
+    assert await store.order(world.service.database, order.id) is None
+
+
+async def test_a_version_that_was_dropped_is_not_waited_for(world: World) -> None:
+    order = await world.order()
+    await inbox.drop(world.service.database, awaiting(order, ids.new_id()))
+    assert not await world.consume(cancelled(order, version=2, reason="payment_failed"))
+    assert await replica(world, order) == ("cancelled", 2)
+
+
+async def test_the_snapshot_of_a_captured_payment_is_what_orders_completed_the_order_with(world: World) -> None:
+    order, other = await world.order(), await world.order()
+    for each in (order, other):
+        await world.pay(each)
+    payment = await world.payment(order)
+    await world.consume(awaiting(order, payment.id), cancelled(other))
+    await world.state(order, "captured")
+    await world.state(other, "voided")
+    async with world.service.database.transaction() as tx:
+        events = await snapshots(tx, [order.id, other.id])
+    assert [type(event) for event in events] == [PaymentAuthorized, PaymentCreated]
+    assert {event.aggregate for event in events} == {payment.id}

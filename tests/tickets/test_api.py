@@ -345,6 +345,7 @@ async def test_t16_an_edit_publishes_ticket_updated(app: App, alice: httpx.Async
             "row": None,
             "seat": None,
             "note": None,
+            "snapshot": False,
         }
     ]
 

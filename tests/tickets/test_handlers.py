@@ -105,6 +105,7 @@ async def test_t22_a_lock_publishes_ticket_updated_with_the_order_id(app: App, a
             "row": None,
             "seat": None,
             "note": None,
+            "snapshot": False,
         }
     ]
 

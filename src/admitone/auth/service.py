@@ -2,10 +2,11 @@
 
 from typing import Final
 
-from admitone.auth import api, jobs
+from admitone.auth import api, handlers, jobs, store
 from admitone.auth.resources import AuthSettings, open_resources
 from admitone.events import SessionRevoked, UserCreated, UserUpdated
 from admitone.kernel.http.sessions import SessionAuthority, session_revoked
+from admitone.kernel.messaging.snapshots import Snapshots
 from admitone.kernel.service import Service
 
 SERVICE: Final = Service(
@@ -21,6 +22,10 @@ SERVICE: Final = Service(
     ),
     subscriptions={SessionRevoked: session_revoked},
     publications=(UserCreated, UserUpdated, SessionRevoked),
+    snapshots=(
+        Snapshots(store.account_ids_after, handlers.account_snapshots),
+        Snapshots(store.ended_session_ids_after, handlers.session_snapshots),
+    ),
     jobs=(jobs.delete_expired,),
     settings=(AuthSettings,),
     lifespan=open_resources,

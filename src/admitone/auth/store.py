@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from admitone.auth.model import Account, Attempts, ClientNetwork, EmailInUse, Session
-from admitone.kernel.database.pool import Row, Statements, Transaction, affected_rows, columns
+from admitone.kernel.database.pool import Row, Statements, Transaction, affected_rows, columns, from_row
 
 _ADD_ACCOUNT: Final = """
 INSERT INTO account (id, email, password_hash, version, sign_up_key) VALUES ($1, $2, $3, $4, $5)
@@ -155,3 +155,37 @@ async def delete_old_attempts(db: Statements) -> None:
 
 async def delete_old_sessions(db: Statements) -> None:
     await db.execute(_DELETE_OLD_SESSIONS)
+
+
+async def account_ids_after(db: Statements, account_id: UUID, limit: int) -> list[UUID]:
+    """Return the ids of accounts that follow one, in order."""
+    rows = await db.fetch("SELECT id FROM account WHERE id > $1 ORDER BY id LIMIT $2", account_id, limit)
+    return [row["id"] for row in rows]
+
+
+async def accounts(tx: Transaction, account_ids: Sequence[UUID]) -> list[Account]:
+    """Return accounts and lock their rows until the transaction ends."""
+    rows = await tx.fetch(
+        "SELECT id, email, password_hash, version FROM account WHERE id = ANY($1::uuid[]) ORDER BY id FOR SHARE",
+        account_ids,
+    )
+    return [from_row(Account, row) for row in rows]
+
+
+async def ended_session_ids_after(db: Statements, session_id: UUID, limit: int) -> list[UUID]:
+    """Return the ids of sessions that were ended, have not expired and follow one, in order."""
+    rows = await db.fetch(
+        "SELECT id FROM session WHERE id > $1 AND ended_at IS NOT NULL AND expires_at > instant() ORDER BY id LIMIT $2",
+        session_id,
+        limit,
+    )
+    return [row["id"] for row in rows]
+
+
+async def ended_sessions(tx: Transaction, session_ids: Sequence[UUID]) -> list[Session]:
+    """Return those of the sessions that were ended."""
+    rows = await tx.fetch(
+        "SELECT id, account_id, expires_at FROM session WHERE id = ANY($1::uuid[]) AND ended_at IS NOT NULL",
+        session_ids,
+    )
+    return [from_row(Session, row) for row in rows]

@@ -24,8 +24,9 @@ service_option = click.option("--service", type=_CONSUMERS, help="Only this serv
 def dead_letters() -> None:
     r"""List, retry or drop events that a service could not handle.
 
-    An event whose handler fails five times becomes a dead letter, so that it does not delay the events after it. When
-    the cause is removed, retry it; drop it if it must never take effect.
+    An event whose handler fails five times, or that waits half an hour for an earlier one, becomes a dead letter, so
+    that it does not delay other events. When the cause is removed, retry it; drop it if it must never take effect:
+    then later events of the same ticket, order or account do not wait for it.
 
     \b
     Examples:
@@ -37,25 +38,27 @@ def dead_letters() -> None:
 
 
 @dead_letters.command(name="list")
+@click.option("--waiting", is_flag=True, help="Events that failed and will be delivered again, instead.")
 @service_option
 @report_errors
-def list_all(*, service: str | None) -> None:
+def list_all(*, service: str | None, waiting: bool) -> None:
     r"""List dead letters, oldest first: service, id, subject, attempts, error.
 
     \b
     Examples:
       admitone dead-letters list
       admitone dead-letters list --service orders
+      admitone dead-letters list --waiting
     """
-    asyncio.run(_list(service))
+    asyncio.run(_list(service, waiting=waiting))
 
 
-async def _list(service: str | None) -> None:
+async def _list(service: str | None, *, waiting: bool) -> None:
     count = 0
-    async for name, letter in _each(service):
+    async for name, letter in _each(service, waiting=waiting):
         count += 1
         click.echo(f"{name}  {letter.id}  {letter.subject}  {letter.attempts} attempts  {_first_line(letter.error)}")
-    click.echo(f"{count} dead letters")
+    click.echo(f"{count} {'events wait' if waiting else 'dead letters'}")
 
 
 @dead_letters.command
@@ -157,11 +160,13 @@ def _services(name: str | None) -> list[Service]:
     return [each for each in registry.SERVICES if each.has_database and name in {None, each.name}]
 
 
-async def _each(service: str | None, letter_id: str | None = None) -> AsyncIterator[tuple[str, DeadLetter]]:
+async def _each(
+    service: str | None, letter_id: str | None = None, *, waiting: bool = False
+) -> AsyncIterator[tuple[str, DeadLetter]]:
     settings = effective_settings()
     for each in _services(service):
         async with open_database(database_url(settings, each.name)) as database:
-            for letter in await store.find_all(database, letter_id):
+            for letter in await store.find_all(database, letter_id, waiting=waiting):
                 yield each.name, letter
 
 

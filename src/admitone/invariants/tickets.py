@@ -45,10 +45,14 @@ async def _offers_hold(snapshot: Snapshot) -> Checked:
         SELECT aggregate, version FROM (
             SELECT aggregate, version, fact, lag(fact) OVER (PARTITION BY aggregate ORDER BY version) AS before
             FROM (SELECT aggregate, version, data::jsonb AS fact FROM outbox
-                  WHERE type IN ('TicketCreated', 'TicketUpdated')) AS tickets
+                  WHERE type IN ('TicketCreated', 'TicketUpdated') AND version IS NOT NULL) AS tickets
         ) AS changes
         WHERE (before ->> 'status' <> 'available' OR (before IS NOT NULL AND fact ->> 'status' <> 'available'))
-          AND fact - $1::text[] IS DISTINCT FROM before - $1::text[]
+          -- Events of an earlier release lack fields.
+          AND EXISTS (
+              SELECT FROM jsonb_each(fact) AS is_now JOIN jsonb_each(before) AS was USING (key)
+              WHERE key <> ALL ($1::text[]) AND is_now.value <> was.value
+          )
         """,
         ["version", "status", "orderId", "userId"],
     )

@@ -96,7 +96,7 @@ async def run_service(
             inbox = Inbox(name, database, bus, declaration.subscriptions)
             jobs += [partial(inbox.run, producer) for producer in declaration.producers]
             if declaration.publications:
-                relay = Relay(database, bus)
+                relay = Relay(database, bus, declaration.snapshots)
                 jobs.append(relay.run)
         tasks = [asyncio.create_task(_run_job(name, job)) for job in jobs]
         try:

@@ -13,6 +13,7 @@ from admitone.kernel.http.operations import Operation
 from admitone.kernel.messaging.event import Event
 from admitone.kernel.messaging.inbox import AnyHandler
 from admitone.kernel.messaging.outbox import Relay
+from admitone.kernel.messaging.snapshots import Snapshots
 from admitone.kernel.running import Resources, RunningService
 
 
@@ -41,15 +42,17 @@ class Service(Generic[Resources]):
 
     `jobs` run until the service stops and are restarted if they fail. `lifespan` opens the service's resources before
     anything else runs and closes them last; it gets the service without resources. `pages` returns routes that are
-    not operations of the API. `gauges` are read from the database at each scrape. `settings` are the structs the
-    service passes to `Settings.read`; they are validated at start. `calls` names the services whose API the service
-    calls; deployments allow no other connections, and none to the internet unless it `reaches_internet`.
+    not operations of the API. `snapshots` describe its aggregates to consumers that lack their history. `gauges` are
+    read from the database at each scrape. `settings` are the structs the service passes to `Settings.read`; they are
+    validated at start. `calls` names the services whose API the service calls; deployments allow no other
+    connections, and none to the internet unless it `reaches_internet`.
     """
 
     name: str
     operations: Sequence[Operation[Resources]] = ()
     subscriptions: Mapping[type[Event], AnyHandler] = field(default_factory=dict)
     publications: Sequence[type[Event]] = ()
+    snapshots: Sequence[Snapshots] = ()
     jobs: Sequence[Callable[[RunningService[Resources]], Awaitable[None]]] = ()
     settings: Sequence[type[msgspec.Struct]] = ()
     lifespan: Callable[[RunningService[None]], AbstractAsyncContextManager[Resources]] = _no_resources

@@ -1,4 +1,7 @@
-"""What orders does on events of tickets, expiration and payments, in any sequence and delivered any number of times."""
+"""What orders does on events of tickets, expiration and payments, and its snapshots.
+
+Events arrive in any sequence, each any number of times.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -17,9 +20,9 @@ from admitone.events import (
 )
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.inbox import MissingEvents
-from admitone.kernel.messaging.replicas import is_next
+from admitone.kernel.messaging.replicas import is_next, load_versions
 from admitone.orders import store
-from admitone.orders.model import Order, TicketReplica
+from admitone.orders.model import Order, OrderEvent, TicketReplica
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +38,15 @@ class ReplicaBatch:
 
 
 async def load_replicas(tx: Transaction, events: Sequence[TicketCreated | TicketUpdated]) -> ReplicaBatch:
-    return ReplicaBatch(await store.ticket_versions_for_change(tx, [event.id for event in events]))
+    ticket_ids = [event.id for event in events]
+    versions = await store.ticket_versions_for_change(tx, ticket_ids)
+    dropped = await load_versions(tx, ticket_ids)
+    return ReplicaBatch({each: max(versions.get(each, -1), dropped.of(each)) for each in ticket_ids})
 
 
 def ticket_changed(_tx: Transaction, batch: ReplicaBatch, event: TicketCreated | TicketUpdated) -> None:
     """Apply the next version of a ticket; raises MissingEvents for a later one."""
-    if is_next(event, batch.versions.get(event.id, -1)):
+    if is_next(event, batch.versions[event.id]):
         batch.changed.append(TicketReplica.of(event))
 
 
@@ -135,3 +141,9 @@ def payment_failed(tx: Transaction, batch: OrdersAndTickets, event: PaymentFaile
         batch.change(tx, order.cancelled("payment_failed"))
     else:
         log.info("failed payment changes nothing", extra={"order": event.order_id, "payment": event.id})
+
+
+async def snapshots(tx: Transaction, order_ids: Sequence[UUID]) -> list[OrderEvent]:
+    """Describe orders by the events of their whole history."""
+    orders = (await store.orders_for_change(tx, order_ids)).values()
+    return [version.event() for order in orders for version in order.history()]

@@ -21,6 +21,8 @@ from admitone.events import (
 )
 from admitone.kernel.errors import Forbidden, Invalid, NotFound
 
+OrderEvent = OrderCreated | OrderAwaitingPayment | OrderCompleted | OrderCancelled
+
 
 class TicketAlreadyReserved(Invalid):
     """Ticket is already reserved"""
@@ -139,7 +141,15 @@ class Order(msgspec.Struct, frozen=True):
         assert self.status == "awaiting:payment"
         return replace(self, status="complete", version=self.version + 1)
 
-    def event(self) -> OrderCreated | OrderAwaitingPayment | OrderCompleted | OrderCancelled:
+    def history(self) -> list["Order"]:
+        """Return the order in each version up to this one."""
+        created = replace(self, status="created", version=0, payment_id=None, cancel_reason=None)
+        if self.payment_id is None:
+            return [created] if self.version == 0 else [created, self]
+        awaiting = created.awaiting_payment(self.payment_id)
+        return [created, awaiting] if self.version == 1 else [created, awaiting, self]
+
+    def event(self) -> OrderEvent:
         """Return the event of the status that the order has just reached."""
         if self.status == "created":
             return OrderCreated(

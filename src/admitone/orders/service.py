@@ -5,6 +5,7 @@ from typing import Final
 from admitone import events
 from admitone.kernel.http.sessions import session_revoked
 from admitone.kernel.messaging.inbox import BatchHandler
+from admitone.kernel.messaging.snapshots import Snapshots
 from admitone.kernel.service import Gauge, Service
 from admitone.orders import api, handlers, jobs, store
 from admitone.orders.handlers import load_orders, load_orders_and_tickets, load_replicas, save_orders, save_replicas
@@ -31,6 +32,7 @@ SERVICE: Final = Service(
         events.OrderCancelled,
         events.PaymentRejected,
     ),
+    snapshots=(Snapshots(store.order_ids_after, handlers.snapshots),),
     jobs=(jobs.cancel_overdue_orders,),
     settings=(MarketplacePolicy,),
     lifespan=open_resources,

@@ -171,6 +171,12 @@ async def orders_for_change(tx: Transaction, order_ids: Sequence[UUID]) -> dict[
     return {row["id"]: _order(row) for row in await tx.fetch(_FOR_CHANGE, order_ids)}
 
 
+async def order_ids_after(db: Statements, order_id: UUID, limit: int) -> list[UUID]:
+    """Return the ids of orders in every status that follow one, in order."""
+    rows = await db.fetch("SELECT id FROM orders WHERE id > $1 ORDER BY id LIMIT $2", order_id, limit)
+    return [row["id"] for row in rows]
+
+
 async def overdue_orders(tx: Transaction, grace_seconds: float, limit: int) -> list[Order]:
     """Return unpaid orders that expired `grace_seconds` ago and lock them; rows locked by others are left out."""
     return [_order(row) for row in await tx.fetch(_OVERDUE, grace_seconds, limit)]
@@ -205,7 +211,7 @@ _SAVE_TICKETS: Final = f"""
 INSERT INTO ticket ({_REPLICA})
 SELECT {_REPLICA} FROM json_populate_recordset(NULL::ticket, $1::text::json) ORDER BY id
 ON CONFLICT (id) DO UPDATE SET ({_REPLICA}) = ROW({", ".join(f"excluded.{each}" for each in _REPLICA.split(", "))})
-WHERE ticket.version = excluded.version - 1
+WHERE ticket.version <= excluded.version
 """  # noqa: S608
 
 
@@ -224,7 +230,7 @@ async def ticket_versions_for_change(tx: Transaction, ticket_ids: Sequence[UUID]
 
 
 async def save_tickets(tx: Transaction, changed: Sequence[TicketReplica]) -> None:
-    """Save new and changed replicas; a row that exists is only replaced by its next version."""
+    """Save new and changed replicas; a row that exists is only replaced by a later version."""
     if changed:
         rows = [{**asdict(each), **asdict(each.offer)} for each in changed]
         await tx.execute(_SAVE_TICKETS, msgspec.json.encode(rows).decode())

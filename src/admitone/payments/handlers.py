@@ -1,4 +1,4 @@
-"""What payments does when orders publishes; correct however often and in whatever order events arrive.
+"""What payments does when orders publishes, and its snapshots; correct in whatever order events arrive, however often.
 
 Nothing is sent to Stripe here: what is wanted there is saved, and a job does it.
 """
@@ -12,7 +12,9 @@ import msgspec
 
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, PaymentFailed, PaymentRejected
 from admitone.kernel.database.pool import Transaction
-from admitone.kernel.messaging.replicas import is_next
+from admitone.kernel.messaging.event import Event
+from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.replicas import Versions, is_next, load_versions
 from admitone.kernel.tracing import current_traceparent
 from admitone.payments import store
 from admitone.payments.model import NOT_COMPLETED, OrderReplica, OrderStatus, Payment
@@ -50,15 +52,20 @@ class OrderBatch:
 
     orders: dict[UUID, OrderReplica]
     payments: dict[UUID, Payment]
+    dropped: Versions
     changed_orders: dict[UUID, OrderReplica] = field(default_factory=dict)
     changed_payments: dict[UUID, Payment] = field(default_factory=dict)
 
     def advance(self, event: OrderAwaitingPayment | OrderCancelled, status: OrderStatus) -> bool:
         """Apply the next version of an order; False if it was applied before. Raises MissingEvents if it is later."""
         order = self.orders.get(event.id)
-        if not is_next(event, -1 if order is None else order.version):
+        if order is None:
+            if event.id not in self.dropped:
+                raise MissingEvents(event.producer, event.id)
+            log.info("the beginning of the order was dropped", extra={"order": event.id})
             return False
-        assert order is not None, "the first version of an order is not OrderCreated"
+        if not is_next(event, max(order.version, self.dropped.of(event.id))):
+            return False
         self.orders[order.id] = self.changed_orders[order.id] = order.advanced(event.version, status)
         return True
 
@@ -70,9 +77,10 @@ class OrderBatch:
 async def load(
     tx: Transaction, events: Sequence[OrderAwaitingPayment | OrderCancelled | PaymentRejected]
 ) -> OrderBatch:
-    orders = await store.orders_for_change(tx, [event.aggregate for event in events])
+    order_ids = [event.aggregate for event in events]
+    orders = await store.orders_for_change(tx, order_ids)
     payments = await store.payments_of(tx, list(orders))
-    return OrderBatch(orders, {payment.id: payment for payment in payments})
+    return OrderBatch(orders, {payment.id: payment for payment in payments}, await load_versions(tx, order_ids))
 
 
 async def save(tx: Transaction, batch: OrderBatch) -> None:
@@ -117,3 +125,9 @@ def _cancel(tx: Transaction, batch: OrderBatch, payment: Payment) -> None:
     cancelled = payment.cancel(tx.now)
     if cancelled is not payment:
         batch.change(cancelled)
+
+
+async def snapshots(tx: Transaction, order_ids: Sequence[UUID]) -> list[Event]:
+    """Describe the money of orders: what is held for them or was taken."""
+    await store.orders_for_change(tx, order_ids)
+    return [event for payment in await store.payments_of(tx, order_ids) for event in payment.held_events()]

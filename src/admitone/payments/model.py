@@ -347,6 +347,13 @@ class Payment(msgspec.Struct, frozen=True):
         fields = {**msgspec.structs.asdict(self), "user_id": self.buyer_id}
         return event_type(**{name: fields[name] for name in event_type.__struct_fields__})
 
+    def held_events(self) -> list[Event]:
+        """Return the events that led orders to the money that is held or was taken; none if it is to be returned."""
+        if self.wanted in {"void", "refund"} or self.state not in {"authorized", "captured"}:
+            return []
+        authorized = self.event(PaymentAuthorized)
+        return [authorized] if self.state == "authorized" else [authorized, self.event(PaymentCreated)]
+
 
 def _stripe_id(result: ProviderResult) -> str | None:
     return result.stripe_id if isinstance(result, (Canceled, Refunded)) else None

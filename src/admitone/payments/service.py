@@ -3,6 +3,7 @@
 from admitone import events
 from admitone.kernel.http.sessions import session_revoked
 from admitone.kernel.messaging.inbox import BatchHandler
+from admitone.kernel.messaging.snapshots import Snapshots
 from admitone.kernel.service import Gauge, Service
 from admitone.payments import api, handlers, jobs, store
 from admitone.payments.resources import PaymentSettings, open_resources
@@ -24,6 +25,7 @@ SERVICE = Service(
         events.PaymentVoided,
         events.PaymentRefunded,
     ),
+    snapshots=(Snapshots(store.paid_order_ids_after, handlers.snapshots),),
     jobs=(jobs.settle_payments, jobs.process_webhooks, jobs.reconcile_payments),
     settings=(PaymentSettings,),
     lifespan=open_resources,

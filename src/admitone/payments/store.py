@@ -63,13 +63,21 @@ async def save_orders(tx: Transaction, changed: Sequence[OrderReplica]) -> None:
         tag = await tx.execute(
             "UPDATE orders SET version = changed.version, status = changed.status "
             "FROM unnest($1::uuid[], $2::integer[], $3::text[]) AS changed (id, version, status) "
-            "WHERE orders.id = changed.id AND orders.version = changed.version - 1",
+            "WHERE orders.id = changed.id AND orders.version < changed.version",
             *columns(changed, "id", "version", "status"),
         )
         assert affected_rows(tag) == len(changed), "an order was changed while it was locked"
 
 
 # Payments
+
+
+async def paid_order_ids_after(db: Statements, order_id: UUID, limit: int) -> list[UUID]:
+    """Return the ids of orders that have payments and follow one, in order."""
+    rows = await db.fetch(
+        "SELECT DISTINCT order_id FROM payment WHERE order_id > $1 ORDER BY order_id LIMIT $2", order_id, limit
+    )
+    return [row["order_id"] for row in rows]
 
 
 async def payments_of(db: Statements, order_ids: Sequence[UUID]) -> list[Payment]:

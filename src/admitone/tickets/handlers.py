@@ -1,4 +1,4 @@
-"""What tickets does on events of orders, in any sequence and delivered any number of times.
+"""What tickets does on events of orders, in any sequence and delivered any number of times, and its snapshots.
 
 The end of an order is recorded even if its beginning has not arrived; a beginning that arrives after the end locks
 nothing.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from admitone.events import OrderCancelled, OrderCompleted, OrderCreated, TicketLockRefused
+from admitone.events import OrderCancelled, OrderCompleted, OrderCreated, TicketLockRefused, TicketUpdated
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.inbox import MissingEvents
 from admitone.kernel.messaging.replicas import Versions, load_versions
@@ -96,3 +96,8 @@ def order_completed(tx: Transaction, batch: TicketBatch, event: OrderCompleted) 
         # Orders takes no money before this service confirms the lock, so this needs an operator.
         extra = {"order": event.id, "ticket": event.ticket_id}
         log.error("the completed order holds no ticket; nothing is sold", extra=extra)
+
+
+async def snapshots(tx: Transaction, ticket_ids: Sequence[UUID]) -> list[TicketUpdated]:
+    """Describe tickets as they are."""
+    return [ticket.snapshot_event() for ticket in (await store.tickets_for_change(tx, ticket_ids)).values()]

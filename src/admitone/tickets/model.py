@@ -104,6 +104,9 @@ class Ticket(msgspec.Struct, frozen=True):
     def updated_event(self) -> TicketUpdated:
         return TicketUpdated(**self._event_fields())
 
+    def snapshot_event(self) -> TicketUpdated:
+        return TicketUpdated(**self._event_fields(), snapshot=True)
+
     def _event_fields(self) -> dict[str, Any]:
         return {
             "id": self.id,

@@ -5,9 +5,10 @@ from typing import Final
 from admitone import events
 from admitone.kernel.http.sessions import session_revoked
 from admitone.kernel.messaging.inbox import BatchHandler
+from admitone.kernel.messaging.snapshots import Snapshots
 from admitone.kernel.service import Service
 from admitone.policy import MarketplacePolicy
-from admitone.tickets import api, handlers
+from admitone.tickets import api, handlers, store
 from admitone.tickets.resources import open_resources
 
 SERVICE: Final = Service(
@@ -21,6 +22,7 @@ SERVICE: Final = Service(
         events.OrderCompleted: BatchHandler(handlers.load_ended, handlers.order_completed, handlers.save),
     },
     publications=(events.TicketCreated, events.TicketUpdated, events.TicketLockRefused),
+    snapshots=(Snapshots(store.ticket_ids_after, handlers.snapshots),),
     settings=(MarketplacePolicy,),
     lifespan=open_resources,
 )

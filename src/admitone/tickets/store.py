@@ -53,6 +53,12 @@ async def tickets_for_change(tx: Transaction, ticket_ids: Sequence[UUID]) -> dic
     return {row["id"]: from_row(Ticket, row, offer=from_row(Offer, row)) for row in rows}
 
 
+async def ticket_ids_after(db: Statements, ticket_id: UUID, limit: int) -> list[UUID]:
+    """Return the ids of tickets in every state that follow one, in order."""
+    rows = await db.fetch("SELECT id FROM ticket WHERE id > $1 ORDER BY id LIMIT $2", ticket_id, limit)
+    return [row["id"] for row in rows]
+
+
 async def save_edit(tx: Transaction, edited: Ticket) -> bytes:
     """Save an edited ticket; return its JSON. The row must have the version before."""
     words = searchable_words(edited.offer)

@@ -280,6 +280,39 @@ async def test_an_event_without_its_predecessor_waits_and_the_predecessor_is_req
     assert await world.effects() == ["other", "v0", "v1"]
 
 
+async def test_an_event_that_waits_in_vain_is_requested_less_and_less_often_and_becomes_a_dead_letter(
+    world: World,
+) -> None:
+    """The first version is nowhere any more, and each request publishes the waiting events once more."""
+    await world.relay(compare_every_seconds=3600)
+    first = note("v0")
+    await world.publish(first, *(note(f"v{number}", note_id=first.id, version=number) for number in (1, 2, 3)))
+    await eventually(world.published_count(4), "four events are published")
+    await world.alpha.execute("DELETE FROM outbox WHERE version = 0")
+    jetstream = await world.jetstream()
+    await jetstream.delete_msg("alpha", 1)
+
+    inbox = Inbox("beta", world.beta, await world.bus("beta"), {NoteWritten: replicate})
+    inbox.missing_delay_seconds, inbox.request_again_seconds, inbox.missing_deliveries_max = 0.001, 0.05, 18
+    world.run(inbox.run("alpha"))
+
+    async def gave_up() -> bool:
+        return len(await dead_letters_of(world)) == 3
+
+    await eventually(gave_up, "all three are dead letters")
+    await eventually(lambda: everything_acknowledged(world), "no copy waits on the bus")
+    assert {letter.error for letter in await dead_letters_of(world)} == {
+        f"an earlier event has not arrived: alpha {first.id} above version -1"
+    }
+    copies_max = await world.alpha.fetchval("SELECT max(copies) FROM outbox")
+    consumer = await jetstream.consumer_info("alpha", "beta")
+    assert consumer.delivered is not None
+    deliveries = consumer.delivered.consumer_seq
+    # Each event was delivered so often until it was given up, and each further copy of it once.
+    assert 1 <= copies_max <= 8
+    assert deliveries <= 3 * (inbox.missing_deliveries_max + copies_max)
+
+
 async def test_more_waiting_events_than_jetstream_allows_by_default_do_not_block_the_one_they_wait_for(
     world: World, alpha_bus: Bus
 ) -> None:

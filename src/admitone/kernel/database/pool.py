@@ -104,16 +104,20 @@ class Transaction(Statements):
     def __init__(self, connection: Any, now: datetime) -> None:
         self._connection = connection
         self.now = now
-        self._events: list[tuple[Event, str | None]] = []
+        self._events: list[tuple[Event, int | None, str | None]] = []
         self.woken_jobs: set[str] = set()
 
     def wake(self, job: str) -> None:
         """Wake a background job of this process once the transaction is committed; see `Database.signal`."""
         self.woken_jobs.add(job)
 
-    def publish(self, event: Event) -> None:
-        """Publish an event: it is written to the outbox by this transaction."""
-        self._events.append((event, current_traceparent()))
+    def publish(self, event: Event, *, is_snapshot: bool = False) -> None:
+        """Publish an event: it is written to the outbox by this transaction.
+
+        A snapshot describes what the aggregate is, not a change of it, so the outbox gives it no version.
+        """
+        version = None if is_snapshot else event.aggregate_version
+        self._events.append((event, version, current_traceparent()))
 
     def connection(self) -> AbstractAsyncContextManager[Any]:
         return nullcontext(self._connection)
@@ -123,16 +127,16 @@ class Transaction(Statements):
         events, self._events = self._events, []
         if not events:
             return False
-        encoded = [event.encode() for event, _ in events]
+        encoded = [event.encode() for event, _, _ in events]
         assert max(map(len, encoded)) <= _EVENT_BYTES_MAX, "an event is too large for the bus"
         await self._connection.execute(
             _INSERT_EVENTS,
             [ids.new_id() for _ in events],
-            [type(event).__name__ for event, _ in events],
-            [event.aggregate for event, _ in events],
-            [event.aggregate_version for event, _ in events],
+            [type(event).__name__ for event, _, _ in events],
+            [event.aggregate for event, _, _ in events],
+            [version for _, version, _ in events],
             encoded,
-            [traceparent for _, traceparent in events],
+            [traceparent for _, _, traceparent in events],
         )
         return True
 

@@ -18,7 +18,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A fact that a service publishes; fields are only ever added, with defaults.
 
     A subclass names its producer and the field that identifies its aggregate. If the aggregate is versioned, the
-    field `version` is its version after this change.
+    field `version` is its version after this change. An event whose field `snapshot` is true is not a change: it
+    describes the aggregate as it is in this version.
     """
 
     producer: ClassVar[str]
@@ -41,6 +42,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     def aggregate_version(self) -> int | None:
         """The aggregate's version after this change; None if it is not versioned."""
         return getattr(self, "version", None)
+
+    @property
+    def is_snapshot(self) -> bool:
+        return getattr(self, "snapshot", False)
 
     def encode(self) -> str:
         """Return the event's fields as JSON, as the outbox stores them."""

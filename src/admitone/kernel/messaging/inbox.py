@@ -29,28 +29,32 @@ E = TypeVar("E", bound=Event)
 S = TypeVar("S")
 
 ATTEMPTS_MAX: Final = 5
-_MISSING_DELAY_SECONDS: Final = 0.25
-_MISSING_DELAY_SECONDS_MAX: Final = 5.0
 _UNREACHABLE_DELAY_SECONDS: Final = 1.0
-_REQUEST_AGAIN_SECONDS: Final = 5.0
+# Each pause of an event whose predecessor is missing is longer than the one before.
+_MISSING_DELAY_GROWTH: Final = 1.5
+_MISSING_DELAY_SECONDS_MAX: Final = 60.0
+# The predecessor usually arrives before; from then on operators see the event among the failing ones.
+_MISSING_RECORDED_FROM: Final = 5
+_REQUEST_AGAIN_SECONDS_MAX: Final = 600.0
 _BATCH: Final = 100
 _PULL_EXPIRES_SECONDS: Final = 30
 _SILENCE_SECONDS: Final = 3.0
 _RESTART_SECONDS: Final = 0.5
 _FINISH_SECONDS: Final = 4.0
 
-# A success deletes the record of earlier failures; both are rolled back together if a handler raises.
 _CONSUME: Final = """
-WITH recovered AS (DELETE FROM dead_letter WHERE id = ANY($1::uuid[]::text[]))
-INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id
+INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING
+RETURNING id, EXISTS (SELECT FROM dead_letter WHERE dead_letter.id = inbox.id::text) AS has_failed
 """
 _UNCONSUME: Final = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
+# A success deletes the record of earlier failures.
+_RECOVER: Final = "DELETE FROM dead_letter WHERE id = ANY($1::uuid[]::text[])"
 _RECORD_FAILURE: Final = """
 INSERT INTO dead_letter (id, subject, message, attempts, error, given_up_at)
 VALUES ($1, $2, $3, 1, $4, CASE WHEN $5 <= 1 THEN instant() END)
 ON CONFLICT (id) DO UPDATE SET
     attempts = dead_letter.attempts + 1, error = excluded.error, last_failed_at = instant(),
-    given_up_at = CASE WHEN dead_letter.attempts + 1 >= $5 THEN instant() END
+    given_up_at = coalesce(dead_letter.given_up_at, CASE WHEN dead_letter.attempts + 1 >= $5 THEN instant() END)
 RETURNING attempts, given_up_at IS NOT NULL AS given_up
 """
 
@@ -98,11 +102,25 @@ class _Received:
 _Decoded = tuple[Envelope, Event]
 
 
+@dataclass
+class _Copy:
+    """The one copy of an event that waits on the bus for its predecessor, and how often it was delivered."""
+
+    stream_sequence: int
+    deliveries: int
+
+
 class Inbox:
     """Consumes the events a service subscribes to."""
 
     # Before each further attempt at a failing event.
     delays_seconds: Sequence[float] = (0.2, 1.0, 5.0, 30.0)
+    # Before the second delivery of an event whose predecessor is missing.
+    missing_delay_seconds = 0.25
+    # Such an event becomes a dead letter after so many deliveries: after about half an hour.
+    missing_deliveries_max = 40
+    # Between the first two requests for the events of one aggregate; each further pause is twice as long.
+    request_again_seconds = 5.0
 
     def __init__(
         self, service: str, database: Database, bus: Bus, subscriptions: Mapping[type[Event], AnyHandler]
@@ -111,7 +129,9 @@ class Inbox:
         self._database = database
         self._bus = bus
         self._subscriptions = subscriptions
-        self._requested: dict[UUID, float] = {}
+        self._waiting: dict[UUID, _Copy] = {}
+        # When the events of an aggregate may be requested again, and the pause after that.
+        self._requests: dict[UUID, tuple[float, float]] = {}
         self._pulling: set[asyncio.Queue[Msg | None]] = set()
         bus.on_reconnect(self._pull_again)
 
@@ -134,6 +154,8 @@ class Inbox:
         """Pull events and handle them in batches until the connection or the consumer is lost."""
         arrivals: asyncio.Queue[Msg | None] = asyncio.Queue()
         self._pulling.add(arrivals)
+        # The stream may be another one with other sequences; every event that waits is delivered again.
+        self._waiting.clear()
         reply = self._bus.new_inbox()
         subscription = await self._bus.subscribe(reply, arrivals.put)
         try:
@@ -166,6 +188,7 @@ class Inbox:
 
     def _pull_again(self) -> None:
         """Start again: pull requests are lost with their connection."""
+        self._waiting.clear()
         for arrivals in self._pulling:
             arrivals.put_nowait(None)
 
@@ -206,6 +229,7 @@ class Inbox:
             if index in missing:
                 await self._wait_for_missing(each, missing[index])
             else:
+                self._waiting.pop(each.envelope.id, None)
                 await each.message.ack()
 
     async def consume(self, tx: Transaction, events: Sequence[tuple[Envelope, Event]]) -> dict[int, MissingEvents]:
@@ -213,7 +237,8 @@ class Inbox:
 
         Raises what a handler raises besides MissingEvents: then the transaction must be rolled back.
         """
-        fresh = {row["id"] for row in await tx.fetch(_CONSUME, [envelope.id for envelope, _ in events])}
+        rows = await tx.fetch(_CONSUME, [envelope.id for envelope, _ in events])
+        fresh = {row["id"]: row["has_failed"] for row in rows}
         unique = {envelope.id: (envelope, event) for envelope, event in events if envelope.id in fresh}
         waiting = await self._handle(tx, list(unique.values()))
         if 0 < len(waiting) < len(unique):
@@ -221,6 +246,8 @@ class Inbox:
             waiting = await self._handle(tx, [each for each in unique.values() if each[0].id in waiting])
         if waiting:
             await tx.execute(_UNCONSUME, list(waiting))
+        if recovered := [each for each, has_failed in fresh.items() if has_failed and each not in waiting]:
+            await tx.execute(_RECOVER, recovered)
         # One event may occur twice in a batch: no copy is acknowledged while another must be delivered again.
         return {index: waiting[envelope.id] for index, (envelope, _) in enumerate(events) if envelope.id in waiting}
 
@@ -244,33 +271,64 @@ class Inbox:
         return waiting
 
     async def _wait_for_missing(self, each: _Received, missing: MissingEvents) -> None:
+        """Let the event be delivered again later, and ask its producer for the events before it.
+
+        A request publishes the waiting event again, too. Only its latest copy waits; the others are acknowledged, so
+        that requests add nothing to what is delivered again.
+        """
+        metadata = each.message.metadata
+        known = self._waiting.get(each.envelope.id, _Copy(0, 0))
+        if metadata.sequence.stream < known.stream_sequence:
+            await each.message.ack()
+            return
+        deliveries = max(metadata.num_delivered, known.deliveries + 1)
+        self._waiting[each.envelope.id] = _Copy(metadata.sequence.stream, deliveries)
         log.info("an earlier event has not arrived", extra={**self._context(each), "missing": str(missing)})
-        deliveries = each.message.metadata.num_delivered
-        since = clock.monotonic_seconds() - _REQUEST_AGAIN_SECONDS
         # At the first delivery it is probably on its way; a request costs the producer work.
-        if deliveries > 1 and self._requested.get(missing.aggregate, since) <= since:
-            self._requested = {aggregate: at for aggregate, at in self._requested.items() if at > since}
-            self._requested[missing.aggregate] = clock.monotonic_seconds()
+        if deliveries > 1 and self._may_request(missing.aggregate):
             request = RepublishRequest(missing.aggregate, missing.have_version)
             await self._bus.request_republish(missing.producer, request)
-        await each.message.nak(delay=min(_MISSING_DELAY_SECONDS * deliveries, _MISSING_DELAY_SECONDS_MAX))
+        delay_seconds = self.missing_delay_seconds * _MISSING_DELAY_GROWTH ** min(deliveries - 1, 20)
+        delay_seconds = min(delay_seconds, _MISSING_DELAY_SECONDS_MAX)
+        if deliveries < _MISSING_RECORDED_FROM:
+            await each.message.nak(delay=delay_seconds)
+            return
+        attempts_max = 1 if deliveries >= self.missing_deliveries_max else self.missing_deliveries_max
+        error = f"an earlier event has not arrived: {missing}"
+        if await self._record_failure(each.message, str(each.envelope.id), error, attempts_max, delay_seconds):
+            self._waiting.pop(each.envelope.id, None)
 
-    async def _record_failure(self, message: Msg, letter_id: str, error: str, attempts_max: int) -> None:
-        """Count the failure; the event is delivered again, or becomes a dead letter after `attempts_max`."""
+    def _may_request(self, aggregate: UUID) -> bool:
+        """Whether so much time passed since the events of an aggregate were last requested; notes the request."""
+        now = clock.monotonic_seconds()
+        self._requests = {each: (at, pause) for each, (at, pause) in self._requests.items() if now < at + pause}
+        at, pause_seconds = self._requests.get(aggregate, (now, self.request_again_seconds))
+        if now < at:
+            return False
+        self._requests[aggregate] = (now + pause_seconds, min(pause_seconds * 2, _REQUEST_AGAIN_SECONDS_MAX))
+        return True
+
+    async def _record_failure(
+        self, message: Msg, letter_id: str, error: str, attempts_max: int, delay_seconds: float | None = None
+    ) -> bool:
+        """Count the failure; the event is delivered again, or becomes a dead letter after `attempts_max`: True."""
         try:
             row = await self._database.fetchrow(
                 _RECORD_FAILURE, letter_id, message.subject, message.data, error, attempts_max
             )
         except (Unavailable, *UNREACHABLE):
             await message.nak(delay=_UNREACHABLE_DELAY_SECONDS)
-            return
+            return False
         assert row is not None
         if row["given_up"]:
             extra = {"service": self._service, "letter": letter_id, "error": error}
             log.error("a message becomes a dead letter", extra=extra)
             await message.ack()
-        else:
-            await message.nak(delay=self.delays_seconds[min(row["attempts"], len(self.delays_seconds)) - 1])
+            return True
+        if delay_seconds is None:
+            delay_seconds = self.delays_seconds[min(row["attempts"], len(self.delays_seconds)) - 1]
+        await message.nak(delay=delay_seconds)
+        return False
 
     def _context(self, each: _Received) -> dict[str, object]:
         return {

@@ -11,6 +11,7 @@ has compared and knows what to publish again.
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -20,6 +21,7 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.messaging import bus as buses
 from admitone.kernel.messaging.bus import Bus, RepublishRequest
 from admitone.kernel.messaging.event import event_types, subject_of, wrap
+from admitone.kernel.messaging.snapshots import Snapshots, publish_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,13 @@ _UNPUBLISH_AGGREGATE: Final = """
 UPDATE outbox SET stream_sequence = NULL, copies = copies + 1
 WHERE aggregate = $1 AND (version > $2 OR version IS NULL) AND stream_sequence IS NOT NULL
 """
+# Whether the outbox lacks an event above a version although the aggregate went on: it is past its retention, or a
+# restored database never had it.
+_IS_PRUNED: Final = """
+SELECT NOT EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND version = $2 + 1)
+    AND (NOT EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND version IS NOT NULL)
+        OR EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND version > $2 + 1))
+"""
 _UNPUBLISH_ALL: Final = (
     "UPDATE outbox SET stream_sequence = NULL, copies = copies + 1 WHERE stream_sequence IS NOT NULL"
 )
@@ -61,9 +70,10 @@ class Relay:
     # Longer than a running relay leaves its connection idle: its waits for the bus end before.
     silent_seconds_max = 15.0
 
-    def __init__(self, database: Database, bus: Bus) -> None:
+    def __init__(self, database: Database, bus: Bus, snapshots: Sequence[Snapshots] = ()) -> None:
         self._database = database
         self._bus = bus
+        self._snapshots = snapshots
         self._has_work = asyncio.Event()
         self._compare = asyncio.Event()
         # Whether this replica's relay publishes.
@@ -205,8 +215,11 @@ class Relay:
         self._last_sequence = state.last_seq
 
     async def _republish(self, request: RepublishRequest) -> None:
+        wanted = (request.aggregate, request.above_version)
         try:
-            tag = await self._database.execute(_UNPUBLISH_AGGREGATE, request.aggregate, request.above_version)
+            if await self._database.fetchval(_IS_PRUNED, *wanted):
+                await publish_snapshot(self._database, self._snapshots, request.aggregate)
+            tag = await self._database.execute(_UNPUBLISH_AGGREGATE, *wanted)
         except (Unavailable, *UNREACHABLE):
             log.info(
                 "the database is unreachable; a republish request is ignored", extra={"service": self._bus.service}

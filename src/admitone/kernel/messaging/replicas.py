@@ -1,4 +1,8 @@
-"""Replicas of other services' aggregates: the version each has reached here, and waiting for one to arrive."""
+"""Replicas of other services' aggregates: the version each has reached here, and waiting for one to arrive.
+
+The table `aggregate_version` has the versions of aggregates of which a service keeps nothing else, and of those whose
+event an operator dropped: the next event does not wait for it.
+"""
 
 import asyncio
 import logging
@@ -34,10 +38,12 @@ _PAUSE_SECONDS_MAX: Final = 0.1
 def is_next(event: Event, have_version: int) -> bool:
     """Whether an event is the next one for a replica at `have_version` (-1: none); False if it was applied before.
 
-    Raises MissingEvents if the events in between have not arrived.
+    A snapshot follows every version up to its own. Raises MissingEvents if events in between have not arrived.
     """
     version = event.aggregate_version
     assert version is not None, f"{type(event).__name__} has no version"
+    if event.is_snapshot:
+        return version >= have_version
     if version > have_version + 1:
         raise MissingEvents(event.producer, event.aggregate, have_version)
     if version <= have_version:
@@ -46,7 +52,7 @@ def is_next(event: Event, have_version: int) -> bool:
 
 
 class Versions:
-    """The versions of the aggregates that a batch is about, for services that keep nothing else of them."""
+    """The versions in `aggregate_version` of the aggregates that a batch is about."""
 
     def __init__(self, known: dict[UUID, int]) -> None:
         self._known = known
@@ -55,11 +61,15 @@ class Versions:
     def __contains__(self, aggregate: UUID) -> bool:
         return aggregate in self._known
 
+    def of(self, aggregate: UUID) -> int:
+        """Return the version that an aggregate has reached; -1 if it is unknown."""
+        return self._known.get(aggregate, -1)
+
     def advance(self, event: Event) -> bool:
         """Record an event's version; False if its aggregate had reached it before. Versions may be skipped."""
         version = event.aggregate_version
         assert version is not None, f"{type(event).__name__} has no version"
-        if self._known.get(event.aggregate, -1) >= version:
+        if self.of(event.aggregate) >= version:
             log.info("event was applied before", extra={"aggregate": event.aggregate, "version": version})
             return False
         self._known[event.aggregate] = self._reached[event.aggregate] = version
