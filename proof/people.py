@@ -53,6 +53,7 @@ class Ticket:
 
     id: UUID
     seller: "Person"
+    price_cents: int
     version: int = 0
 
 
@@ -75,6 +76,7 @@ class Person:
     random: Random = field(default_factory=Random)
     habits: Habits = STRAIGHT
     name: str = ""
+    edits: int = 0
 
     async def request(
         self, method: str, path: str, body: Json | None = None, headers: Mapping[str, str] = NO_HEADERS
@@ -110,13 +112,19 @@ class Person:
     async def list_ticket(self, title: str = "Fado night", price_cents: int = 2000) -> Ticket | None:
         body = {"title": title, "price": price_cents / 100}
         reply = await self.request_patiently("POST", "/api/tickets", body, self._key())
-        ticket = Ticket(UUID(reply.body["id"]), self) if reply.status == CREATED else None
+        ticket = Ticket(UUID(reply.body["id"]), self, price_cents) if reply.status == CREATED else None
         self.history.record("list", self.id, reply.status, CREATED, ticket=ticket and ticket.id, title=title)
         return ticket
 
     async def edit(self, ticket: Ticket, price_cents: int, *, if_unchanged: bool = False) -> None:
-        """Edit once: a repeated edit is a second edit."""
-        body = {"title": "Another seat", "price": price_cents / 100}
+        """Edit everything, once: a repeated edit is a second edit."""
+        self.edits += 1
+        body = {
+            "title": f"Another seat {self.edits}",
+            "price": price_cents / 100,
+            "venue": f"Hall {self.edits}",
+            "seat": str(self.edits),
+        }
         headers = {"if-match": f'"{ticket.version}"'} if if_unchanged else NO_HEADERS
         self.history.requests += 1
         reply = await self.request("PUT", f"/api/tickets/{ticket.id}", body, headers)
@@ -124,7 +132,7 @@ class Person:
         version = reply.body["version"] if reply.status == OK else None
         self.history.record("edit", self.id, reply.status, OK, ticket=ticket.id, version=version)
         if version is not None:
-            ticket.version = version
+            ticket.version, ticket.price_cents = version, price_cents
 
     async def reserve(self, ticket: Ticket | UUID, *, clicks: int = 1) -> list[UUID]:
         """Reserve a ticket; several clicks are one request if they have a key, and several requests if not."""
@@ -234,7 +242,9 @@ class Crowd:
             await self._edit(self.random.choice(own))
 
     async def _edit(self, ticket: Ticket) -> None:
-        await ticket.seller.edit(ticket, self._price_cents(), if_unchanged=self.random.random() < 0.4)
+        """Change what is offered, in half of the cases at the same price."""
+        price_cents = self._price_cents() if self.random.random() < 0.5 else ticket.price_cents
+        await ticket.seller.edit(ticket, price_cents, if_unchanged=self.random.random() < 0.4)
 
     # Buying.
 

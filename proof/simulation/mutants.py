@@ -114,6 +114,10 @@ _mutant(
     "the lock is given although the price changed",
     (Ticket, "is_as_ordered", lambda self, _: self.status == "available"),
 )
+_mutant(
+    "the lock is given although all but the price changed",
+    _code(Ticket.is_as_ordered, "(self.revision, ", "(ordered.revision, "),
+)
 _mutant("an order expires before its deadline", _code(Order.is_overdue, " and self.expires_at <= now", ""))
 _mutant("an order expires in any status", _code(Order.is_overdue, 'self.status == "created" and ', ""))
 _mutant(
@@ -173,8 +177,9 @@ _mutant(
 )
 _mutant(
     "no version guard on the replica of orders",
-    (payment_handlers, "is_next", lambda _event, have_version: have_version >= 0),
-    _code(payment_store.save_orders, " AND orders.version = changed.version - 1", ""),
+    (payment_handlers, "is_next", lambda *_: True),
+    _code(payment_handlers.OrderBatch.advance, "raise MissingEvents(event.producer, event.id)", "return False"),
+    _code(payment_store.save_orders, " AND orders.version < changed.version", ""),
 )
 
 
@@ -196,7 +201,7 @@ _UNPUBLISH_NOTHING: Final = (
 _mutant(
     "no version guard on the replica of tickets",
     (order_handlers, "is_next", lambda *_: True),
-    _sql(order_store, "_SAVE_TICKETS", "WHERE ticket.version = excluded.version - 1", ""),
+    _sql(order_store, "_SAVE_TICKETS", "WHERE ticket.version <= excluded.version", ""),
 )
 _mutant(
     # A repeated event is known by its id, and a repeated beginning by its order.
