@@ -51,6 +51,15 @@ class NoteWritten(Event):
     text: str = ""
 
 
+class NoteErased(Event):
+    """A note of alpha's was erased."""
+
+    producer: ClassVar[str] = "alpha"
+
+    id: UUID
+    text: str = ""
+
+
 class NoteCopied(Event):
     """Beta copied a note."""
 
@@ -59,7 +68,7 @@ class NoteCopied(Event):
     id: UUID
 
 
-async def note_effect(tx: Transaction, event: NoteWritten) -> None:
+async def note_effect(tx: Transaction, event: NoteWritten | NoteErased) -> None:
     """Insert one row each time it runs, so that a second effect of an event would show."""
     await tx.execute("INSERT INTO effect (note, text) VALUES ($1, $2)", event.id, event.text)
 

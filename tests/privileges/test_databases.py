@@ -24,6 +24,7 @@ EVERYWHERE: Final[Mapping[str, str]] = {
     "aggregate_version": KEPT,
     "idempotent_response": LISTED,
     "revoked_session": LISTED,
+    "subscription": ALL,
 }
 OWN: Final[Mapping[str, Mapping[str, str]]] = {
     "auth": {"account": "SELECT INSERT", "session": ALL, "attempts": ALL},

@@ -6,8 +6,8 @@ from uuid import UUID
 
 import msgspec
 
-from admitone.kernel.database.pool import Database, affected_rows
-from admitone.kernel.messaging.event import unwrap
+from admitone.kernel.database.pool import Database, Transaction, affected_rows
+from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.replicas import load_versions
 
@@ -56,12 +56,19 @@ async def drop(database: Database, letter: DeadLetter) -> bool:
             return False
         if letter.is_event:
             await tx.execute("INSERT INTO inbox (id) VALUES ($1) ON CONFLICT DO NOTHING", UUID(letter.id))
-            _, event = unwrap(letter.message)
-            if event.aggregate_version is not None:
-                versions = await load_versions(tx, [event.aggregate])
-                versions.advance(event)
-                await versions.save(tx)
+            await _advance(tx, letter)
     return True
+
+
+async def _advance(tx: Transaction, letter: DeadLetter) -> None:
+    try:
+        _, event = unwrap(letter.message)
+    except Undecodable:
+        return
+    if event.aggregate_version is not None:
+        versions = await load_versions(tx, [event.aggregate])
+        versions.advance(event)
+        await versions.save(tx)
 
 
 async def retry(database: Database, inbox: Inbox, letter: DeadLetter) -> None:

@@ -81,10 +81,19 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Undecodable(Exception):
-    """The message is not an event known to this version"""
+    """The message is not an event"""
+
+
+class UnknownEvent(Undecodable):
+    """The event has a type, a field or a value that this version does not know; another version may"""
+
+    def __init__(self, event_id: UUID, reason: str) -> None:
+        super().__init__(reason)
+        self.event_id = event_id
 
 
 _ENVELOPE: Final = msgspec.json.Decoder(Envelope)
+_MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def wrap(
@@ -107,12 +116,15 @@ def wrap(
 
 
 def unwrap(message: bytes) -> tuple[Envelope, Event]:
-    """Parse a message from the bus; raises Undecodable with the reason."""
+    """Parse a message from the bus; raises Undecodable or UnknownEvent with the reason."""
     try:
         envelope = _ENVELOPE.decode(message)
-        event_type = event_types()[envelope.type]
-        return envelope, msgspec.json.decode(envelope.data, type=event_type)
-    except KeyError:
-        raise Undecodable("unknown type of event") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _MALFORMED as error:
         raise Undecodable(str(error)) from None
+    event_type = event_types().get(envelope.type)
+    if event_type is None:
+        raise UnknownEvent(envelope.id, "unknown type of event")
+    try:
+        return envelope, msgspec.json.decode(envelope.data, type=event_type)
+    except _MALFORMED as error:
+        raise UnknownEvent(envelope.id, str(error)) from None

@@ -5,7 +5,6 @@ that is delivered again finds its id and has no further effect.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +19,10 @@ from admitone.kernel.database.pool import UNREACHABLE, Database, Transaction, is
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.messaging import bus as buses
 from admitone.kernel.messaging.bus import Bus, RepublishRequest
-from admitone.kernel.messaging.event import Envelope, Event, Undecodable, subject_of, unwrap
+from admitone.kernel.messaging.event import Envelope, Event, Undecodable, UnknownEvent, subject_of, unwrap
+from admitone.kernel.messaging.failures import record_failure
+from admitone.kernel.messaging.subscriptions import announce
+from admitone.kernel.tasks import finish
 from admitone.kernel.tracing import trace_span
 
 log = logging.getLogger(__name__)
@@ -30,11 +32,13 @@ S = TypeVar("S")
 
 ATTEMPTS_MAX: Final = 5
 _UNREACHABLE_DELAY_SECONDS: Final = 1.0
-# Each pause of an event whose predecessor is missing is longer than the one before.
-_MISSING_DELAY_GROWTH: Final = 1.5
-_MISSING_DELAY_SECONDS_MAX: Final = 60.0
-# The predecessor usually arrives before; from then on operators see the event among the failing ones.
-_MISSING_RECORDED_FROM: Final = 5
+# Until a replica of another release takes an event that this one does not subscribe to.
+_UNSUBSCRIBED_DELAY_SECONDS: Final = 0.5
+# Each pause of an event that must wait is longer than the one before.
+_WAITING_DELAY_GROWTH: Final = 1.5
+_WAITING_DELAY_SECONDS_MAX: Final = 60.0
+# What it waits for usually arrives before; from then on operators see the event among the failing ones.
+_WAITING_RECORDED_FROM: Final = 5
 _REQUEST_AGAIN_SECONDS_MAX: Final = 600.0
 _BATCH: Final = 100
 _PULL_EXPIRES_SECONDS: Final = 30
@@ -49,14 +53,6 @@ RETURNING id, EXISTS (SELECT FROM dead_letter WHERE dead_letter.id = inbox.id::t
 _UNCONSUME: Final = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
 # A success deletes the record of earlier failures.
 _RECOVER: Final = "DELETE FROM dead_letter WHERE id = ANY($1::uuid[]::text[])"
-_RECORD_FAILURE: Final = """
-INSERT INTO dead_letter (id, subject, message, attempts, error, given_up_at)
-VALUES ($1, $2, $3, 1, $4, CASE WHEN $5 <= 1 THEN instant() END)
-ON CONFLICT (id) DO UPDATE SET
-    attempts = dead_letter.attempts + 1, error = excluded.error, last_failed_at = instant(),
-    given_up_at = coalesce(dead_letter.given_up_at, CASE WHEN dead_letter.attempts + 1 >= $5 THEN instant() END)
-RETURNING attempts, given_up_at IS NOT NULL AS given_up
-"""
 
 
 class MissingEvents(Exception):
@@ -115,12 +111,15 @@ class Inbox:
 
     # Before each further attempt at a failing event.
     delays_seconds: Sequence[float] = (0.2, 1.0, 5.0, 30.0)
-    # Before the second delivery of an event whose predecessor is missing.
-    missing_delay_seconds = 0.25
+    # Before the second delivery of an event that must wait: its predecessor is missing, or it is of another release.
+    waiting_delay_seconds = 0.25
     # Such an event becomes a dead letter after so many deliveries: after about half an hour.
-    missing_deliveries_max = 40
+    waiting_deliveries_max = 40
     # Between the first two requests for the events of one aggregate; each further pause is twice as long.
     request_again_seconds = 5.0
+    # How often a replica announces what it subscribes to, and how long that counts.
+    announce_seconds = 30.0
+    announced_seconds = 300.0
 
     def __init__(
         self, service: str, database: Database, bus: Bus, subscriptions: Mapping[type[Event], AnyHandler]
@@ -129,6 +128,9 @@ class Inbox:
         self._database = database
         self._bus = bus
         self._subscriptions = subscriptions
+        # By producer: what the replicas of this service subscribe to, and when to announce that again.
+        self._subjects: dict[str, list[str]] = {}
+        self._announce_at: dict[str, float] = {}
         self._waiting: dict[UUID, _Copy] = {}
         # When the events of an aggregate may be requested again, and the pause after that.
         self._requests: dict[UUID, tuple[float, float]] = {}
@@ -138,17 +140,23 @@ class Inbox:
     async def run(self, producer: str) -> None:
         """Consume one producer's events until cancelled, through every outage of the bus or the database."""
         await self._bus.ready()
-        subjects = sorted(subject_of(each) for each in self._subscriptions if each.producer == producer)
         while True:
             try:
-                await self._bus.ensure_consumer(producer, subjects)
+                await self._subscribe(producer)
                 await self._pull(producer)
-            except (*buses.UNREACHABLE, *UNREACHABLE) as error:
+            except (Unavailable, *buses.UNREACHABLE, *UNREACHABLE) as error:
                 # An error response is usual until the producer has created its stream.
                 level = logging.DEBUG if isinstance(error, buses.BusError) else logging.WARNING
                 extra = {"service": self._service, "producer": producer, "error": str(error) or repr(error)}
                 log.log(level, "the consumer restarts", extra=extra)
                 await asyncio.sleep(_RESTART_SECONDS)
+
+    async def _subscribe(self, producer: str) -> None:
+        """Announce what this replica subscribes to, and let the consumer deliver what any replica subscribes to."""
+        own = sorted(subject_of(each) for each in self._subscriptions if each.producer == producer)
+        self._subjects[producer] = await announce(self._database, producer, own, self.announced_seconds)
+        await self._bus.ensure_consumer(producer, self._subjects[producer])
+        self._announce_at[producer] = clock.monotonic_seconds() + self.announce_seconds
 
     async def _pull(self, producer: str) -> None:
         """Pull events and handle them in batches until the connection or the consumer is lost."""
@@ -161,6 +169,8 @@ class Inbox:
         try:
             outstanding = 0
             while True:
+                if clock.monotonic_seconds() >= self._announce_at[producer]:
+                    await self._subscribe(producer)
                 if outstanding <= _BATCH // 2:
                     await self._bus.pull(producer, reply, messages_max=_BATCH, expires_seconds=_PULL_EXPIRES_SECONDS)
                     outstanding += _BATCH
@@ -174,7 +184,7 @@ class Inbox:
                 if any(_ends_request(message) for message in arrived):
                     outstanding = 0
                 if events:
-                    await _finish(asyncio.create_task(self._receive_all(events)))
+                    await finish(asyncio.create_task(self._receive_all(events)), _FINISH_SECONDS)
         finally:
             self._pulling.discard(arrivals)
             try:
@@ -192,14 +202,26 @@ class Inbox:
         for arrivals in self._pulling:
             arrivals.put_nowait(None)
 
+    def _decode(self, message: bytes) -> _Decoded:
+        return unwrap(message)
+
     async def _receive_all(self, messages: Sequence[Msg]) -> None:
         received: list[_Received] = []
         for message in messages:
             try:
-                received.append(_Received(message, *unwrap(message.data)))
+                each = _Received(message, *self._decode(message.data))
+            except UnknownEvent as reason:
+                await self._let_wait(message, reason.event_id, str(reason), message.metadata.num_delivered)
             except Undecodable as reason:
                 letter_id = f"{message.metadata.stream}:{message.metadata.sequence.stream}"
                 await self._record_failure(message, letter_id, str(reason), attempts_max=1)
+            else:
+                if type(each.event) in self._subscriptions:
+                    received.append(each)
+                elif message.subject in self._subjects.get(each.event.producer, ()):
+                    await message.nak(delay=_UNSUBSCRIBED_DELAY_SECONDS)
+                else:
+                    await message.ack()
         if received:
             await self._receive_decoded(received)
 
@@ -288,15 +310,19 @@ class Inbox:
         if deliveries > 1 and self._may_request(missing.aggregate):
             request = RepublishRequest(missing.aggregate, missing.have_version)
             await self._bus.request_republish(missing.producer, request)
-        delay_seconds = self.missing_delay_seconds * _MISSING_DELAY_GROWTH ** min(deliveries - 1, 20)
-        delay_seconds = min(delay_seconds, _MISSING_DELAY_SECONDS_MAX)
-        if deliveries < _MISSING_RECORDED_FROM:
-            await each.message.nak(delay=delay_seconds)
-            return
-        attempts_max = 1 if deliveries >= self.missing_deliveries_max else self.missing_deliveries_max
         error = f"an earlier event has not arrived: {missing}"
-        if await self._record_failure(each.message, str(each.envelope.id), error, attempts_max, delay_seconds):
+        if await self._let_wait(each.message, each.envelope.id, error, deliveries):
             self._waiting.pop(each.envelope.id, None)
+
+    async def _let_wait(self, message: Msg, event_id: UUID, reason: str, deliveries: int) -> bool:
+        """Let an event be delivered again after a growing pause; True if it becomes a dead letter instead."""
+        delay_seconds = self.waiting_delay_seconds * _WAITING_DELAY_GROWTH ** min(deliveries - 1, 20)
+        delay_seconds = min(delay_seconds, _WAITING_DELAY_SECONDS_MAX)
+        if deliveries < _WAITING_RECORDED_FROM:
+            await message.nak(delay=delay_seconds)
+            return False
+        attempts_max = 1 if deliveries >= self.waiting_deliveries_max else self.waiting_deliveries_max
+        return await self._record_failure(message, str(event_id), reason, attempts_max, delay_seconds)
 
     def _may_request(self, aggregate: UUID) -> bool:
         """Whether so much time passed since the events of an aggregate were last requested; notes the request."""
@@ -313,20 +339,19 @@ class Inbox:
     ) -> bool:
         """Count the failure; the event is delivered again, or becomes a dead letter after `attempts_max`: True."""
         try:
-            row = await self._database.fetchrow(
-                _RECORD_FAILURE, letter_id, message.subject, message.data, error, attempts_max
+            attempts, is_given_up = await record_failure(
+                self._database, letter_id, message.subject, message.data, error, attempts_max
             )
         except (Unavailable, *UNREACHABLE):
             await message.nak(delay=_UNREACHABLE_DELAY_SECONDS)
             return False
-        assert row is not None
-        if row["given_up"]:
+        if is_given_up:
             extra = {"service": self._service, "letter": letter_id, "error": error}
             log.error("a message becomes a dead letter", extra=extra)
             await message.ack()
             return True
         if delay_seconds is None:
-            delay_seconds = self.delays_seconds[min(row["attempts"], len(self.delays_seconds)) - 1]
+            delay_seconds = self.delays_seconds[min(attempts, len(self.delays_seconds)) - 1]
         await message.nak(delay=delay_seconds)
         return False
 
@@ -337,19 +362,6 @@ class Inbox:
             "event_id": each.envelope.id,
             "aggregate": each.envelope.subject,
         }
-
-
-async def _finish(handling: "asyncio.Task[None]") -> None:
-    """Wait for the handlers; if this is cancelled meanwhile, even repeatedly, let them finish first."""
-    try:
-        await asyncio.shield(handling)
-    except asyncio.CancelledError:
-        deadline = clock.monotonic_seconds() + _FINISH_SECONDS
-        while not handling.done() and (left := deadline - clock.monotonic_seconds()) > 0:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({handling}, timeout=left)
-        handling.cancel()
-        raise
 
 
 def _is_event(message: Msg) -> bool:

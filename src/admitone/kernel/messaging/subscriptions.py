@@ -1,0 +1,22 @@
+"""What the running replicas of a service subscribe to: those of two releases share one consumer on the bus."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from admitone.kernel.database.pool import Statements
+
+_SUBSCRIBE: Final = """
+INSERT INTO subscription (subject) SELECT unnest($1::text[]) AS subject ORDER BY subject
+ON CONFLICT (subject) DO UPDATE SET wanted_at = instant()
+"""
+_SUBSCRIBED: Final = """
+SELECT subject FROM subscription
+WHERE starts_with(subject, $1) AND wanted_at > instant() - make_interval(secs => $2) ORDER BY subject
+"""
+
+
+async def announce(db: Statements, producer: str, subjects: Sequence[str], counts_seconds: float) -> list[str]:
+    """Record that a replica wants these subjects of a producer; return all that replicas wanted in so many seconds."""
+    await db.execute(_SUBSCRIBE, subjects)
+    rows = await db.fetch(_SUBSCRIBED, f"events.{producer}.", counts_seconds)
+    return [row["subject"] for row in rows]
