@@ -115,6 +115,15 @@ async def test_after_the_bus_was_unreachable_everyone_gets_a_reset() -> None:
     assert await received(hub.connect(None, last_id)) == ["reset"]
 
 
+async def test_after_the_bus_was_unreachable_streams_of_users_end_since_a_revocation_may_have_been_missed() -> None:
+    hub = Hub()
+    bob = SignedInUser(ids.new_id(), "bob@example.com", ids.new_id(), clock.now().timestamp() + 60)
+    connection = hub.connect(bob, hub.last_id)
+    hub.reset()
+    assert connection.is_closed
+    assert len(hub) == 0
+
+
 async def test_a_connection_that_reads_too_slowly_is_closed_and_its_queue_is_freed() -> None:
     hub = Hub()
     slow, quick = hub.connect(None, hub.last_id), hub.connect(None, hub.last_id)

@@ -8,8 +8,13 @@ from urllib.parse import urlencode
 import httpx
 from starlette.types import Message
 
+from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel.runner import App
-from tests.support import eventually, id_of, signed_in
+from admitone.orders.service import SERVICE as ORDERS
+from admitone.tickets.service import SERVICE as TICKETS
+from admitone.web.service import SERVICE as WEB
+from tests.engines import Databases
+from tests.support import StartNats, app_of, eventually, id_of, set_token, settings_for, signed_in
 
 
 class Stream:
@@ -144,6 +149,28 @@ async def test_signing_out_ends_the_stream(app: App) -> None:
             return stream.is_over
 
         await eventually(is_over, "the stream ends")
+
+
+async def test_a_session_that_ended_before_the_start_gets_no_messages_of_its_user(
+    databases: Databases, start_nats: StartNats
+) -> None:
+    services = (AUTH, TICKETS, ORDERS, WEB)
+    settings = await settings_for(databases, start_nats, *services)
+    async with app_of(services, settings) as app:
+        alice, bob, ended = signed_in(app, "alice"), signed_in(app, "bob"), app.client()
+        set_token(ended, bob.cookies["session"])
+        bob_id = await id_of(bob)
+        await bob.post("/api/users/signout")
+    async with app_of(services, settings) as app:
+        alice, bob = signed_in(app, "alice"), signed_in(app, "bob", bob_id)
+        await _wait_until_subscribed(app)
+        since = app.running["web"].resources.hub.last_id
+        async with open_stream(app, ended, since=since) as stale, open_stream(app, bob, since=since) as stream:
+            order = await reserve(bob, await list_ticket(alice))
+            await stream.wait_for(order)
+            last = await list_ticket(alice, "Last")
+            await stale.wait_for(last)
+            assert order not in stale.text
 
 
 async def test_a_browser_that_disconnects_is_removed(app: App) -> None:

@@ -92,6 +92,7 @@ async def run_service(
         jobs: list[Callable[[], Awaitable[None]]] = [partial(job, service) for job in declaration.jobs]
         relay: Relay | None = None
         if database is not None:
+            await service.sessions.read_revocations(database)  # no request may be served before
             jobs += [partial(service.sessions.follow_revocations, database), partial(prune_forever, database)]
             inbox = Inbox(name, database, bus, declaration.subscriptions)
             jobs += [partial(inbox.run, producer) for producer in declaration.producers]

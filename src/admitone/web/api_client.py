@@ -239,6 +239,11 @@ class ApiClient:
     async def sign_out_everywhere(self, client: ForwardedClient) -> list[str]:
         return _cookies(await self._send("auth", "POST", "/api/users/signout-everywhere", client))
 
+    async def is_signed_in(self, client: ForwardedClient) -> bool:
+        """Whether auth accepts the session; it also knows those that were revoked before this process started."""
+        response = await self._send("auth", "GET", "/api/users/currentuser", client)
+        return bool(msgspec.json.decode(response.content)["currentUser"])
+
     async def change_account(self, client: ForwardedClient, fields: Mapping[str, str]) -> list[str]:
         return _cookies(await self._send("auth", "PUT", "/api/users/currentuser", client, body=fields))
 

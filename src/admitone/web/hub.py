@@ -164,11 +164,15 @@ class Hub:
         self._send(b": still here\n\n")
 
     def reset(self) -> None:
-        """Make every page be fetched again, also by browsers that reconnect later: events may have been missed."""
+        """Make every page be fetched again, also by browsers that reconnect later: events may have been missed.
+
+        One of them may have revoked a session: streams of signed-in users end, and their browsers reconnect.
+        """
         self._epoch = ids.new_token(4)
         self._number = 0
         self._recent.clear()
         self._send(self._reset_message())
+        self._close([each for each in self._connections if each.user])
 
     def end_session(self, session_id: UUID) -> None:
         """Close the connections of a revoked session."""

@@ -11,8 +11,10 @@ from starlette.types import Message, Receive, Scope, Send
 from admitone import events
 from admitone.kernel.http.app import session_token
 from admitone.kernel.http.operations import NO_CONTENT, OK
+from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.running import RunningService
+from admitone.web.api_client import ForwardedClient, ServiceRefused
 from admitone.web.hub import LiveConnection
 from admitone.web.resources import WebResources
 
@@ -65,7 +67,7 @@ class LiveStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HttpRequest(scope)
-        user = await self._service.sessions.user(session_token(request))
+        user = await self._user(request)
         last_id = request.headers.get("last-event-id") or request.query_params.get("since", "")
         if self._service.stopping.is_set():
             await send({"type": "http.response.start", "status": NO_CONTENT, "headers": []})
@@ -83,6 +85,20 @@ class LiveStream:
         finally:
             closing.cancel()
             self._hub.disconnect(connection)
+
+    async def _user(self, request: HttpRequest) -> SignedInUser | None:
+        """Return whose messages the stream may have; None if auth cannot be asked.
+
+        This process has no database: it learns of revocations from the bus, and of earlier ones from nobody.
+        """
+        user = await self._service.sessions.user(session_token(request))
+        if user is None:
+            return None
+        client = ForwardedClient.of(request, trust_proxy=self._service.settings.trust_proxy)
+        try:
+            return user if await self._service.resources.api.is_signed_in(client) else None
+        except ServiceRefused:
+            return None
 
 
 async def _close_when_gone(receive: Receive, connection: LiveConnection) -> None:

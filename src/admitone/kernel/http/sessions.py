@@ -178,6 +178,7 @@ class Sessions:
     def __init__(self, verifier: TokenVerifier) -> None:
         self._verifier = verifier
         self._revoked: set[UUID] = set()
+        self._last_number = 0
 
     async def user(self, token: str | None) -> SignedInUser | None:
         """Return whom a token was issued to, or None if it is absent, forged, expired or revoked.
@@ -193,15 +194,18 @@ class Sessions:
         """Refuse a session in this process at once; other processes read it from the database."""
         self._revoked.add(session_id)
 
+    async def read_revocations(self, database: Database) -> None:
+        """Read the revocations recorded since the last reading; before the first, none is known."""
+        # A row that commits late may have a lower number than one already read, hence the overlap.
+        for row in await database.fetch(_REVOKED_SINCE, max(self._last_number - 1000, 0)):
+            self._revoked.add(row["session_id"])
+            self._last_number = max(self._last_number, row["number"])
+
     async def follow_revocations(self, database: Database) -> None:
         """Keep this process's set of revoked sessions equal to the database's, until cancelled."""
-        last_number = 0
         prune_at = clock.monotonic_seconds() + _PRUNE_EVERY_SECONDS
         while True:
-            # A row that commits late may have a lower number than one already read, hence the overlap.
-            for row in await database.fetch(_REVOKED_SINCE, max(last_number - 1000, 0)):
-                self._revoked.add(row["session_id"])
-                last_number = max(last_number, row["number"])
+            await self.read_revocations(database)
             if clock.monotonic_seconds() >= prune_at:
                 prune_at += _PRUNE_EVERY_SECONDS
                 self._revoked -= {row["session_id"] for row in await database.fetch(_DELETE_EXPIRED)}
