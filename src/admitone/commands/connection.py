@@ -43,6 +43,7 @@ def database_url(settings: Settings, service: str) -> str:
 async def open_database(url: str) -> AsyncIterator[Database]:
     """Connect to a service's database for the duration of one command."""
     database = await Database.connect(url, application="admitone command", connections=2)
+    database.silent_seconds_max = None
     try:
         yield database
     finally:

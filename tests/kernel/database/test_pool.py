@@ -87,6 +87,40 @@ async def test_an_unknown_outcome_of_a_commit_is_raised_as_an_outage(world: Worl
     assert (True, 1) in outcomes
 
 
+async def test_a_commit_that_waits_for_a_second_server_is_seen_by_nobody_before(private_postgres: Postgres) -> None:
+    admin = await asyncpg.connect(private_postgres.url())
+    await admin.execute("CREATE FUNCTION instant() RETURNS timestamptz LANGUAGE sql RETURN now()")
+    await admin.execute("CREATE TABLE kept (word text)")
+    database = await Database.connect(private_postgres.url(), application="test")
+    database.silent_seconds_max = 0.5
+
+    async def await_server(name: str) -> None:
+        await admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        await admin.execute("SELECT pg_reload_conf()")
+
+        async def is_set() -> bool:
+            return bool(await database.fetchval("SHOW synchronous_standby_names") == name)
+
+        await eventually(is_set, "the setting is loaded")
+
+    await await_server("a_server_that_is_away")
+    with pytest.raises((Unavailable, *UNREACHABLE)):
+        async with database.transaction() as tx:
+            await tx.execute("INSERT INTO kept VALUES ('once')")
+    with pytest.raises((Unavailable, *UNREACHABLE)):
+        await database.execute("INSERT INTO kept VALUES ('alone')")
+    assert await admin.fetchval("SELECT count(*) FROM kept") == 0
+
+    await await_server("")
+
+    async def both_are_there() -> bool:
+        return {row["word"] for row in await admin.fetch("SELECT word FROM kept")} == {"once", "alone"}
+
+    await eventually(both_are_there, "the commits are complete")
+    await database.close()
+    await admin.close()
+
+
 async def test_no_caller_waits_longer_than_a_second_for_a_connection(databases: engines.Databases) -> None:
     fresh = await databases.fresh("alpha")
     database = await Database.connect(fresh.url, application="alpha", connections=1)

@@ -30,6 +30,8 @@ _TIMEOUTS_MS: Final = {
     "idle_in_transaction_session_timeout": "5000",
 }
 _POOL_WAIT_SECONDS: Final = 1.0
+# Longer than any statement may take: then the server or the network does not respond.
+_SILENT_SECONDS_MAX: Final = 10.0
 # Acquiring a free connection takes much less than this.
 _WAIT_SECONDS_MIN: Final = 0.001
 
@@ -161,6 +163,8 @@ class Database(Statements):
         self._pool = pool
         self.url = url
         self.waits = Waits()
+        # A connection in use for longer is closed, without a request to cancel; None for commands that take long.
+        self.silent_seconds_max: float | None = _SILENT_SECONDS_MAX
         # Wakes the relay. It is called after each commit that published events; callers of statements that write to the
         # outbox themselves must call it, too.
         self.published: Callable[[], None] = lambda: None
@@ -174,7 +178,9 @@ class Database(Statements):
             min_size=1,
             max_size=connections,
             timeout=5,
-            command_timeout=10,
+            # asyncpg would cancel what takes longer, and a commit cancelled while it waits for a second server counts
+            # although only one has it. Source: PostgreSQL documentation, "Synchronous Replication".
+            command_timeout=None,
             max_inactive_connection_lifetime=0,
             reset=_keep_session_state,
             server_settings={"application_name": application, "jit": "off", **_TIMEOUTS_MS},
@@ -204,6 +210,9 @@ class Database(Statements):
         if waited > _WAIT_SECONDS_MIN:
             self.waits.count += 1
             self.waits.seconds += waited
+        timer = None
+        if self.silent_seconds_max is not None:
+            timer = asyncio.get_running_loop().call_later(self.silent_seconds_max, connection.terminate)
         try:
             yield connection
         except asyncpg.InterfaceError as error:
@@ -217,6 +226,8 @@ class Database(Statements):
                 connection.terminate()
             raise Unavailable from error
         finally:
+            if timer is not None:
+                timer.cancel()
             await self._pool.release(connection)
 
     @asynccontextmanager
