@@ -11,11 +11,12 @@ from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel import ids
 from admitone.kernel.runner import App
 from admitone.orders.service import SERVICE as ORDERS
+from admitone.registry import AUTHORITY, SERVICES
 from admitone.tickets.service import SERVICE as TICKETS
 from admitone.web import assets
 from admitone.web.service import SERVICE as WEB
 from tests.engines import Databases
-from tests.support import PASSWORD, StartNats, eventually, running_app, sign_up, signed_in
+from tests.support import PASSWORD, StartNats, eventually, running_app, settings_for, sign_up, signed_in
 
 SOME_ID = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
 SIGNED_IN_PAGES = ["/tickets/new", "/sell", "/orders", "/account", f"/orders/{SOME_ID}", f"/tickets/{SOME_ID}/edit"]
@@ -275,3 +276,12 @@ async def test_the_cached_listings_page_contains_nothing_about_a_user(app: App) 
     assert "alice" not in await shown_to(alice)
     assert await shown_to(bob) == await shown_to(alice)
     assert "Sign out" not in await shown_to(app.client())
+
+
+async def test_a_service_that_runs_alone_documents_the_whole_api(databases: Databases, start_nats: StartNats) -> None:
+    settings = await settings_for(databases, start_nats, WEB)
+    async with App([WEB], settings, AUTHORITY, documented=SERVICES) as app, app.client() as visitor:
+        document = (await visitor.get("/api/openapi.json")).json()
+        page = await visitor.get("/api")
+    assert {"/api/tickets", "/api/orders", "/api/payments", "/api/users/signin"} <= set(document["paths"])
+    assert page.status_code == 200

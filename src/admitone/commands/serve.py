@@ -39,5 +39,8 @@ def serve(*, services: tuple[str, ...], ready_file: Path | None) -> None:
     async def ready() -> None:
         write_ready_file(ready_file)
 
+    serving = runner.serve(
+        registry.named(services), settings, registry.AUTHORITY, documented=registry.SERVICES, on_ready=ready
+    )
     with contextlib.suppress(asyncio.CancelledError):
-        uvloop.run(runner.serve(registry.named(services), settings, registry.AUTHORITY, on_ready=ready))
+        uvloop.run(serving)

@@ -118,10 +118,21 @@ class _InProcessTransport(httpx.AsyncBaseTransport):
 
 
 class App:
-    """The ASGI application of the services that run in this process."""
+    """The ASGI application of the services that run in this process.
 
-    def __init__(self, services: Sequence[Service], settings: Settings, authority: SessionAuthority) -> None:
+    Its API document has the operations of `documented`: those of the whole marketplace, whose other services run
+    elsewhere behind the same address. Without it, the document has those of `services`.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        settings: Settings,
+        authority: SessionAuthority,
+        documented: Sequence[Service] | None = None,
+    ) -> None:
         self._services = services
+        self._documented = services if documented is None else documented
         self._settings = settings
         self._authority = authority
         self._stack = AsyncExitStack()
@@ -193,7 +204,7 @@ class App:
         )
 
     def _routes(self) -> list[BaseRoute]:
-        operations = [operation for each in self._services for operation in each.operations]
+        operations = [operation for each in self._documented for operation in each.operations]
         routes: list[BaseRoute] = [
             Route("/health/live", JSONResponse({"status": "live"}), methods=["GET"]),
             Route("/health/ready", self._ready),
@@ -225,6 +236,7 @@ async def serve(
     settings: Settings,
     authority: SessionAuthority,
     *,
+    documented: Sequence[Service] | None = None,
     on_ready: Callable[[], Awaitable[None]] | None = None,
     stop: asyncio.Event | None = None,
     public: socket.socket | None = None,
@@ -238,7 +250,7 @@ async def serve(
     cancel_on_signals(stop)
     name = services[0].name if len(services) == 1 else "admitone"
     with export_traces(name, settings.otlp_endpoint):
-        async with App(services, settings, authority) as app:
+        async with App(services, settings, authority, documented) as app:
             port = settings.metrics_port
             metrics = serving_in_background(app.metrics(), bind_socket(settings.host, port)) if port else nullcontext()
             async with metrics:
