@@ -222,12 +222,13 @@ class App:
         return Metrics(self._hosted, self._registry)
 
     async def _ready(self, _request: HttpRequest) -> JSONResponse:
-        """Ready means that the databases are reachable and migrated and the relays alive; the bus may be down."""
-        if self._is_stopping or not all(each.relay.is_alive for each in self._hosted if each.relay is not None):
+        """Ready from the first connection to each database until the process stops.
+
+        An outage of the database or the bus concerns every replica: were none ready, clients would get a load
+        balancer's error page instead of a response with Retry-After.
+        """
+        if self._is_stopping:
             raise Unavailable
-        for service in self.running.values():
-            if service.maybe_database is not None and await migrations.missing(service.name, service.database):
-                raise Unavailable
         return JSONResponse({"status": "ready"})
 
 

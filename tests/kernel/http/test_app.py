@@ -17,6 +17,7 @@ from admitone.kernel.http.server import bind_socket, listen
 from admitone.kernel.ids import new_id
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
+from admitone.local.postgres import Postgres
 from admitone.local.server import LOOPBACK, free_port
 from tests import engines
 from tests.kernel.http.support import ALPHA, error_of, list_notes
@@ -378,3 +379,15 @@ async def test_a_service_starts_and_is_ready_without_the_bus(
         app.stopping()
         assert (await alice.get("/health/ready")).status_code == 503
         assert (await alice.get("/health/live")).status_code == 200
+
+
+async def test_a_service_stays_ready_while_its_database_is_away_and_answers_itself(
+    private_postgres: Postgres, start_nats: StartNats
+) -> None:
+    databases = engines.Databases(private_postgres)
+    settings = await settings_for(databases, start_nats, ALPHA, AUTH)
+    async with app_of([ALPHA, AUTH], settings) as app, signed_in(app, "alice") as alice:
+        private_postgres.stop()
+        refused = await alice.post("/api/notes", json={"text": "later"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert (await alice.get("/health/ready")).status_code == 200

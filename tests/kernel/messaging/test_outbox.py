@@ -65,9 +65,9 @@ async def test_twelve_concurrent_writers_and_a_slow_one_skip_no_event(world: Wor
 
 
 async def test_of_two_relays_one_publishes_and_the_other_takes_over_when_it_dies(world: World) -> None:
-    first = await world.relay()
+    await world.relay()
     await eventually(world.leading_session, "a relay leads")
-    second = await world.relay(await world.database(world.alpha_fresh, "alpha"))
+    await world.relay(await world.database(world.alpha_fresh, "alpha"))
     count = 0
     for _round in range(3):
         for _ in range(20):
@@ -77,8 +77,6 @@ async def test_of_two_relays_one_publishes_and_the_other_takes_over_when_it_dies
             await world.end_leading_session()
         await eventually(world.published_count(count), "every note is published by one of them")
 
-    assert first.is_alive
-    assert second.is_alive
     assert [text for _, text in await world.stream()] == texts(count)
     assert [sequence for sequence, _ in await world.published()] == list(range(1, count + 1))
 
@@ -235,10 +233,9 @@ async def test_an_aggregate_is_published_again_on_request_above_a_version(world:
 
 async def test_s01_events_committed_while_the_bus_is_down_are_published_when_it_is_up(world: World) -> None:
     kill(world.nats)
-    relay = await world.relay()
+    await world.relay()
     await world.inbox()
     await world.publish(*numbered(3))
-    assert relay.is_alive, "a relay that waits for the bus is healthy"
 
     await start_again(world.nats)
     await eventually(world.consumed(3), "beta consumes what was published before the bus was up")

@@ -78,8 +78,6 @@ class Relay:
         self._compare = asyncio.Event()
         # Whether this replica's relay publishes.
         self.is_leading = False
-        # Whether it reaches its database; it waits for the bus as long as needed.
-        self.is_alive = True
         self._notifying: asyncio.Task[None] | None = None
         self._last_sequence = 0
         database.published = self.wake
@@ -124,22 +122,17 @@ class Relay:
 
     async def _hold_lock_and_relay(self) -> None:
         """Relay for as long as this connection holds the lock; return at once if another replica's relay does."""
-        try:
-            connection = await asyncpg.connect(
-                self._database.url,
-                timeout=5,
-                command_timeout=30,
-                server_settings={
-                    "application_name": "relay",
-                    "jit": "off",
-                    # A stopped process keeps its connection, and with it the lock.
-                    "idle_session_timeout": str(int(self.silent_seconds_max * 1000)),
-                },
-            )
-        except Exception:
-            self.is_alive = False
-            raise
-        self.is_alive = True
+        connection = await asyncpg.connect(
+            self._database.url,
+            timeout=5,
+            command_timeout=30,
+            server_settings={
+                "application_name": "relay",
+                "jit": "off",
+                # A stopped process keeps its connection, and with it the lock.
+                "idle_session_timeout": str(int(self.silent_seconds_max * 1000)),
+            },
+        )
         try:
             if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
                 return
