@@ -1,6 +1,7 @@
 """Metrics: requests by route, waits for connections, queues, and the services' own gauges."""
 
 import asyncio
+import dataclasses
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,9 +15,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel import clock
+from admitone.kernel.database.pool import Database
 from admitone.kernel.metrics import BOUNDS, FAMILIES, RequestMetrics
 from admitone.kernel.runner import App, serve
-from admitone.kernel.service import Service
+from admitone.kernel.service import Gauge, Service
 from admitone.local.server import LOOPBACK, free_port
 from admitone.orders.service import SERVICE as ORDERS
 from admitone.registry import AUTHORITY, SERVICES
@@ -102,6 +104,20 @@ async def test_queues_connections_and_the_services_gauges_are_exposed(
         *(gauge.name for gauge in ORDERS.gauges),
     }
     assert any(name == "process_resident_memory_bytes" for name, _ in samples)
+
+
+async def test_a_gauge_that_cannot_be_read_is_left_out_and_does_not_make_the_database_look_down(
+    databases: Databases, start_nats: StartNats
+) -> None:
+    async def slow(database: Database) -> float:
+        return float(await database.fetchval("SELECT 1 FROM pg_sleep(5)"))
+
+    gauges = (Gauge("admitone_slow", "Takes longer than a scrape", slow), *ORDERS.gauges)
+    async with measured_app(databases, start_nats, AUTH, dataclasses.replace(ORDERS, gauges=gauges)) as app:
+        samples = await samples_of(app)
+    assert value(samples, "admitone_database_up", service="orders") == 1
+    assert value(samples, "admitone_lock_overdue_seconds", service="orders") == 0
+    assert not [name for name, _ in samples if name == "admitone_slow"]
 
 
 async def test_what_cannot_be_read_from_the_database_is_left_out(databases: Databases, start_nats: StartNats) -> None:

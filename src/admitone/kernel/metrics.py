@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from admitone.kernel import clock
-from admitone.kernel.database.pool import UNREACHABLE, Database
+from admitone.kernel.database.pool import UNREACHABLE
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.http.app import send_response
 from admitone.kernel.http.operations import OK, Response
@@ -111,7 +111,6 @@ class Metrics:
     def __init__(self, hosted: Sequence[Hosted], registry: CollectorRegistry) -> None:
         self._hosted = hosted
         self._registry = registry
-        self._values_read: dict[Gauge, tuple[float, float | Mapping[str, float]]] = {}
         for collect in (ProcessCollector, PlatformCollector, GCCollector):
             collect(registry=registry)
 
@@ -136,34 +135,30 @@ class Metrics:
             scrape.add("admitone_pool_waits", waits.count, service.name)
             scrape.add("admitone_pool_wait_seconds", waits.seconds, service.name)
             scrape.add("admitone_pool_refusals", waits.refused, service.name)
-            is_up = await _was_read(service.name, self._read_database(hosted, scrape))
+            is_up = await _was_read(service.name, _read_queues(service, scrape))
             scrape.add("admitone_database_up", is_up, service.name)
+            for gauge in hosted.declaration.gauges if is_up else ():
+                await _was_read(service.name, _read_gauge(service, gauge, scrape))
         if service.bus.is_connected:
             for producer in hosted.declaration.producers:
                 await _was_read(service.name, _read_consumer(service, producer, scrape))
 
-    async def _read_database(self, hosted: Hosted, scrape: _Scrape) -> None:
-        name, database = hosted.service.name, hosted.service.database
-        queues = await database.fetchrow(_QUEUES)
-        assert queues is not None
-        for family, length in queues.items():
-            scrape.add(family, length, name)
-        for gauge in hosted.declaration.gauges:
-            value = await self._value(gauge, database)
-            if isinstance(value, Mapping):
-                labels = ("service", gauge.label or "")
-                for label, each in value.items():
-                    scrape.add_to(gauge.name, gauge.description, labels, each, name, label)
-            else:
-                scrape.add_to(gauge.name, gauge.description, ("service",), value, name)
 
-    async def _value(self, gauge: Gauge, database: Database) -> float | Mapping[str, float]:
-        now = clock.monotonic_seconds()
-        read_at, value = self._values_read.get(gauge, (float("-inf"), 0.0))
-        if now - read_at >= gauge.every_seconds:
-            value = await gauge.read(database)
-            self._values_read[gauge] = (now, value)
-        return value
+async def _read_queues(service: RunningService, scrape: _Scrape) -> None:
+    queues = await service.database.fetchrow(_QUEUES)
+    assert queues is not None
+    for family, length in queues.items():
+        scrape.add(family, length, service.name)
+
+
+async def _read_gauge(service: RunningService, gauge: Gauge, scrape: _Scrape) -> None:
+    value = await gauge.read(service.database)
+    if isinstance(value, Mapping):
+        labels = ("service", gauge.label or "")
+        for label, each in value.items():
+            scrape.add_to(gauge.name, gauge.description, labels, each, service.name, label)
+    else:
+        scrape.add_to(gauge.name, gauge.description, ("service",), value, service.name)
 
 
 async def _was_read(service: str, reading: Awaitable[None]) -> bool:

@@ -24,16 +24,15 @@ async def _no_resources(_service: RunningService[None]) -> AsyncIterator[Any]:
 
 @dataclass(frozen=True)
 class Gauge:
-    """A number that a service reads from its database: one, or one for each value of a label.
+    """A number that a service reads from its database at each scrape: one, or one for each value of a label.
 
-    It is read at most every `every_seconds`, however often it is scraped.
+    It must be quick for any amount of data: what an index has, not what a table has.
     """
 
     name: str
     description: str
     read: Callable[[Database], Awaitable[float | Mapping[str, float]]]
     label: str | None = None
-    every_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

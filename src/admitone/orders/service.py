@@ -37,7 +37,7 @@ SERVICE: Final = Service(
     settings=(MarketplacePolicy,),
     lifespan=open_resources,
     gauges=(
-        Gauge("admitone_orders", "Orders by status", store.count_by_status, label="status", every_seconds=60),
+        Gauge("admitone_orders", "Unpaid orders that hold a ticket", store.count_unpaid, label="status"),
         Gauge("admitone_lock_overdue_seconds", "How late the most overdue lock is", store.seconds_overdue),
     ),
 )
