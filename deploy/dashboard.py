@@ -48,6 +48,7 @@ _OF_EVERY_SERVICE: Final = (
         "max by (service, producer) (admitone_consumer_unacknowledged)",
     ),
     Panel("Dead letters", "short", "{{service}}", "max by (service) (admitone_dead_letters)"),
+    Panel("Events stored by the bus", "bytes", "{{service}}", "max by (service) (admitone_stream_bytes)"),
     Panel("Events that failed and are retried", "short", "{{service}}", "max by (service) (admitone_failing_events)"),
     Panel("Relays that publish", "short", "{{service}}", "sum by (service) (admitone_relay_leading)"),
     Panel(

@@ -96,6 +96,7 @@ async def test_queues_connections_and_the_services_gauges_are_exposed(
         assert value(samples, "admitone_database_up", service=service) == 1
         assert value(samples, "admitone_bus_connected", service=service) == 1
         assert value(samples, "admitone_relay_leading", service=service) == 1
+        assert (value(samples, "admitone_stream_bytes", service=service) > 0) == (service != "auth")
         assert value(samples, "admitone_dead_letters", service=service) == 0
         assert value(samples, "admitone_pool_refusals_total", service=service) == 0
     assert value(samples, "admitone_consumer_pending", service="tickets", producer="orders") == 0

@@ -56,6 +56,7 @@ FAMILIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "admitone_relay_leading": ("Whether this process publishes the service's events", ("service",)),
     "admitone_outbox_unpublished": ("Events the bus has not acknowledged", ("service",)),
     "admitone_outbox_age_seconds": ("Age of the oldest unacknowledged event", ("service",)),
+    "admitone_stream_bytes": ("Size of the service's events on the bus", ("service",)),
     "admitone_consumer_pending": ("Events on the bus that were not delivered yet", ("service", "producer")),
     "admitone_consumer_unacknowledged": ("Events delivered and not acknowledged", ("service", "producer")),
     "admitone_dead_letters": ("Dead letters that wait for an operator", ("service",)),
@@ -140,6 +141,8 @@ class Metrics:
             for gauge in hosted.declaration.gauges if is_up else ():
                 await _was_read(service.name, _read_gauge(service, gauge, scrape))
         if service.bus.is_connected:
+            if hosted.relay is not None:
+                await _was_read(service.name, _read_stream(service, scrape))
             for producer in hosted.declaration.producers:
                 await _was_read(service.name, _read_consumer(service, producer, scrape))
 
@@ -169,6 +172,11 @@ async def _was_read(service: str, reading: Awaitable[None]) -> bool:
         log.info("metrics cannot be read", extra={"service": service, "error": str(error) or repr(error)})
         return False
     return True
+
+
+async def _read_stream(service: RunningService, scrape: _Scrape) -> None:
+    stream = await service.bus.jetstream.stream_info(service.name)
+    scrape.add("admitone_stream_bytes", stream.state.bytes, service.name)
 
 
 async def _read_consumer(service: RunningService, producer: str, scrape: _Scrape) -> None:
