@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from admitone.kernel.messaging.bus import Bus
 from admitone.local.nats import Nats
 from admitone.local.postgres import Postgres
 from tests import engines
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_bus_at_the_start() -> Iterator[None]:
+    """A marketplace that a test starts has no past: its holds may end at once. A test of outages sets it back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Bus, "catch_up_seconds", 0.1)
+        yield
 
 
 @pytest.fixture(scope="session")

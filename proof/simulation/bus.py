@@ -7,7 +7,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
-from admitone.kernel.messaging.bus import BusError, RepublishRequest, StreamState
+from admitone.kernel.messaging.bus import Bus, BusError, RepublishRequest, StreamState
 
 if TYPE_CHECKING:
     from proof.simulation.processes import Process
@@ -101,6 +101,7 @@ class SimulatedBus:
         self._arrivals: dict[str, asyncio.Event] = {}
         self._held_back: list[_Publication] = []
         self._away_until = 0.0
+        self._back_at = float("-inf")
 
     @property
     def producers(self) -> list[str]:
@@ -109,6 +110,10 @@ class SimulatedBus:
     @property
     def is_unreachable(self) -> bool:
         return self._world.loop.time() < self._away_until
+
+    @property
+    def is_caught_up(self) -> bool:
+        return not self.is_unreachable and self._world.loop.time() - self._back_at >= Bus.catch_up_seconds
 
     def require(self) -> None:
         """Raise what a client raises while the bus is unreachable."""
@@ -251,7 +256,7 @@ class SimulatedBus:
 
     def come_back(self) -> None:
         """Take what clients held back meanwhile; its acknowledgements are lost with the old connection."""
-        self._away_until = 0.0
+        self._away_until, self._back_at = 0.0, self._world.loop.time()
         held_back, self._held_back = self._held_back, []
         for each in held_back:
             if each.process.is_alive:
@@ -290,6 +295,10 @@ class SimulatedBusConnection:
         self._process = process
         self._bus = process.world.bus
         self.service = process.service.name
+
+    @property
+    def is_caught_up(self) -> bool:
+        return self._bus.is_caught_up
 
     async def ready(self) -> None:
         """It is there at once."""

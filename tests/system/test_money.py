@@ -6,11 +6,14 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from admitone.kernel.messaging.bus import Bus
+from admitone.orders import jobs as order_jobs
 from tests import engines
 from tests.support import StartNats, eventually, published_by
 from tests.system.support import WITH_MONEY, Market, marketplace
@@ -87,6 +90,36 @@ async def test_s01_a_payment_while_the_bus_is_down_completes_when_it_is_back(mar
         await market.ticket_becomes(ticket, "sold", 20)
         assert await charged(market, order) == [1999]
         assert len(await published_by(market.app, "payments", "PaymentCreated")) == 1
+        watching.cancel()
+        await market.is_sound()
+
+
+async def test_s01_an_order_paid_in_time_survives_an_outage_of_the_bus_that_outlasts_its_hold(
+    databases: engines.Databases, start_nats: StartNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(order_jobs, "GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(Bus, "catch_up_seconds", 5.0)
+    async with AsyncExitStack() as stack:
+        market = await stack.enter_async_context(marketplace(databases, start_nats, *WITH_MONEY, hold_seconds=3))
+        alice, bob, carol = [await stack.enter_async_context(market.person(name)) for name in ("alice", "bob", "carol")]
+        ticket = await market.lists(alice)
+        order = await market.locked(bob, ticket)
+        await _known_to_payments(market, order)
+        os.kill(market.nats.pid, signal.SIGKILL)
+        assert (await pay(bob, order)).status_code == 201
+
+        async def is_overdue() -> bool:
+            sql = "SELECT instant() > expires_at + interval '3 seconds' FROM orders WHERE id = $1"
+            return bool(await market.database("orders").fetchval(sql, UUID(order["id"])))
+
+        await eventually(is_overdue, "the hold is over, and the job of orders has looked")
+        late = await carol.post("/api/orders", json={"ticketId": ticket["id"]})
+        assert late.status_code == 400
+        assert (await bob.get(f"/api/orders/{order['id']}")).json()["status"] == "created"
+
+        watching = asyncio.create_task(market.nats.watch())
+        await market.order_becomes(bob, order, "complete", 30)
+        await market.ticket_becomes(ticket, "sold", 20)
         watching.cancel()
         await market.is_sound()
 

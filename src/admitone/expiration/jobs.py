@@ -13,9 +13,13 @@ _POLL_SECONDS: Final = 0.25
 
 
 async def signal_deadlines(service: RunningService[None]) -> None:
-    """Publish OrderExpired as soon as a deadline has passed, and repeatedly until the order is settled."""
+    """Publish OrderExpired as soon as a deadline has passed, and repeatedly until the order is settled.
+
+    Nothing is signalled during an outage of the bus, nor until its end has settled: the event that an order was paid in
+    time may be waiting in the outbox of payments.
+    """
     while True:
-        while await _signal_due(service) == _BATCH_MAX:
+        while service.bus.is_caught_up and await _signal_due(service) == _BATCH_MAX:
             pass
         seconds = await store.seconds_to_next_signal(service.database)
         await asyncio.sleep(_POLL_SECONDS if seconds is None else min(max(seconds, 0), _POLL_SECONDS))

@@ -17,9 +17,9 @@ _BATCH_MAX: Final = 200
 
 
 async def cancel_overdue_orders(service: RunningService[Resources]) -> None:
-    """Cancel orders that are overdue by more than the grace period."""
+    """Cancel orders that are overdue by more than the grace period, unless the bus may hold back their payments."""
     while True:
-        while await _cancel_overdue(service) == _BATCH_MAX:
+        while service.bus.is_caught_up and await _cancel_overdue(service) == _BATCH_MAX:
             pass
         await asyncio.sleep(_PAUSE_SECONDS)
 

@@ -22,6 +22,7 @@ async def open_resources(service: RunningService[None]) -> AsyncIterator[Resourc
     hold_seconds = service.settings.read(MarketplacePolicy).hold_seconds
 
     async def reserve(reservations: Sequence[Reservation]) -> list[ReservationResult]:
-        return await store.reserve_tickets(service.database, reservations, hold_seconds, CREATED)
+        may_evict = service.bus.is_caught_up
+        return await store.reserve_tickets(service.database, reservations, hold_seconds, CREATED, may_evict=may_evict)
 
     yield Resources(Batcher(reserve))

@@ -65,7 +65,7 @@ WITH request AS (
     UPDATE orders SET status = 'cancelled', version = orders.version + 1, cancel_reason = 'expired'
     FROM considered
     WHERE orders.ticket_id = considered.ticket_id AND orders.status = 'created' AND orders.expires_at <= instant()
-      AND considered.seller_id <> considered.buyer_id
+      AND $11 AND considered.seller_id <> considered.buyer_id
     RETURNING considered.cancelled_id, considered.traceparent, orders.id, orders.version,
         order_cancelled_event(orders) AS event
 ), held AS (
@@ -105,9 +105,17 @@ ORDER BY request.ordinal
 
 
 async def reserve_tickets(
-    db: Database, reservations: Sequence[Reservation], hold_seconds: int, response_status: int
+    db: Database,
+    reservations: Sequence[Reservation],
+    hold_seconds: int,
+    response_status: int,
+    *,
+    may_evict: bool = True,
 ) -> list[ReservationResult]:
-    """Hold each ticket for its buyer if it is free; the results are in the order of the reservations."""
+    """Hold each ticket for its buyer if it is free; the results are in the order of the reservations.
+
+    Unless `may_evict`, an overdue order keeps its ticket: the event that it was paid in time may not have arrived.
+    """
     rows = await db.fetch(
         _RESERVE,
         [ids.new_id() for _ in reservations],
@@ -117,6 +125,7 @@ async def reserve_tickets(
         *columns(reservations, "traceparent", "key", "request_hash"),
         float(hold_seconds),
         response_status,
+        may_evict,
     )
     db.published()
     return [ReservationResult(row["outcome"], row["body"]) for row in rows]

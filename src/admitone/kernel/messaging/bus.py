@@ -22,6 +22,7 @@ from nats.js import JetStreamManager
 from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
+from admitone.kernel import clock
 from admitone.kernel.tasks import end
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,9 @@ def _decoded(message: Msg) -> _Response:
 class Bus:
     """One service's connection to the bus; it reconnects by itself forever."""
 
+    # How long after an outage the events that waited for its end may take to arrive.
+    catch_up_seconds = 5.0
+
     def __init__(self, service: str, *, replicas: int = 1) -> None:
         self.service = service
         self._replicas = replicas
@@ -89,6 +93,7 @@ class Bus:
         self._acks: dict[str, asyncio.Future[int]] = {}
         self._published = 0
         self._last_error = ""
+        self._connected_at = float("inf")
 
     def start(self, url: str) -> None:
         """Connect in the background: a service starts and serves while the bus is unreachable."""
@@ -109,6 +114,7 @@ class Bus:
             error_cb=self._error,
             reconnected_cb=self._reconnected,
         )
+        self._connected_at = clock.monotonic_seconds()
 
     async def close(self) -> None:
         if self._connecting is not None:
@@ -130,6 +136,11 @@ class Bus:
     def is_connected(self) -> bool:
         return self._client.is_connected
 
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether the connection has been there for so long that what was published during an outage has arrived."""
+        return self.is_connected and clock.monotonic_seconds() - self._connected_at >= self.catch_up_seconds
+
     def on_reconnect(self, wake: Callable[[], None]) -> None:
         """Call `wake` after each reconnect."""
         self._on_reconnect.append(wake)
@@ -142,6 +153,7 @@ class Bus:
 
     async def _reconnected(self) -> None:
         self._last_error = ""
+        self._connected_at = clock.monotonic_seconds()
         log.info("the bus is connected again", extra={"service": self.service})
         # Their acknowledgements were lost with the connection; messages stored all the same are deduplicated by id.
         for waiting in list(self._acks.values()):
