@@ -26,13 +26,14 @@ class UserCreated(Event):
 
 
 class UserUpdated(Event):
-    """An account's e-mail address or password changed."""
+    """An account's e-mail address or password changed; or, as a snapshot, the account is as the event describes it."""
 
     producer: ClassVar[str] = "auth"
 
     id: UUID
     email: str
     version: int
+    snapshot: bool = False
 
 
 class SessionRevoked(Event):
@@ -180,7 +181,7 @@ class OrderCompleted(Event):
 
 
 class OrderCancelled(Event):
-    """The order ended without a sale and the ticket is available again."""
+    """The order ended without a sale; tickets releases the ticket if this order has locked it."""
 
     producer: ClassVar[str] = "orders"
 
@@ -205,7 +206,7 @@ class PaymentRejected(Event):
 
 
 class OrderExpired(Event):
-    """An order's hold has passed; the orders service decides by its own clock whether the order expires."""
+    """The deadline of an order has passed. It is a repeated signal; the expiry is OrderCancelled with its reason."""
 
     producer: ClassVar[str] = "expiration"
     aggregate_field: ClassVar[str] = "order_id"

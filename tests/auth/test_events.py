@@ -65,6 +65,7 @@ async def test_g08_an_account_change_publishes_user_updated(app: App, alice: htt
             "id": str(alice_id),
             "email": "alice@example.org",
             "version": version,
+            "snapshot": False,
         }
 
 

@@ -10,7 +10,7 @@ from admitone.kernel.database.pool import Transaction
 
 async def account_snapshots(tx: Transaction, account_ids: Sequence[UUID]) -> list[UserUpdated]:
     return [
-        UserUpdated(id=each.id, email=each.email, version=each.version)
+        UserUpdated(id=each.id, email=each.email, version=each.version, snapshot=True)
         for each in await store.accounts(tx, account_ids)
     ]
 

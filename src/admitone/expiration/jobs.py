@@ -8,7 +8,7 @@ from admitone.expiration import store
 from admitone.kernel.running import RunningService
 
 _BATCH_MAX: Final = 500
-# A new deadline is at least a second away, so that it is noticed in time.
+# The longest that a signal is late because another process has recorded its deadline.
 _POLL_SECONDS: Final = 0.25
 
 

@@ -85,7 +85,7 @@ class Undecodable(Exception):
 
 
 class UnknownEvent(Undecodable):
-    """The event has a type, a field or a value that this version does not know; another version may"""
+    """This version does not know the event's type, or cannot read its data; another version may"""
 
     def __init__(self, event_id: UUID, reason: str) -> None:
         super().__init__(reason)

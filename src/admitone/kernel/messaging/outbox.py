@@ -67,7 +67,8 @@ class Relay:
     """Publishes one database's outbox while `run` runs."""
 
     compare_every_seconds = 5.0
-    # Longer than a running relay leaves its connection idle: its waits for the bus end before.
+    # PostgreSQL closes the session of a relay that sends no statement for so long, which frees the lock of a suspended
+    # process. A running relay never waits for the bus that long.
     silent_seconds_max = 15.0
 
     def __init__(self, database: Database, bus: Bus, snapshots: Sequence[Snapshots] = ()) -> None:
