@@ -17,7 +17,7 @@ from admitone.commands.up import up
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="admitone")
 def main() -> None:
-    r"""AdmitOne: a ticket resale marketplace that never sells a ticket twice.
+    """AdmitOne: a ticket resale marketplace that never sells a ticket twice.
 
     \b
     Examples:

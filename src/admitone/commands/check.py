@@ -32,7 +32,7 @@ from admitone.invariants import check as checked
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per invariant.")
 @report_errors
 def check(*, grace_seconds: float, history_file: Path | None, as_json: bool) -> None:
-    r"""Check in the databases and at the payment provider that nothing is sold twice, charged for nothing, or lost.
+    """Check in the databases and at the payment provider that nothing is sold twice, charged for nothing, or lost.
 
     Prints each invariant with the number of violations and of checked items. It only reads, and can run beside live
     traffic. Exit code 1 if an invariant is broken.

@@ -22,7 +22,7 @@ service_option = click.option("--service", type=_CONSUMERS, help="Only this serv
 
 @click.group(name="dead-letters")
 def dead_letters() -> None:
-    r"""List, retry or drop events that a service could not handle.
+    """List, retry or drop events that a service could not handle.
 
     An event whose handler fails five times, or that waits half an hour for an earlier one, becomes a dead letter, so
     that it does not delay other events. When the cause is removed, retry it; drop it if it must never take effect:
@@ -42,7 +42,7 @@ def dead_letters() -> None:
 @service_option
 @report_errors
 def list_all(*, service: str | None, waiting: bool) -> None:
-    r"""List dead letters, oldest first: service, id, subject, attempts, error.
+    """List dead letters, oldest first: service, id, subject, attempts, error.
 
     \b
     Examples:
@@ -66,10 +66,10 @@ async def _list(service: str | None, *, waiting: bool) -> None:
 @service_option
 @report_errors
 def show(*, letter_id: str, service: str | None) -> None:
-    r"""Show one dead letter with its full error and its message.
+    """Show one dead letter with its full error and its message.
 
     \b
-    Example:
+    Examples:
       admitone dead-letters show 019aa5f0-6f0e-7c3a-9d41-2a8f0c7be311
     """
     asyncio.run(_show(letter_id, service))
@@ -92,7 +92,7 @@ async def _show(letter_id: str, service: str | None) -> None:
 @service_option
 @report_errors
 def retry(*, letter_id: str | None, everything: bool, service: str | None) -> None:
-    r"""Handle dead letters again. Those that succeed are deleted; those that fail again remain.
+    """Handle dead letters again. Those that succeed are deleted; those that fail again remain.
 
     Exit code 1 if one failed again.
 
@@ -133,7 +133,7 @@ async def _retry(letter_id: str | None, service: str | None) -> bool:
 @service_option
 @report_errors
 def drop(*, letter_id: str | None, everything: bool, service: str | None) -> None:
-    r"""Delete dead letters for good: their events never take effect.
+    """Delete dead letters for good: their events never take effect.
 
     \b
     Examples:

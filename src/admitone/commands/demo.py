@@ -17,7 +17,7 @@ from admitone.demo import DemoFailed, DemoReport, email_of, fill
 )
 @report_errors
 def demo(*, url: str | None, password: str) -> None:
-    r"""Fill a running marketplace with people and tickets, some of them reserved or sold.
+    """Fill a running marketplace with people and tickets, some of them reserved or sold.
 
     Everything goes through the HTTP API; tickets are bought with test cards. Running it again changes nothing. The
     people's password is public: do not run it where real money is at stake.

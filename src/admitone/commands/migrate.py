@@ -18,7 +18,7 @@ _WITH_DATABASE = ", ".join(each.name for each in registry.SERVICES if each.has_d
 @click.argument("services", metavar="[SERVICE]...", nargs=-1, type=_SERVICES)
 @report_errors
 def migrate(*, services: tuple[str, ...]) -> None:
-    r"""Apply missing migrations to the databases of some services, or of all.
+    """Apply missing migrations to the databases of some services, or of all.
 
     Connects with ADMITONE_<SERVICE>_MIGRATOR_URL, otherwise with ADMITONE_<SERVICE>_DATABASE_URL, otherwise to the
     databases of the `admitone up` that runs on the data folder. Running it twice, or concurrently, is safe.
@@ -26,7 +26,7 @@ def migrate(*, services: tuple[str, ...]) -> None:
     \b
     Examples:
       admitone migrate
-      ADMITONE_ORDERS_MIGRATOR_URL=postgresql://… admitone migrate orders
+      ADMITONE_ORDERS_MIGRATOR_URL=postgresql://owner:secret@localhost/orders admitone migrate orders
     """
     asyncio.run(_migrate([each.name for each in registry.named(services) if each.has_database]))
 

@@ -18,7 +18,7 @@ _PRODUCERS = click.Choice([each.name for each in registry.SERVICES if each.snaps
 @click.argument("services", metavar="[SERVICE]...", nargs=-1, type=_PRODUCERS)
 @report_errors
 def resync(*, services: tuple[str, ...]) -> None:
-    r"""Publish the present state of everything, of some services or of all, for consumers that lack its history.
+    """Publish the present state of everything, of some services or of all, for consumers that lack its history.
 
     Use it after a service was added, after a consumer was away for longer than events are kept, and after a release
     whose notes ask for it. Consumers that are up to date change nothing, so a resync is safe at any time. The services

@@ -23,7 +23,7 @@ _SERVICES = [each.name for each in registry.SERVICES]
 )
 @report_errors
 def serve(*, services: tuple[str, ...], ready_file: Path | None) -> None:
-    r"""Run some services in this process, until SIGTERM.
+    """Run some services in this process, until SIGTERM.
 
     The environment names the servers: ADMITONE_ORDERS_DATABASE_URL, NATS_URL and so on. The databases must be up to
     date; see `admitone migrate`. Logs go to standard error as JSON.

@@ -17,7 +17,7 @@ from admitone.local import up as local
 @click.option("-v", "--verbose", is_flag=True, help="Write the log to the terminal instead of the data folder.")
 @report_errors
 def up(*, processes: bool, port: int | None, data: str | None, verbose: bool) -> None:
-    r"""Run the whole marketplace on this machine.
+    """Run the whole marketplace on this machine.
 
     Starts PostgreSQL, NATS and a payment sandbox in the data folder, applies missing migrations and serves everything
     at one address until Ctrl-C. A server that the environment names (NATS_URL, ADMITONE_ORDERS_DATABASE_URL and so
