@@ -6,7 +6,7 @@ import pytest
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings, variables
 from admitone.local.environment import environment_for
-from admitone.registry import SERVICES
+from admitone.registry import SERVICES, read_settings
 
 SECRETS = {
     service.name: {each.name for struct in service.settings for each in variables(struct).values() if each.is_secret}
@@ -51,7 +51,7 @@ def test_only_known_services_have_secrets() -> None:
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_a_service_reads_the_settings_of_the_whole_marketplace(service: Service) -> None:
-    read = Settings.from_environment(environment_for(service, settings(), URLS))
+    read = read_settings(environment_for(service, settings(), URLS))
     for struct in service.settings:
         assert read.read(struct) == settings().read(struct)
     assert read.service_urls == URLS

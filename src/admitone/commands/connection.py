@@ -6,6 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from admitone import registry
 from admitone.commands.errors import CannotRun
 from admitone.kernel.database.pool import Database
 from admitone.kernel.settings import Settings
@@ -14,7 +15,7 @@ from admitone.local.installation import running_settings
 
 def effective_settings() -> Settings:
     """Return the settings of the environment, completed with those of the `admitone up` on the data folder."""
-    chosen = Settings.from_environment()
+    chosen = registry.read_settings()
     running = running_settings(Path(chosen.data).expanduser().absolute())
     if running is None:
         return chosen

@@ -6,7 +6,6 @@ from msgspec.structs import replace
 from admitone import registry
 from admitone.auth.tokens import new_signing_key
 from admitone.commands.errors import report_errors
-from admitone.kernel.settings import Settings
 from admitone.local import up as local
 
 
@@ -29,7 +28,7 @@ def up(*, processes: bool, port: int | None, data: str | None, verbose: bool) ->
       admitone up --port 9000 --data /var/lib/admitone
       ADMITONE_ORDER_WINDOW_SECONDS=60 admitone up --processes
     """
-    settings = Settings.from_environment()
+    settings = registry.read_settings()
     settings = replace(settings, port=port or settings.port, data=data or settings.data)
     local.up(
         settings,

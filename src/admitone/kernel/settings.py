@@ -4,9 +4,10 @@ The kernel's own settings are `Settings`. A service declares its settings as str
 their variable with `Variable`, and reads them with `Settings.read`.
 """
 
+import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
@@ -18,6 +19,13 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 class SettingsError(Exception):
     """A setting is missing or not valid; the message names the variable"""
+
+
+_BOOLEANS: Final = {"1": True, "true": True, "yes": True, "on": True} | dict.fromkeys(
+    ("0", "false", "no", "off"), False
+)
+# Every variable of ours begins with it, except those that other programs use under the same name.
+_PREFIX: Final = "ADMITONE_"
 
 
 @dataclass(frozen=True)
@@ -36,18 +44,20 @@ class Variable:
     def parse(self, text: str, field_type: type) -> Any:
         """Return the value of a field of this type; raises SettingsError."""
         if field_type is bool:
-            return text == "1"
+            if (value := _BOOLEANS.get(text.lower())) is None:
+                raise SettingsError(f"{self.name} must be 1 or 0 (or true, false, yes, no, on, off)")
+            return value
         if field_type is str:
             if self.choices and text not in self.choices:
                 raise SettingsError(f"{self.name} must be one of {', '.join(sorted(self.choices))}")
             return text
         try:
-            value = int(text)
+            number = int(text)
         except ValueError:
             raise SettingsError(f"{self.name} must be a whole number") from None
-        if not self.minimum <= value <= self.maximum:
+        if not self.minimum <= number <= self.maximum:
             raise SettingsError(f"{self.name} must be between {self.minimum} and {self.maximum}")
-        return value
+        return number
 
 
 def variables(struct: type[msgspec.Struct]) -> dict[str, Variable]:
@@ -87,8 +97,31 @@ def environment_of(settings: msgspec.Struct) -> dict[str, str]:
     return {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in values.items()}
 
 
+def refuse_unknown(environment: Iterable[str], known: Iterable[str]) -> None:
+    """Raise SettingsError if a variable is named like one of ours and is none, such as a misspelt one.
+
+    Without this a setting that the operator believes in would have no effect.
+    """
+    names = {name.removeprefix(_PREFIX): name for name in known}
+    for given in sorted(environment):
+        name = given.removesuffix("_FILE")
+        if not given.startswith(_PREFIX) or name in names.values():
+            continue
+        nearest = difflib.get_close_matches(name.removeprefix(_PREFIX), names, n=1)
+        advice = f"did you mean {names[nearest[0]]}?" if nearest else "unset it; README.md lists the settings."
+        raise SettingsError(f"{given} is not a setting: {advice}")
+
+
+def variables_of_service(service: str, *, has_database: bool) -> list[str]:
+    """Return the variables that exist once for each service."""
+    suffixes = _OF_EACH_SERVICE + (_OF_EACH_DATABASE if has_database else ())
+    return [f"{_PREFIX}{service.upper()}_{suffix}" for suffix in suffixes]
+
+
 _LEVELS: Final = frozenset({"DEBUG", "INFO", "WARNING", "ERROR"})
-_PER_SERVICE: Final = re.compile(r"ADMITONE_([A-Z]+)_(DATABASE_URL|MIGRATOR_URL|NATS_URL|URL)(_FILE)?")
+_OF_EACH_SERVICE: Final = ("NATS_URL", "URL")
+_OF_EACH_DATABASE: Final = ("DATABASE_URL", "MIGRATOR_URL")
+_PER_SERVICE: Final = re.compile(rf"{_PREFIX}([A-Z]+)_({'|'.join((*_OF_EACH_DATABASE, *_OF_EACH_SERVICE))})(_FILE)?")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
