@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,13 @@ from admitone.kernel.http.sessions import SessionAuthority
 from admitone.kernel.runner import serve
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
-from admitone.local.environment import environment_for
+from admitone.local.environment import environment_for, metrics_ports
 from admitone.local.folder import open_data_folder
 from admitone.local.installation import Installation, running_file
 from admitone.local.program import Program
 from admitone.local.provision import provision
 from admitone.local.proxy import Proxy
-from admitone.local.server import Server
+from admitone.local.server import LOOPBACK, Server
 
 Say = Callable[[str], None]
 
@@ -50,6 +50,7 @@ def up(
     """
     began = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
+    ports = metrics_ports(services, settings) if processes else {}
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError), ExitStack() as stack:
         folder = stack.enter_context(open_data_folder(Path(settings.data).expanduser().absolute()))
         public = stack.enter_context(bind_socket(settings.host, settings.port))
@@ -65,7 +66,7 @@ def up(
             with _step(say, server.name):
                 server.start()
         settings = installation.resolved(postgres, nats, new_signing_key)
-        marketplace = _Marketplace(installation, settings, authority, servers, public, log_file, began, say)
+        marketplace = _Marketplace(installation, settings, authority, servers, public, ports, log_file, began, say)
         uvloop.run(marketplace.run(postgres.url() if postgres else "", processes=processes))
     say("Stopped.\n")
 
@@ -79,6 +80,7 @@ class _Marketplace:
     authority: SessionAuthority
     servers: Sequence[Server]
     public: socket.socket
+    metrics_ports: Mapping[str, int]
     log_file: Path | None
     began: float
     say: Say
@@ -127,7 +129,9 @@ class _Marketplace:
         }
         urls = {name: each.take_port() for name, each in programs.items()}
         for service in services:
-            programs[service.name].environment = environment_for(service, settings, urls)
+            programs[service.name].environment = environment_for(
+                service, settings, urls, self.metrics_ports.get(service.name, 0)
+            )
 
         async def ready() -> None:
             self._say_ready()
@@ -148,6 +152,8 @@ class _Marketplace:
 
     def _say_ready(self) -> None:
         self.say(f"\nReady in {time.monotonic() - self.began:.1f} s: {self.settings.public_origin}\n")
+        for name, port in self.metrics_ports.items():
+            self.say(f"Metrics of {name}: http://{LOOPBACK}:{port}/metrics\n")
         if self.log_file is not None:
             self.say(f"Log: {self.log_file}\n")
         self.say("Ctrl-C stops everything.\n")
