@@ -111,3 +111,18 @@ def test_the_readme_lists_every_setting() -> None:
     for name in registry.setting_names():
         general = re.sub(rf"ADMITONE_({services})_((\w+_)?URL)", r"ADMITONE_<SERVICE>_\2", name)
         assert f"`{general}`" in readme, general
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "local"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://0.0.0.0:8000", "http://127.0.0.1:8000"),  # noqa: S104
+        ("tickets.example", "http://tickets.example:8000", "http://tickets.example:8000"),
+        ("::1", "http://[::1]:8000", "http://[::1]:8000"),
+        ("::", "http://[::]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_an_address_of_either_kind_is_part_of_a_url(host: str, origin: str, local: str) -> None:
+    settings = Settings.from_environment({"ADMITONE_HOST": host})
+    assert (settings.public_origin, settings.local_url, settings.service_url("auth")) == (origin, local, local)

@@ -97,6 +97,15 @@ def environment_of(settings: msgspec.Struct) -> dict[str, str]:
     return {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in values.items()}
 
 
+def url_of(host: str, port: int) -> str:
+    """Return the URL of a host name or address; the colons of an IPv6 address need brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+# What listens at every address of the machine is reached at this one.
+_LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 – the operator's choice
+
+
 def refuse_unknown(environment: Iterable[str], known: Iterable[str]) -> None:
     """Raise SettingsError if a variable is named like one of ours and is none, such as a misspelt one.
 
@@ -174,7 +183,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def public_origin(self) -> str:
         """The origin browsers see, such as https://www.example."""
-        return self.origin or f"http://{self.host}:{self.port}"
+        return self.origin or url_of(self.host, self.port)
+
+    @property
+    def local_url(self) -> str:
+        """The URL of the public port for programs on this machine."""
+        return url_of(_LOOPBACK_OF.get(self.host, self.host), self.port)
 
     @property
     def is_https(self) -> bool:
@@ -194,7 +208,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def service_url(self, service: str) -> str:
         """Return the URL of another service's API; the public address routes to all of them."""
-        return self.service_urls.get(service) or f"http://127.0.0.1:{self.port}"
+        return self.service_urls.get(service) or self.local_url
 
 
 def _per_service(environment: Mapping[str, str], suffix: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from admitone.kernel.http.server import bind_socket, cancel_on_signals, listen
 from admitone.kernel.http.sessions import SessionAuthority
 from admitone.kernel.runner import serve
 from admitone.kernel.service import Service
-from admitone.kernel.settings import Settings
+from admitone.kernel.settings import Settings, url_of
 from admitone.local.environment import environment_for, metrics_ports
 from admitone.local.folder import open_data_folder
 from admitone.local.installation import Installation, running_file
@@ -152,8 +152,11 @@ class _Marketplace:
 
     def _say_ready(self) -> None:
         self.say(f"\nReady in {time.monotonic() - self.began:.1f} s: {self.settings.public_origin}\n")
-        for name, port in self.metrics_ports.items():
-            self.say(f"Metrics of {name}: http://{LOOPBACK}:{port}/metrics\n")
+        if self.metrics_ports:
+            for name, port in self.metrics_ports.items():
+                self.say(f"Metrics of {name}: {url_of(LOOPBACK, port)}/metrics\n")
+        elif port := self.settings.metrics_port:
+            self.say(f"Metrics: {url_of(self.settings.host, port)}/metrics\n")
         if self.log_file is not None:
             self.say(f"Log: {self.log_file}\n")
         self.say("Ctrl-C stops everything.\n")
