@@ -92,6 +92,14 @@ def test_each_step_is_printed_with_its_duration_and_then_one_address(folder: Pat
         assert (up.folder / "admitone.log").exists()
 
 
+@pytest.mark.parametrize("name", ["café", "售票处", "it's 100% {mine}; $HOME \\"])
+def test_a_data_folder_may_have_any_name(name: str, folder: Path) -> None:
+    for _ in range(2):
+        with running_up(folder / name) as up, up.person("alice") as alice:
+            assert alice.post("/api/tickets", json=LISTING).status_code == 201
+            assert up.run("check").returncode == 0
+
+
 def test_secrets_are_readable_only_by_their_owner(folder: Path) -> None:
     with running_up(folder / "data") as up:
         secret = [up.folder / "running.json", *(up.folder / "secrets").iterdir()]
