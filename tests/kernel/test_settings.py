@@ -25,7 +25,13 @@ def read(environment: dict[str, str]) -> tuple[Settings, MarketplacePolicy, Paym
         ("ADMITONE_ORDER_WINDOW_SECONDS", "-1", "ADMITONE_ORDER_WINDOW_SECONDS must be between 1 and 86400"),
         ("ADMITONE_ORDER_WINDOW_SECONDS", "1.5", "ADMITONE_ORDER_WINDOW_SECONDS must be a whole number"),
         ("ADMITONE_CURRENCY", "doubloon", "ADMITONE_CURRENCY must be one of "),
-        ("ADMITONE_ORIGIN", "tickets.example", "ADMITONE_ORIGIN must begin with http:// or https://"),
+        *(
+            ("ADMITONE_ORIGIN", value, "ADMITONE_ORIGIN must be a scheme and a host, such as https://www.example")
+            for value in (
+                *("tickets.example", "ftp://tickets.example", "https://", "https://tickets.example/shop"),
+                *("https://[::1", "https://tickets.example:many", "https://me@tickets.example"),
+            )
+        ),
         ("ADMITONE_TRUST_PROXY", "maybe", "ADMITONE_TRUST_PROXY must be 1 or 0 (or true, false, yes, no, on, off)"),
         ("ADMITONE_LOG_LEVEL", "LOUD", "ADMITONE_LOG_LEVEL must be one of DEBUG, ERROR, INFO, WARNING"),
         ("STRIPE_SECRET_KEY_FILE", "/nowhere/at/all", "STRIPE_SECRET_KEY_FILE cannot be read: No such file"),
@@ -54,7 +60,7 @@ def test_a_secret_can_be_a_file_and_one_bus_url_can_serve_all(tmp_path: Path) ->
             "STRIPE_SECRET_KEY_FILE": str(secret),
             "NATS_URL": "nats://bus",
             "ADMITONE_ORDERS_NATS_URL": "nats://orders",
-            "ADMITONE_ORIGIN": "https://tickets.example/",
+            "ADMITONE_ORIGIN": "https://Tickets.example/",
             "ADMITONE_PORT": "",
         }
     )

@@ -11,7 +11,7 @@ from tests.whole import running_up
 @pytest.mark.parametrize("arguments", [(), ("--processes",)], ids=["one process", "processes"])
 @pytest.mark.parametrize("host", ["::1", "::"])
 def test_a_marketplace_at_an_ipv6_address_sells_a_ticket(host: str, arguments: tuple[str, ...], folder: Path) -> None:
-    environment = {"ADMITONE_HOST": host}
+    environment = {"ADMITONE_HOST": host, "ADMITONE_ALLOW_TEST_PAYMENTS": "1"}
     with running_up(folder / "data", *arguments, port=None, **environment) as up:
         up.host = "[::1]"
         assert f"http://[{host}]:{up.port}\n" in up.output

@@ -7,6 +7,7 @@ from admitone import registry
 from admitone.auth.tokens import new_signing_key
 from admitone.commands.errors import report_errors
 from admitone.local import up as local
+from admitone.payments.resources import refuse_public_test_payments
 
 
 @click.command
@@ -20,7 +21,8 @@ def up(*, processes: bool, port: int | None, data: str | None, verbose: bool) ->
 
     Starts PostgreSQL, NATS and a payment sandbox in the data folder, applies missing migrations and serves everything
     at one address until Ctrl-C. A server that the environment names (NATS_URL, ADMITONE_ORDERS_DATABASE_URL and so
-    on) is used instead of starting one. With STRIPE_SECRET_KEY, payments go to Stripe.
+    on) is used instead of starting one. With STRIPE_SECRET_KEY, payments go to Stripe; without a live
+    key, it serves only this machine unless ADMITONE_ALLOW_TEST_PAYMENTS=1.
 
     \b
     Examples:
@@ -30,6 +32,7 @@ def up(*, processes: bool, port: int | None, data: str | None, verbose: bool) ->
     """
     settings = registry.read_settings()
     settings = replace(settings, port=port or settings.port, data=data or settings.data)
+    refuse_public_test_payments(settings, listens_at=settings.host)
     local.up(
         settings,
         registry.SERVICES,

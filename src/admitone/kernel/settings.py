@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -97,9 +98,10 @@ def environment_of(settings: msgspec.Struct) -> dict[str, str]:
     return {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in values.items()}
 
 
-def url_of(host: str, port: int) -> str:
+def url_of(host: str, port: int | None, scheme: str = "http") -> str:
     """Return the URL of a host name or address; the colons of an IPv6 address need brackets."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}" + ("" if port is None else f":{port}")
 
 
 # What listens at every address of the machine is reached at this one.
@@ -160,11 +162,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             given["ADMITONE_LOG_LEVEL"] = level.upper()
         given.setdefault("ADMITONE_OTLP_ENDPOINT", given.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
         settings = read(cls, given)
-        if settings.origin and not settings.origin.startswith(("http://", "https://")):
-            raise SettingsError("ADMITONE_ORIGIN must begin with http:// or https://")
+        origin = settings.origin.rstrip("/").lower()  # as browsers send it
+        if origin and not _is_origin(origin):
+            raise SettingsError("ADMITONE_ORIGIN must be a scheme and a host, such as https://www.example")
         return msgspec.structs.replace(
             settings,
-            origin=settings.origin.rstrip("/"),
+            origin=origin,
             database_urls=_per_service(given, "DATABASE_URL"),
             migrator_urls=_per_service(given, "MIGRATOR_URL"),
             nats_urls=_per_service(given, "NATS_URL"),
@@ -209,6 +212,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def service_url(self, service: str) -> str:
         """Return the URL of another service's API; the public address routes to all of them."""
         return self.service_urls.get(service) or self.local_url
+
+
+def _is_origin(text: str) -> bool:
+    """Return whether a URL names nothing but a host, and a port."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and text == url_of(parts.hostname or "", parts.port, parts.scheme)
+    except ValueError:
+        return False
 
 
 def _per_service(environment: Mapping[str, str], suffix: str) -> dict[str, str]:

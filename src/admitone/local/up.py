@@ -49,6 +49,8 @@ def up(
     `say` writes to the terminal. Raises LocalError, CannotListen or SettingsError.
     """
     began = time.monotonic()
+    for struct in (struct for each in services for struct in each.settings):
+        settings.read(struct)  # before anything starts
     signal.signal(signal.SIGTERM, _interrupt)
     ports = metrics_ports(services, settings) if processes else {}
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError), ExitStack() as stack:
