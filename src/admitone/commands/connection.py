@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from admitone import registry
 from admitone.commands.errors import CannotRun
-from admitone.kernel.database.pool import Database
+from admitone.kernel.database.pool import UNREACHABLE, Database, DatabaseUnreachable, connecting
+from admitone.kernel.errors import Unavailable
 from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
 
@@ -41,10 +42,16 @@ def database_url(settings: Settings, service: str) -> str:
 
 
 @asynccontextmanager
-async def open_database(url: str) -> AsyncIterator[Database]:
-    """Connect to a service's database for the duration of one command."""
-    database = await Database.connect(url, application="admitone command", connections=2)
+async def open_database(settings: Settings, service: str) -> AsyncIterator[Database]:
+    """Connect to a service's database for the duration of one command; raises DatabaseUnreachable or CannotRun."""
+    url = database_url(settings, service)
+    with connecting(service, url):
+        database = await Database.connect(url, application="admitone command", connections=2)
     try:
         yield database
+    except BrokenPipeError:
+        raise  # the command's output
+    except (Unavailable, *UNREACHABLE) as error:
+        raise DatabaseUnreachable(service, url, error) from error
     finally:
         await database.close()

@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from admitone import registry
-from admitone.commands.connection import database_url, effective_settings, open_database
+from admitone.commands.connection import effective_settings, open_database
 from admitone.commands.errors import report_errors
 from admitone.kernel.messaging import dead_letters as store
 from admitone.kernel.messaging.bus import Bus
@@ -109,7 +109,7 @@ async def _retry(letter_id: str | None, service: str | None) -> bool:
     count, failed = 0, 0
     settings = effective_settings()
     for each in _services(service):
-        async with open_database(database_url(settings, each.name)) as database:
+        async with open_database(settings, each.name) as database:
             inbox = Inbox(each.name, database, Bus(each.name), each.subscriptions)
             for letter in await store.find_all(database, letter_id):
                 count += 1
@@ -147,7 +147,7 @@ async def _drop(letter_id: str | None, service: str | None) -> None:
     count = 0
     settings = effective_settings()
     for each in _services(service):
-        async with open_database(database_url(settings, each.name)) as database:
+        async with open_database(settings, each.name) as database:
             for letter in await store.find_all(database, letter_id):
                 count += await store.drop(database, letter)
                 click.echo(f"{each.name}  {letter.id}  dropped")
@@ -165,7 +165,7 @@ async def _each(
 ) -> AsyncIterator[tuple[str, DeadLetter]]:
     settings = effective_settings()
     for each in _services(service):
-        async with open_database(database_url(settings, each.name)) as database:
+        async with open_database(settings, each.name) as database:
             for letter in await store.find_all(database, letter_id, waiting=waiting):
                 yield each.name, letter
 

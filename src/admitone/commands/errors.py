@@ -13,7 +13,8 @@ from typing import Final, ParamSpec, TypeVar
 
 import click
 
-from admitone.kernel.database.pool import UNREACHABLE
+from admitone.kernel.addresses import reason_of
+from admitone.kernel.database.pool import UNREACHABLE, DatabaseUnreachable
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.http.server import CannotListen
 from admitone.kernel.runner import MigrationsMissing
@@ -41,12 +42,12 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (SettingsError, LocalError, MigrationsMissing, CannotListen) as error:
+        except (SettingsError, DatabaseUnreachable, LocalError, MigrationsMissing, CannotListen) as error:
             raise CannotRun(str(error)) from error
         except BrokenPipeError:
             raise  # the output is not read any more: `quiet_when_unread`
         except (Unavailable, *UNREACHABLE) as error:
-            raise CannotRun(f"The database cannot be reached: {str(error) or type(error).__name__}") from error
+            raise CannotRun(f"A database does not respond any more: {reason_of(error)}. Try again.") from error
         except OSError as error:
             raise CannotRun(str(error)) from error
 

@@ -34,14 +34,15 @@ def migrate(*, services: tuple[str, ...]) -> None:
 async def _migrate(services: list[str]) -> None:
     settings = effective_settings()
     for service in services:
-        applied = await migrations.migrate(_owner_url(settings, service), service)
+        applied = await migrations.migrate(*_owner_url(settings, service))
         click.echo(f"{service}: {', '.join(applied) if applied else 'up to date'}")
 
 
-def _owner_url(settings: Settings, service: str) -> str:
-    url = settings.migrator_urls.get(service) or settings.database_urls.get(service)
-    if url is None:
-        raise CannotRun(
-            f"No database of {service} is known: start `admitone up`, or set ADMITONE_{service.upper()}_MIGRATOR_URL."
-        )
-    return url
+def _owner_url(settings: Settings, service: str) -> tuple[str, str, str]:
+    """Return the URL, the service, and which of the service's variables has the URL."""
+    for variable, urls in (("MIGRATOR_URL", settings.migrator_urls), ("DATABASE_URL", settings.database_urls)):
+        if url := urls.get(service):
+            return url, service, variable
+    raise CannotRun(
+        f"No database of {service} is known: start `admitone up`, or set ADMITONE_{service.upper()}_MIGRATOR_URL."
+    )

@@ -33,8 +33,9 @@ def resync(*, services: tuple[str, ...]) -> None:
 
 
 async def _resync(settings: Settings, services: list[Service]) -> None:
-    urls = {each.name: database_url(settings, each.name) for each in services}
     for service in services:
-        async with open_database(urls[service.name]) as database:
+        database_url(settings, service.name)  # none publishes if one is missing
+    for service in services:
+        async with open_database(settings, service.name) as database:
             count = await publish_snapshots(database, service.snapshots)
             click.echo(f"{service.name}: {count} events are published")

@@ -129,6 +129,7 @@ def variables_of_service(service: str, *, has_database: bool) -> list[str]:
     return [f"{_PREFIX}{service.upper()}_{suffix}" for suffix in suffixes]
 
 
+_BUS_SCHEMES: Final = frozenset({"nats", "tls", "ws", "wss"})
 _LEVELS: Final = frozenset({"DEBUG", "INFO", "WARNING", "ERROR"})
 _OF_EACH_SERVICE: Final = ("NATS_URL", "URL")
 _OF_EACH_DATABASE: Final = ("DATABASE_URL", "MIGRATOR_URL")
@@ -204,10 +205,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return url
 
     def nats_url(self, service: str) -> str:
-        """Return the URL of the bus for a service, by default NATS_URL; raises SettingsError if neither is set."""
-        if url := self.nats_urls.get(service) or value_of(self.environment, "NATS_URL"):
-            return url
-        raise SettingsError(f"ADMITONE_{service.upper()}_NATS_URL is not set")
+        """Return the URL of the bus for a service, by default NATS_URL; raises SettingsError if it is not valid."""
+        own = f"ADMITONE_{service.upper()}_NATS_URL"
+        for name, url in ((own, self.nats_urls.get(service)), ("NATS_URL", value_of(self.environment, "NATS_URL"))):
+            if url and not _has_scheme(url, _BUS_SCHEMES):
+                raise SettingsError(f"{name} must be a URL such as nats://user:password@host:4222")
+            if url:
+                return url
+        raise SettingsError(f"{own} is not set")
 
     def service_url(self, service: str) -> str:
         """Return the URL of another service's API; the public address routes to all of them."""
@@ -219,6 +224,15 @@ def _is_origin(text: str) -> bool:
     try:
         parts = urlsplit(text)
         return parts.scheme in {"http", "https"} and text == url_of(parts.hostname or "", parts.port, parts.scheme)
+    except ValueError:
+        return False
+
+
+def _has_scheme(url: str, schemes: frozenset[str]) -> bool:
+    """Return whether a URL has one of these schemes, or none at all as in `host:port`, and a port that is a number."""
+    scheme, separator, rest = url.rpartition("://")
+    try:
+        return (not separator or scheme in schemes) and urlsplit(f"//{rest}").port != 0
     except ValueError:
         return False
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-from admitone.kernel.database.pool import Database
+from admitone.kernel.database.pool import Database, connecting
 
 _LOCK: Final = 0x0AD317  # arbitrary, but used for nothing else
 
@@ -33,12 +33,14 @@ async def missing(service: str, database: Database) -> list[str]:
     return [name for name in names if name not in applied]
 
 
-async def migrate(url: str, service: str) -> list[str]:
+async def migrate(url: str, service: str, variable: str = "MIGRATOR_URL") -> list[str]:
     """Apply what is missing to the database at `url` (the migrator's); return the names of what was applied.
 
-    Each file is one transaction. Concurrent runs are safe: the second waits, then finds nothing to do.
+    Each file is one transaction. Concurrent runs are safe: the second waits, then finds nothing to do. Raises
+    DatabaseUnreachable, or SettingsError about the `variable` with the URL.
     """
-    connection = await asyncpg.connect(url, server_settings={"lock_timeout": "5000"})
+    with connecting(service, url, variable):
+        connection = await asyncpg.connect(url, server_settings={"lock_timeout": "5000"})
     try:
         role = await connection.fetchval(
             "SELECT rolname FROM pg_roles WHERE rolname = $1 AND rolname <> current_user", service
