@@ -29,10 +29,11 @@ class Up:
     port: int
     output: str
     seconds: float
+    host: str = "127.0.0.1"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def pid(self, name: str) -> int:
         """Return the process id of one of its servers, or of a service under `processes/`."""

@@ -1,6 +1,6 @@
 """`admitone up --processes` whose services reach their servers through links that a chaos run can break.
 
-`python -m proof.chaos.detour up --processes` finds the ports of servers and links in `ADMITONE_CHAOS`. Each service's
+`python -m proof.chaos.detour up --processes` finds the ports of servers and links in `CHAOS_PORTS`. Each service's
 clock can be set wrong, and the bus has an operator who may do everything.
 """
 
@@ -22,7 +22,7 @@ from admitone.local.program import Program
 from admitone.local.server import LOOPBACK
 from proof.chaos.clocks import clock_environment
 
-PORTS: Final = "ADMITONE_CHAOS"
+PORTS: Final = "CHAOS_PORTS"
 OPERATOR: Final = "operator"
 
 

@@ -117,6 +117,18 @@ def listings(now: datetime) -> Iterator[dict[str, Any]]:
         yield listing
 
 
+async def require_marketplace(url: str) -> None:
+    """Raise DemoFailed or httpx.TransportError unless a marketplace responds at the URL."""
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        response = await client.get("/api/users/currentuser")
+        try:
+            known = "currentUser" in _require(response, httpx.codes.OK)
+        except msgspec.DecodeError:
+            known = False
+        if not known:
+            raise DemoFailed(f"What responds at {url} is not AdmitOne")
+
+
 async def fill(url: str, password: str, report: DemoReport) -> None:
     """Sign people up (or in), list tickets, and buy or reserve some of them.
 

@@ -1,9 +1,14 @@
 """`admitone demo` fills a marketplace."""
 
+import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
+from starlette.responses import PlainTextResponse
 
+from admitone.kernel.http.server import bind_socket, serving_in_background
+from admitone.local.server import LOOPBACK, free_port
 from tests.whole import Up, run
 
 
@@ -26,7 +31,19 @@ def test_the_demo_lists_tickets_and_changes_nothing_when_run_again(up: Up) -> No
     assert "exists with another password" in stranger.stderr
 
 
-def test_the_demo_needs_a_marketplace(folder: Path) -> None:
-    refused = run("demo", "--url", "http://127.0.0.1:9", ADMITONE_DATA=str(folder))
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "localhost:9", "http://[::1"])
+def test_the_demo_needs_a_marketplace_and_prints_nothing_without_one(url: str, folder: Path) -> None:
+    refused = run("demo", "--url", url, ADMITONE_DATA=str(folder))
     assert refused.returncode == 2
-    assert "No marketplace responds at http://127.0.0.1:9" in refused.stderr
+    assert refused.stderr.startswith(f"Error: No marketplace responds at {url}: start `admitone up`")
+    assert refused.stdout == ""
+
+
+async def test_the_demo_is_not_written_into_another_program(folder: Path) -> None:
+    public = bind_socket(LOOPBACK, free_port())
+    port = public.getsockname()[1]
+    async with serving_in_background(PlainTextResponse("hello"), public):
+        refused = await asyncio.to_thread(run, "demo", "--url", f"http://{LOOPBACK}:{port}", ADMITONE_DATA=str(folder))
+    assert refused.returncode == 1
+    assert refused.stderr == f"Error: What responds at http://{LOOPBACK}:{port} is not AdmitOne\n"
+    assert refused.stdout == ""

@@ -1,7 +1,10 @@
 """Help texts, the catalogue of events, and errors for wrong arguments."""
 
 import json
+import shlex
+from collections.abc import Iterator
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -34,15 +37,50 @@ def test_the_help_lists_every_command_for_operators() -> None:
     assert "sandbox" not in output
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [*((command,) for command in COMMANDS), *(("dead-letters", each) for each in ("list", "show", "retry", "drop"))],
-)
-def test_every_command_explains_itself_with_an_example(arguments: tuple[str, ...]) -> None:
-    shown = run(*arguments, "--help")
+def pages(command: click.Command = main, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Return the arguments that lead to each command, of which none is forgotten."""
+    yield path
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from pages(each, (*path, name))
+
+
+def examples(path: tuple[str, ...]) -> list[str]:
+    """Return the lines below "Examples:" on a help page, up to the next empty line."""
+    shown = run(*path, "--help")
     assert shown.exit_code == 0
-    assert "Example" in shown.stdout
-    assert f"admitone {' '.join(arguments)}" in shown.stdout
+    assert "\\b" not in shown.stdout
+    _, heading, rest = shown.stdout.partition("  Examples:\n")
+    assert heading, shown.stdout
+    return [line.strip() for line in rest.partition("\n\n")[0].splitlines()]
+
+
+def parse(words: list[str]) -> list[str]:
+    """Parse arguments as the program does, without running the command; return the names of the commands."""
+    command: click.Command = main
+    context, names = None, list[str]()
+    while True:
+        arguments = words
+        if isinstance(command, click.Group):
+            arguments, words = words[:1], words[1:]
+        context = command.make_context(names[-1] if names else "admitone", list(arguments), parent=context)
+        if not isinstance(command, click.Group):
+            return names
+        found = command.get_command(context, arguments[0]) if arguments else None
+        assert found is not None, arguments
+        command, names = found, [*names, arguments[0]]
+
+
+@pytest.mark.parametrize("path", list(pages()), ids=" ".join)
+def test_every_example_of_a_help_page_is_a_line_that_the_command_accepts(path: tuple[str, ...]) -> None:
+    shown = examples(path)
+    assert shown
+    for line in shown:
+        # Variables may stand before the command, and a comment two spaces behind it.
+        variables, program, arguments = line.partition("  ")[0].partition("admitone ")
+        assert program, line
+        assert all(name.isupper() for name in (each.partition("=")[0] for each in variables.split()))
+        assert parse(shlex.split(arguments))[: len(path)] == list(path)
 
 
 @pytest.mark.parametrize(

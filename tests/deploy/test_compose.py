@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from admitone import registry
+from admitone.kernel.settings import refuse_unknown
 from admitone.local.routing import path_prefixes
 from tests.deploy.manifests import ROOT, SERVICES, manifests
 
@@ -63,6 +64,11 @@ def test_services_have_the_settings_that_they_have_in_the_cluster() -> None:
         assert {each: value for each, value in here.items() if each not in differing} == {
             each: value for each, value in settings.items() if each not in differing
         }
+
+
+@pytest.mark.parametrize("name", [*SERVICES, "migrate"])
+def test_every_variable_of_a_container_is_a_setting(name: str) -> None:
+    refuse_unknown(ALL[name]["environment"], registry.setting_names())
 
 
 def test_servers_have_the_versions_of_the_cluster() -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from admitone import registry
+from admitone.kernel.settings import refuse_unknown
 from admitone.local.routing import path_prefixes
 from deploy import make_secrets, render
 from tests.deploy.manifests import (
@@ -169,6 +170,17 @@ def test_every_mounted_configuration_exists(system: Manifests) -> None:
         names += [claim["metadata"]["name"] for claim in each.whole["spec"].get("volumeClaimTemplates", ())]
         for container in each.containers:
             assert {mount["name"] for mount in container["volumeMounts"]} <= set(names), place(each, container)
+
+
+def test_every_variable_of_a_service_is_a_setting(system: Manifests) -> None:
+    for workload in (each for each in system.workloads if each.kind != "StatefulSet"):
+        container = workload.main
+        if container.get("args", [""])[0] in {"serve", "migrate"}:
+            given = [each["name"] for each in container.get("env", ())]
+            for source in container.get("envFrom", ()):
+                given += system.named("ConfigMap", source["configMapRef"]["name"])["data"]
+            assert given
+            refuse_unknown(given, registry.setting_names())
 
 
 def test_secrets_come_as_files_that_are_mounted(system: Manifests) -> None:

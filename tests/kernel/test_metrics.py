@@ -16,9 +16,11 @@ from starlette.types import Message, Receive, Scope, Send
 from admitone.auth.service import SERVICE as AUTH
 from admitone.kernel import clock
 from admitone.kernel.database.pool import Database
+from admitone.kernel.http.server import CannotListen, bind_socket
 from admitone.kernel.metrics import BOUNDS, FAMILIES, RequestMetrics
 from admitone.kernel.runner import App, serve
 from admitone.kernel.service import Gauge, Service
+from admitone.kernel.settings import Settings
 from admitone.local.server import LOOPBACK, free_port
 from admitone.orders.service import SERVICE as ORDERS
 from admitone.registry import AUTHORITY, SERVICES
@@ -133,6 +135,15 @@ async def test_what_cannot_be_read_from_the_database_is_left_out(databases: Data
         samples = await samples_of(app)
         assert value(samples, "admitone_pool_refusals_total", service="auth") >= 1
         assert value(samples, "admitone_database_up", service="auth") == 1
+
+
+async def test_a_taken_metrics_port_is_reported_with_its_own_setting() -> None:
+    with bind_socket(LOOPBACK, free_port()) as other:
+        other.listen()
+        taken = other.getsockname()[1]
+        settings = Settings(port=free_port(), metrics_port=taken)
+        with pytest.raises(CannotListen, match=f"Port {taken} is taken .*; ADMITONE_METRICS_PORT chooses another"):
+            await serve([AUTH], settings, AUTHORITY)
 
 
 async def test_metrics_are_served_on_another_port(databases: Databases, start_nats: StartNats) -> None:

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from admitone.kernel.service import Service
-from admitone.kernel.settings import Settings, variables
-from admitone.local.environment import environment_for
-from admitone.registry import SERVICES
+from admitone.kernel.settings import Settings, SettingsError, variables
+from admitone.local.environment import environment_for, metrics_ports
+from admitone.registry import SERVICES, read_settings
 
 SECRETS = {
     service.name: {each.name for struct in service.settings for each in variables(struct).values() if each.is_secret}
@@ -51,7 +51,28 @@ def test_only_known_services_have_secrets() -> None:
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_a_service_reads_the_settings_of_the_whole_marketplace(service: Service) -> None:
-    read = Settings.from_environment(environment_for(service, settings(), URLS))
+    read = read_settings(environment_for(service, settings(), URLS))
     for struct in service.settings:
         assert read.read(struct) == settings().read(struct)
     assert read.service_urls == URLS
+
+
+def test_every_process_serves_its_metrics_at_a_port_of_its_own() -> None:
+    assert metrics_ports(SERVICES, Settings()) == {}
+    ports = metrics_ports(SERVICES, Settings(metrics_port=9000))
+    assert list(ports.values()) == list(range(9000, 9000 + len(SERVICES)))
+    for service in SERVICES:
+        read = read_settings(environment_for(service, settings(), URLS, ports[service.name]))
+        assert read.metrics_port == ports[service.name]
+
+
+def test_a_metrics_port_with_too_few_ports_above_it_is_refused() -> None:
+    assert metrics_ports(SERVICES, Settings(metrics_port=65_536 - len(SERVICES)))
+    with pytest.raises(SettingsError, match="ADMITONE_METRICS_PORT must be at most "):
+        metrics_ports(SERVICES, Settings(metrics_port=65_537 - len(SERVICES)))
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_a_service_sends_its_traces_where_the_marketplace_does(service: Service) -> None:
+    chosen = msgspec.structs.replace(settings(), otlp_endpoint="http://collector:4318")
+    assert read_settings(environment_for(service, chosen, URLS)).otlp_endpoint == "http://collector:4318"

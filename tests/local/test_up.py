@@ -92,6 +92,14 @@ def test_each_step_is_printed_with_its_duration_and_then_one_address(folder: Pat
         assert (up.folder / "admitone.log").exists()
 
 
+@pytest.mark.parametrize("name", ["café", "售票处", "it's 100% {mine}; $HOME \\"])
+def test_a_data_folder_may_have_any_name(name: str, folder: Path) -> None:
+    for _ in range(2):
+        with running_up(folder / name) as up, up.person("alice") as alice:
+            assert alice.post("/api/tickets", json=LISTING).status_code == 201
+            assert up.run("check").returncode == 0
+
+
 def test_secrets_are_readable_only_by_their_owner(folder: Path) -> None:
     with running_up(folder / "data") as up:
         secret = [up.folder / "running.json", *(up.folder / "secrets").iterdir()]
@@ -190,8 +198,9 @@ def test_a_folder_that_cannot_be_written_is_reported_in_one_line(folder: Path) -
         ("ADMITONE_PORT", "70000", "ADMITONE_PORT must be between 1 and 65535"),
         ("ADMITONE_CURRENCY", "jpy", "ADMITONE_CURRENCY must be one of"),
         ("ADMITONE_SIGNING_KEY_FILE", "/nowhere", "ADMITONE_SIGNING_KEY_FILE cannot be read"),
-        ("ADMITONE_HOST", "203.0.113.7", "Nothing can listen at 203.0.113.7"),
-        ("ADMITONE_HOST", "no.such.host.invalid", "Nothing can listen at no.such.host.invalid"),
+        ("ADMITONE_HOST", "0.0.0.0", "people on other machines can reach 0.0.0.0"),  # noqa: S104
+        ("ADMITONE_ORIGIN", "https://tickets.example", "people on other machines can reach tickets.example"),
+        ("ADMITONE_ORDERS_WINDOW", "60", "did you mean ADMITONE_ORDER_WINDOW_SECONDS?"),
     ],
 )
 def test_a_bad_setting_is_reported_in_one_line(name: str, value: str, reason: str, folder: Path) -> None:
@@ -199,3 +208,13 @@ def test_a_bad_setting_is_reported_in_one_line(name: str, value: str, reason: st
     assert refused.returncode == 2
     assert is_one_line(refused.stderr)
     assert reason in refused.stderr
+    assert not (folder / "data" / "postgres").exists()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid"])
+def test_an_address_of_another_machine_is_reported_in_one_line(host: str, folder: Path) -> None:
+    data = str(folder / "data")
+    refused = run("up", ADMITONE_DATA=data, ADMITONE_HOST=host, ADMITONE_ALLOW_TEST_PAYMENTS="1")
+    assert refused.returncode == 2
+    assert is_one_line(refused.stderr)
+    assert f"Nothing can listen at {host}" in refused.stderr

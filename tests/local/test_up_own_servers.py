@@ -36,7 +36,14 @@ async def test_named_servers_are_used_and_none_is_started(
 def test_an_unreachable_bus_does_not_prevent_the_start(folder: Path) -> None:
     environment = {"NATS_URL": "nats://127.0.0.1:9"}
     with running_up(folder / "data", port=None, **environment) as up:
+        assert "Warning: NATS at 127.0.0.1:9 cannot be reached: Connection refused. Events wait" in up.output
         assert httpx.get(f"{up.url}/health/ready").status_code == 200
         with up.person("alice") as alice:
             assert alice.post("/api/tickets", json={"title": "Fado night", "price": 19.99}).status_code == 201
         assert up.stop() == 0
+
+
+def test_a_bus_that_refuses_the_login_is_reported(start_nats: Callable[..., Nats], folder: Path) -> None:
+    bus = start_nats()
+    with running_up(folder / "data", "--processes", port=None, NATS_URL=f"nats://bob:bob@127.0.0.1:{bus.port}") as up:
+        assert f"Warning: NATS at 127.0.0.1:{bus.port} cannot be reached: nats: 'Authorization Violation'" in up.output

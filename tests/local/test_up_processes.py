@@ -10,17 +10,30 @@ import httpx
 import pytest
 
 from admitone import registry
-from admitone.local.server import command_line
+from admitone.local.server import command_line, free_port, is_free
 from tests.engines import short_folder, wait_until
 from tests.whole import Up, running_up
 
 SERVICES = [each.name for each in registry.SERVICES]
 
 
+METRICS_PORT = next(first for first in iter(free_port, None) if all(map(is_free, range(first, first + len(SERVICES)))))
+
+
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
-    with short_folder() as folder, running_up(folder / "data", "--processes") as up:
+    with (
+        short_folder() as folder,
+        running_up(folder / "data", "--processes", ADMITONE_METRICS_PORT=str(METRICS_PORT)) as up,
+    ):
         yield up
+
+
+def test_each_process_serves_its_metrics_and_says_where(up: Up) -> None:
+    for port, service in enumerate(SERVICES, METRICS_PORT):
+        url = f"http://127.0.0.1:{port}/metrics"
+        assert f"Metrics of {service}: {url}\n" in up.output
+        assert f'admitone_bus_connected{{service="{service}"}}' in httpx.get(url).text
 
 
 def test_each_service_is_a_process_with_only_its_own_secrets(up: Up) -> None:

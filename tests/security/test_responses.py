@@ -31,7 +31,8 @@ UNCACHED = ("no-store", "no-cache", "private, no-cache")
 
 @pytest_asyncio.fixture
 async def market(databases: engines.Databases, start_nats: StartNats) -> AsyncIterator[Market]:
-    async with marketplace(databases, start_nats, *WITH_MONEY, "web", origin=ORIGIN) as running:
+    choices = {"origin": ORIGIN, "allow_test_payments": True}
+    async with marketplace(databases, start_nats, *WITH_MONEY, "web", **choices) as running:
         yield running
 
 

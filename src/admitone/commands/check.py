@@ -12,6 +12,9 @@ from admitone.commands.connection import database_url, effective_settings
 from admitone.commands.errors import CannotRun, report_errors
 from admitone.invariants import GRACE_SECONDS, ClientRecord, Finding, Sources
 from admitone.invariants import check as checked
+from admitone.invariants.provider import STRIPE_URL
+from admitone.kernel.addresses import reason_of
+from admitone.payments.resources import PaymentSettings
 
 
 @click.command
@@ -32,7 +35,7 @@ from admitone.invariants import check as checked
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per invariant.")
 @report_errors
 def check(*, grace_seconds: float, history_file: Path | None, as_json: bool) -> None:
-    r"""Check in the databases and at the payment provider that nothing is sold twice, charged for nothing, or lost.
+    """Check in the databases and at the payment provider that nothing is sold twice, charged for nothing, or lost.
 
     Prints each invariant with the number of violations and of checked items. It only reads, and can run beside live
     traffic. Exit code 1 if an invariant is broken.
@@ -52,7 +55,11 @@ def check(*, grace_seconds: float, history_file: Path | None, as_json: bool) -> 
             checked(Sources.of(settings, registry.SERVICES), history=history, grace_seconds=grace_seconds)
         )
     except httpx.HTTPError as error:
-        raise CannotRun(f"The payment provider cannot be reached: {str(error) or type(error).__name__}") from error
+        address = settings.read(PaymentSettings).stripe_url or STRIPE_URL
+        raise CannotRun(
+            f"The payment provider at {address} does not list the payments: {reason_of(error)}. Check that it is"
+            " reachable and that STRIPE_SECRET_KEY is valid."
+        ) from error
     for finding in findings:
         click.echo(_as_json(finding) if as_json else _as_text(finding))
     broken = [finding.id for finding in findings if not finding.holds]

@@ -6,15 +6,17 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from admitone import registry
 from admitone.commands.errors import CannotRun
-from admitone.kernel.database.pool import Database
+from admitone.kernel.database.pool import UNREACHABLE, Database, DatabaseUnreachable, connecting
+from admitone.kernel.errors import Unavailable
 from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
 
 
 def effective_settings() -> Settings:
     """Return the settings of the environment, completed with those of the `admitone up` on the data folder."""
-    chosen = Settings.from_environment()
+    chosen = registry.read_settings()
     running = running_settings(Path(chosen.data).expanduser().absolute())
     if running is None:
         return chosen
@@ -40,11 +42,17 @@ def database_url(settings: Settings, service: str) -> str:
 
 
 @asynccontextmanager
-async def open_database(url: str) -> AsyncIterator[Database]:
-    """Connect to a service's database for the duration of one command."""
-    database = await Database.connect(url, application="admitone command", connections=2)
+async def open_database(settings: Settings, service: str) -> AsyncIterator[Database]:
+    """Connect to a service's database for the duration of one command; raises DatabaseUnreachable or CannotRun."""
+    url = database_url(settings, service)
+    with connecting(service, url):
+        database = await Database.connect(url, application="admitone command", connections=2)
     database.silent_seconds_max = None
     try:
         yield database
+    except BrokenPipeError:
+        raise  # the command's output
+    except (Unavailable, *UNREACHABLE) as error:
+        raise DatabaseUnreachable(service, url, error) from error
     finally:
         await database.close()

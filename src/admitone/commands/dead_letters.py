@@ -7,7 +7,7 @@ import click
 import msgspec
 
 from admitone import registry
-from admitone.commands.connection import database_url, effective_settings, open_database
+from admitone.commands.connection import effective_settings, open_database
 from admitone.commands.errors import report_errors
 from admitone.kernel.messaging import dead_letters as store
 from admitone.kernel.messaging.bus import Bus
@@ -22,7 +22,7 @@ service_option = click.option("--service", type=_CONSUMERS, help="Only this serv
 
 @click.group(name="dead-letters")
 def dead_letters() -> None:
-    r"""List, retry or drop events that a service could not handle.
+    """List, retry or drop events that a service could not handle.
 
     An event whose handler fails five times, or that waits half an hour for an earlier one, becomes a dead letter, so
     that it does not delay other events. When the cause is removed, retry it; drop it if it must never take effect:
@@ -42,7 +42,7 @@ def dead_letters() -> None:
 @service_option
 @report_errors
 def list_all(*, service: str | None, waiting: bool) -> None:
-    r"""List dead letters, oldest first: service, id, subject, attempts, error.
+    """List dead letters, oldest first: service, id, subject, attempts, error.
 
     \b
     Examples:
@@ -66,10 +66,10 @@ async def _list(service: str | None, *, waiting: bool) -> None:
 @service_option
 @report_errors
 def show(*, letter_id: str, service: str | None) -> None:
-    r"""Show one dead letter with its full error and its message.
+    """Show one dead letter with its full error and its message.
 
     \b
-    Example:
+    Examples:
       admitone dead-letters show 019aa5f0-6f0e-7c3a-9d41-2a8f0c7be311
     """
     asyncio.run(_show(letter_id, service))
@@ -92,7 +92,7 @@ async def _show(letter_id: str, service: str | None) -> None:
 @service_option
 @report_errors
 def retry(*, letter_id: str | None, everything: bool, service: str | None) -> None:
-    r"""Handle dead letters again. Those that succeed are deleted; those that fail again remain.
+    """Handle dead letters again. Those that succeed are deleted; those that fail again remain.
 
     Exit code 1 if one failed again.
 
@@ -109,7 +109,7 @@ async def _retry(letter_id: str | None, service: str | None) -> bool:
     count, failed = 0, 0
     settings = effective_settings()
     for each in _services(service):
-        async with open_database(database_url(settings, each.name)) as database:
+        async with open_database(settings, each.name) as database:
             inbox = Inbox(each.name, database, Bus(each.name), each.subscriptions)
             for letter in await store.find_all(database, letter_id):
                 count += 1
@@ -133,7 +133,7 @@ async def _retry(letter_id: str | None, service: str | None) -> bool:
 @service_option
 @report_errors
 def drop(*, letter_id: str | None, everything: bool, service: str | None) -> None:
-    r"""Delete dead letters for good: their events never take effect.
+    """Delete dead letters for good: their events never take effect.
 
     \b
     Examples:
@@ -147,7 +147,7 @@ async def _drop(letter_id: str | None, service: str | None) -> None:
     count = 0
     settings = effective_settings()
     for each in _services(service):
-        async with open_database(database_url(settings, each.name)) as database:
+        async with open_database(settings, each.name) as database:
             for letter in await store.find_all(database, letter_id):
                 count += await store.drop(database, letter)
                 click.echo(f"{each.name}  {letter.id}  dropped")
@@ -165,7 +165,7 @@ async def _each(
 ) -> AsyncIterator[tuple[str, DeadLetter]]:
     settings = effective_settings()
     for each in _services(service):
-        async with open_database(database_url(settings, each.name)) as database:
+        async with open_database(settings, each.name) as database:
             for letter in await store.find_all(database, letter_id, waiting=waiting):
                 yield each.name, letter
 

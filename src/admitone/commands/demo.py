@@ -7,7 +7,7 @@ import httpx
 
 from admitone.commands.connection import effective_settings
 from admitone.commands.errors import CannotRun, report_errors
-from admitone.demo import DemoFailed, DemoReport, email_of, fill
+from admitone.demo import DemoFailed, DemoReport, email_of, fill, require_marketplace
 
 
 @click.command
@@ -17,7 +17,7 @@ from admitone.demo import DemoFailed, DemoReport, email_of, fill
 )
 @report_errors
 def demo(*, url: str | None, password: str) -> None:
-    r"""Fill a running marketplace with people and tickets, some of them reserved or sold.
+    """Fill a running marketplace with people and tickets, some of them reserved or sold.
 
     Everything goes through the HTTP API; tickets are bought with test cards. Running it again changes nothing. The
     people's password is public: do not run it where real money is at stake.
@@ -30,12 +30,13 @@ def demo(*, url: str | None, password: str) -> None:
     url = url or effective_settings().public_origin
     report = DemoReport()
     try:
+        asyncio.run(require_marketplace(url))
         with click.progressbar(length=report.steps, label="People and tickets") as bar:
             report.progress = bar.update
             asyncio.run(fill(url, password, report))
     except DemoFailed as error:
         raise click.ClickException(str(error)) from error
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.InvalidURL) as error:
         raise CannotRun(
             f"No marketplace responds at {url}: start `admitone up`, or pass another address with --url."
         ) from error

@@ -12,7 +12,7 @@ from admitone.kernel.messaging.event import Event, subject_of
 @click.argument("name", metavar="[EVENT]", required=False)
 @report_errors
 def events(*, name: str | None) -> None:
-    r"""Show every event with its producer, consumers and fields; with a name, the event's JSON schema.
+    """Show every event with its producer, consumers and fields; with a name, the event's JSON schema.
 
     \b
     Examples:

@@ -18,7 +18,7 @@ _WITH_DATABASE = ", ".join(each.name for each in registry.SERVICES if each.has_d
 @click.argument("services", metavar="[SERVICE]...", nargs=-1, type=_SERVICES)
 @report_errors
 def migrate(*, services: tuple[str, ...]) -> None:
-    r"""Apply missing migrations to the databases of some services, or of all.
+    """Apply missing migrations to the databases of some services, or of all.
 
     Connects with ADMITONE_<SERVICE>_MIGRATOR_URL, otherwise with ADMITONE_<SERVICE>_DATABASE_URL, otherwise to the
     databases of the `admitone up` that runs on the data folder. Running it twice, or concurrently, is safe.
@@ -26,7 +26,7 @@ def migrate(*, services: tuple[str, ...]) -> None:
     \b
     Examples:
       admitone migrate
-      ADMITONE_ORDERS_MIGRATOR_URL=postgresql://… admitone migrate orders
+      ADMITONE_ORDERS_MIGRATOR_URL=postgresql://owner:secret@localhost/orders admitone migrate orders
     """
     asyncio.run(_migrate([each.name for each in registry.named(services) if each.has_database]))
 
@@ -34,14 +34,15 @@ def migrate(*, services: tuple[str, ...]) -> None:
 async def _migrate(services: list[str]) -> None:
     settings = effective_settings()
     for service in services:
-        applied = await migrations.migrate(_owner_url(settings, service), service)
+        applied = await migrations.migrate(*_owner_url(settings, service))
         click.echo(f"{service}: {', '.join(applied) if applied else 'up to date'}")
 
 
-def _owner_url(settings: Settings, service: str) -> str:
-    url = settings.migrator_urls.get(service) or settings.database_urls.get(service)
-    if url is None:
-        raise CannotRun(
-            f"No database of {service} is known: start `admitone up`, or set ADMITONE_{service.upper()}_MIGRATOR_URL."
-        )
-    return url
+def _owner_url(settings: Settings, service: str) -> tuple[str, str, str]:
+    """Return the URL, the service, and which of the service's variables has the URL."""
+    for variable, urls in (("MIGRATOR_URL", settings.migrator_urls), ("DATABASE_URL", settings.database_urls)):
+        if url := urls.get(service):
+            return url, service, variable
+    raise CannotRun(
+        f"No database of {service} is known: start `admitone up`, or set ADMITONE_{service.upper()}_MIGRATOR_URL."
+    )

@@ -17,7 +17,7 @@ _PRODUCERS = click.Choice([each.name for each in registry.SERVICES if each.publi
 @click.argument("services", metavar="[SERVICE]...", nargs=-1, type=_PRODUCERS)
 @report_errors
 def replay(*, services: tuple[str, ...]) -> None:
-    r"""Publish again every event of the last seven days, of some services or of all.
+    """Publish again every event of the last seven days, of some services or of all.
 
     Consumers ignore events they have consumed before, so a replay is safe at any time. The services need not be
     running: their relays publish as soon as they start.
@@ -31,9 +31,10 @@ def replay(*, services: tuple[str, ...]) -> None:
 
 
 async def _replay(settings: Settings, services: list[str]) -> None:
-    urls = {service: database_url(settings, service) for service in services}
-    for service, url in urls.items():
-        async with open_database(url) as database, database.transaction() as tx:
+    for service in services:
+        database_url(settings, service)  # none is published again if one is missing
+    for service in services:
+        async with open_database(settings, service) as database, database.transaction() as tx:
             # A week of events takes longer than the statement timeout for requests.
             await tx.execute("SET LOCAL statement_timeout = 0")
             click.echo(f"{service}: {await outbox.replay(tx)} events are published again")

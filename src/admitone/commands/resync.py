@@ -5,7 +5,7 @@ import asyncio
 import click
 
 from admitone import registry
-from admitone.commands.connection import database_url, effective_settings, open_database
+from admitone.commands.connection import effective_settings, open_database
 from admitone.commands.errors import report_errors
 from admitone.kernel.messaging.snapshots import publish_snapshots
 from admitone.kernel.service import Service
@@ -18,7 +18,7 @@ _PRODUCERS = click.Choice([each.name for each in registry.SERVICES if each.snaps
 @click.argument("services", metavar="[SERVICE]...", nargs=-1, type=_PRODUCERS)
 @report_errors
 def resync(*, services: tuple[str, ...]) -> None:
-    r"""Publish the present state of everything, of some services or of all, for consumers that lack its history.
+    """Publish the present state of everything, of some services or of all, for consumers that lack its history.
 
     Use it after a service was added, after a consumer was away for longer than events are kept, and after a release
     whose notes ask for it. Consumers that are up to date change nothing, so a resync is safe at any time. The services
@@ -33,8 +33,7 @@ def resync(*, services: tuple[str, ...]) -> None:
 
 
 async def _resync(settings: Settings, services: list[Service]) -> None:
-    urls = {each.name: database_url(settings, each.name) for each in services}
     for service in services:
-        async with open_database(urls[service.name]) as database:
+        async with open_database(settings, service.name) as database:
             count = await publish_snapshots(database, service.snapshots)
             click.echo(f"{service.name}: {count} events are published")

@@ -10,7 +10,6 @@ import uvloop
 from admitone import registry
 from admitone.commands.errors import report_errors
 from admitone.kernel import logs, runner
-from admitone.kernel.settings import Settings
 from admitone.local.program import write_ready_file
 
 _SERVICES = [each.name for each in registry.SERVICES]
@@ -23,7 +22,7 @@ _SERVICES = [each.name for each in registry.SERVICES]
 )
 @report_errors
 def serve(*, services: tuple[str, ...], ready_file: Path | None) -> None:
-    r"""Run some services in this process, until SIGTERM.
+    """Run some services in this process, until SIGTERM.
 
     The environment names the servers: ADMITONE_ORDERS_DATABASE_URL, NATS_URL and so on. The databases must be up to
     date; see `admitone migrate`. Logs go to standard error as JSON.
@@ -33,7 +32,7 @@ def serve(*, services: tuple[str, ...], ready_file: Path | None) -> None:
       admitone serve orders
       ADMITONE_PORT=8001 admitone serve tickets orders
     """
-    settings = Settings.from_environment()
+    settings = registry.read_settings()
     logs.configure(settings.log_level)
 
     async def ready() -> None:

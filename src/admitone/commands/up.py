@@ -6,8 +6,8 @@ from msgspec.structs import replace
 from admitone import registry
 from admitone.auth.tokens import new_signing_key
 from admitone.commands.errors import report_errors
-from admitone.kernel.settings import Settings
 from admitone.local import up as local
+from admitone.payments.resources import refuse_public_test_payments
 
 
 @click.command
@@ -17,11 +17,12 @@ from admitone.local import up as local
 @click.option("-v", "--verbose", is_flag=True, help="Write the log to the terminal instead of the data folder.")
 @report_errors
 def up(*, processes: bool, port: int | None, data: str | None, verbose: bool) -> None:
-    r"""Run the whole marketplace on this machine.
+    """Run the whole marketplace on this machine.
 
     Starts PostgreSQL, NATS and a payment sandbox in the data folder, applies missing migrations and serves everything
     at one address until Ctrl-C. A server that the environment names (NATS_URL, ADMITONE_ORDERS_DATABASE_URL and so
-    on) is used instead of starting one. With STRIPE_SECRET_KEY, payments go to Stripe.
+    on) is used instead of starting one. With STRIPE_SECRET_KEY, payments go to Stripe; without a live
+    key, it serves only this machine unless ADMITONE_ALLOW_TEST_PAYMENTS=1.
 
     \b
     Examples:
@@ -29,8 +30,9 @@ def up(*, processes: bool, port: int | None, data: str | None, verbose: bool) ->
       admitone up --port 9000 --data /var/lib/admitone
       ADMITONE_ORDER_WINDOW_SECONDS=60 admitone up --processes
     """
-    settings = Settings.from_environment()
+    settings = registry.read_settings()
     settings = replace(settings, port=port or settings.port, data=data or settings.data)
+    refuse_public_test_payments(settings, listens_at=settings.host)
     local.up(
         settings,
         registry.SERVICES,

@@ -12,6 +12,7 @@ from admitone.invariants.findings import INVARIANTS, Finding, Invariant
 from admitone.invariants.provider import STRIPE_URL, ListIntents, provider_at
 from admitone.invariants.snapshot import ClientRecord, ProviderIntent, Snapshot
 from admitone.kernel import clock
+from admitone.kernel.database.pool import connecting
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
 from admitone.payments.resources import PaymentSettings
@@ -99,11 +100,11 @@ async def _snapshot(sources: Sources, history: Sequence[ClientRecord]) -> AsyncI
     intents: Sequence[ProviderIntent] | None = None
     async with AsyncExitStack() as stack:
         if sources.list_intents is not None:
-            payments = await stack.enter_async_context(_connected(sources.database_urls["payments"]))
+            payments = await stack.enter_async_context(_connected("payments", sources.database_urls["payments"]))
             intents = await sources.list_intents(await payments.fetchval("SELECT id FROM installation"))
         connections = {}
         for service, url in sources.database_urls.items():
-            connection = await stack.enter_async_context(_connected(url))
+            connection = await stack.enter_async_context(_connected(service, url))
             await stack.enter_async_context(connection.transaction(isolation="repeatable_read", readonly=True))
             connections[service] = connection
         snapshot = Snapshot(connections, sources.services, history, intents)
@@ -112,17 +113,18 @@ async def _snapshot(sources: Sources, history: Sequence[ClientRecord]) -> AsyncI
 
 
 @asynccontextmanager
-async def _connected(url: str) -> "AsyncIterator[asyncpg.Connection[Any]]":
-    connection = await asyncpg.connect(
-        url,
-        command_timeout=_READ_SECONDS_MAX,
-        # Longer than a request may take: this reads everything.
-        server_settings={
-            "application_name": "check",
-            "statement_timeout": str(int(_READ_SECONDS_MAX * 1000)),
-            "idle_in_transaction_session_timeout": "0",
-        },
-    )
+async def _connected(service: str, url: str) -> "AsyncIterator[asyncpg.Connection[Any]]":
+    with connecting(service, url):
+        connection = await asyncpg.connect(
+            url,
+            command_timeout=_READ_SECONDS_MAX,
+            # Longer than a request may take: this reads everything.
+            server_settings={
+                "application_name": "check",
+                "statement_timeout": str(int(_READ_SECONDS_MAX * 1000)),
+                "idle_in_transaction_session_timeout": "0",
+            },
+        )
     try:
         yield connection
     finally:

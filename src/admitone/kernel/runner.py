@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -246,19 +246,22 @@ async def serve(
 
     `public` is the bound socket to listen on; without it, the address in the settings is bound.
     """
-    public = public or bind_socket(settings.host, settings.port)
     stop = stop or asyncio.Event()
     cancel_on_signals(stop)
     name = services[0].name if len(services) == 1 else "admitone"
-    with export_traces(name, settings.otlp_endpoint):
-        async with App(services, settings, authority, documented) as app:
-            port = settings.metrics_port
-            metrics = serving_in_background(app.metrics(), bind_socket(settings.host, port)) if port else nullcontext()
-            async with metrics:
-                await listen(
-                    app,
-                    public,
-                    stop=stop,
-                    on_ready=on_ready,
-                    on_stopping=app.stopping,
-                )
+    with ExitStack() as sockets:
+        public = public or sockets.enter_context(bind_socket(settings.host, settings.port))
+        port, scraped = settings.metrics_port, None
+        if port:
+            scraped = sockets.enter_context(bind_socket(settings.host, port, setting="ADMITONE_METRICS_PORT"))
+        with export_traces(name, settings.otlp_endpoint):
+            async with App(services, settings, authority, documented) as app:
+                metrics = serving_in_background(app.metrics(), scraped) if scraped else nullcontext()
+                async with metrics:
+                    await listen(
+                        app,
+                        public,
+                        stop=stop,
+                        on_ready=on_ready,
+                        on_stopping=app.stopping,
+                    )

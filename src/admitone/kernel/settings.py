@@ -4,12 +4,14 @@ The kernel's own settings are `Settings`. A service declares its settings as str
 their variable with `Variable`, and reads them with `Settings.read`.
 """
 
+import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +20,13 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 class SettingsError(Exception):
     """A setting is missing or not valid; the message names the variable"""
+
+
+_BOOLEANS: Final = {"1": True, "true": True, "yes": True, "on": True} | dict.fromkeys(
+    ("0", "false", "no", "off"), False
+)
+# Every variable of ours begins with it, except those that other programs use under the same name.
+_PREFIX: Final = "ADMITONE_"
 
 
 @dataclass(frozen=True)
@@ -36,18 +45,20 @@ class Variable:
     def parse(self, text: str, field_type: type) -> Any:
         """Return the value of a field of this type; raises SettingsError."""
         if field_type is bool:
-            return text == "1"
+            if (value := _BOOLEANS.get(text.lower())) is None:
+                raise SettingsError(f"{self.name} must be 1 or 0 (or true, false, yes, no, on, off)")
+            return value
         if field_type is str:
             if self.choices and text not in self.choices:
                 raise SettingsError(f"{self.name} must be one of {', '.join(sorted(self.choices))}")
             return text
         try:
-            value = int(text)
+            number = int(text)
         except ValueError:
             raise SettingsError(f"{self.name} must be a whole number") from None
-        if not self.minimum <= value <= self.maximum:
+        if not self.minimum <= number <= self.maximum:
             raise SettingsError(f"{self.name} must be between {self.minimum} and {self.maximum}")
-        return value
+        return number
 
 
 def variables(struct: type[msgspec.Struct]) -> dict[str, Variable]:
@@ -87,8 +98,42 @@ def environment_of(settings: msgspec.Struct) -> dict[str, str]:
     return {name: str(int(value)) if isinstance(value, bool) else str(value) for name, value in values.items()}
 
 
+def url_of(host: str, port: int | None, scheme: str = "http") -> str:
+    """Return the URL of a host name or address; the colons of an IPv6 address need brackets."""
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}" + ("" if port is None else f":{port}")
+
+
+# What listens at every address of the machine is reached at this one.
+_LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 – the operator's choice
+
+
+def refuse_unknown(environment: Iterable[str], known: Iterable[str]) -> None:
+    """Raise SettingsError if a variable is named like one of ours and is none, such as a misspelt one.
+
+    Without this a setting that the operator believes in would have no effect.
+    """
+    names = {name.removeprefix(_PREFIX): name for name in known}
+    for given in sorted(environment):
+        name = given.removesuffix("_FILE")
+        if not given.startswith(_PREFIX) or name in names.values():
+            continue
+        nearest = difflib.get_close_matches(name.removeprefix(_PREFIX), names, n=1)
+        advice = f"did you mean {names[nearest[0]]}?" if nearest else "unset it; README.md lists the settings."
+        raise SettingsError(f"{given} is not a setting: {advice}")
+
+
+def variables_of_service(service: str, *, has_database: bool) -> list[str]:
+    """Return the variables that exist once for each service."""
+    suffixes = _OF_EACH_SERVICE + (_OF_EACH_DATABASE if has_database else ())
+    return [f"{_PREFIX}{service.upper()}_{suffix}" for suffix in suffixes]
+
+
+_BUS_SCHEMES: Final = frozenset({"nats", "tls", "ws", "wss"})
 _LEVELS: Final = frozenset({"DEBUG", "INFO", "WARNING", "ERROR"})
-_PER_SERVICE: Final = re.compile(r"ADMITONE_([A-Z]+)_(DATABASE_URL|MIGRATOR_URL|NATS_URL|URL)(_FILE)?")
+_OF_EACH_SERVICE: Final = ("NATS_URL", "URL")
+_OF_EACH_DATABASE: Final = ("DATABASE_URL", "MIGRATOR_URL")
+_PER_SERVICE: Final = re.compile(rf"{_PREFIX}([A-Z]+)_({'|'.join((*_OF_EACH_DATABASE, *_OF_EACH_SERVICE))})(_FILE)?")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,11 +163,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             given["ADMITONE_LOG_LEVEL"] = level.upper()
         given.setdefault("ADMITONE_OTLP_ENDPOINT", given.get("OTEL_EXPORTER_OTLP_ENDPOINT", ""))
         settings = read(cls, given)
-        if settings.origin and not settings.origin.startswith(("http://", "https://")):
-            raise SettingsError("ADMITONE_ORIGIN must begin with http:// or https://")
+        origin = settings.origin.rstrip("/").lower()  # as browsers send it
+        if origin and not _is_origin(origin):
+            raise SettingsError("ADMITONE_ORIGIN must be a scheme and a host, such as https://www.example")
         return msgspec.structs.replace(
             settings,
-            origin=settings.origin.rstrip("/"),
+            origin=origin,
             database_urls=_per_service(given, "DATABASE_URL"),
             migrator_urls=_per_service(given, "MIGRATOR_URL"),
             nats_urls=_per_service(given, "NATS_URL"),
@@ -141,7 +187,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def public_origin(self) -> str:
         """The origin browsers see, such as https://www.example."""
-        return self.origin or f"http://{self.host}:{self.port}"
+        return self.origin or url_of(self.host, self.port)
+
+    @property
+    def local_url(self) -> str:
+        """The URL of the public port for programs on this machine."""
+        return url_of(_LOOPBACK_OF.get(self.host, self.host), self.port)
 
     @property
     def is_https(self) -> bool:
@@ -154,14 +205,36 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return url
 
     def nats_url(self, service: str) -> str:
-        """Return the URL of the bus for a service, by default NATS_URL; raises SettingsError if neither is set."""
-        if url := self.nats_urls.get(service) or value_of(self.environment, "NATS_URL"):
-            return url
-        raise SettingsError(f"ADMITONE_{service.upper()}_NATS_URL is not set")
+        """Return the URL of the bus for a service, by default NATS_URL; raises SettingsError if it is not valid."""
+        own = f"ADMITONE_{service.upper()}_NATS_URL"
+        for name, url in ((own, self.nats_urls.get(service)), ("NATS_URL", value_of(self.environment, "NATS_URL"))):
+            if url and not _has_scheme(url, _BUS_SCHEMES):
+                raise SettingsError(f"{name} must be a URL such as nats://user:password@host:4222")
+            if url:
+                return url
+        raise SettingsError(f"{own} is not set")
 
     def service_url(self, service: str) -> str:
         """Return the URL of another service's API; the public address routes to all of them."""
-        return self.service_urls.get(service) or f"http://127.0.0.1:{self.port}"
+        return self.service_urls.get(service) or self.local_url
+
+
+def _is_origin(text: str) -> bool:
+    """Return whether a URL names nothing but a host, and a port."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and text == url_of(parts.hostname or "", parts.port, parts.scheme)
+    except ValueError:
+        return False
+
+
+def _has_scheme(url: str, schemes: frozenset[str]) -> bool:
+    """Return whether a URL has one of these schemes, or none at all as in `host:port`, and a port that is a number."""
+    scheme, separator, rest = url.rpartition("://")
+    try:
+        return (not separator or scheme in schemes) and urlsplit(f"//{rest}").port != 0
+    except ValueError:
+        return False
 
 
 def _per_service(environment: Mapping[str, str], suffix: str) -> dict[str, str]:

@@ -1,13 +1,33 @@
 """The environment of one service's process: its own settings, and no other service's secrets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from admitone.kernel.service import Service
-from admitone.kernel.settings import Settings, environment_of
+from admitone.kernel.settings import Settings, SettingsError, environment_of
 from admitone.local.server import LOOPBACK
 
+_PORT_MAX: Final = 65_535
 
-def environment_for(service: Service, settings: Settings, urls: Mapping[str, str]) -> dict[str, str]:
+
+def metrics_ports(services: Sequence[Service], settings: Settings) -> dict[str, int]:
+    """Return the port for each service's metrics: the one in the settings for the first, the next ones for the others.
+
+    Empty without a metrics port. Raises SettingsError if there are not enough ports above it.
+    """
+    first, highest = settings.metrics_port, _PORT_MAX + 1 - len(services)
+    if not first:
+        return {}
+    if first > highest:
+        raise SettingsError(
+            f"ADMITONE_METRICS_PORT must be at most {highest} with --processes: each service takes a port from there on"
+        )
+    return {each.name: port for port, each in enumerate(services, first)}
+
+
+def environment_for(
+    service: Service, settings: Settings, urls: Mapping[str, str], metrics_port: int = 0
+) -> dict[str, str]:
     """Return the variables from which `admitone serve` reads the settings of this service.
 
     `urls` are the addresses of all services. Settings that a service does not declare are left out, and with them the
@@ -21,6 +41,8 @@ def environment_for(service: Service, settings: Settings, urls: Mapping[str, str
         "ADMITONE_DATABASE_CONNECTIONS": str(settings.database_connections),
         "ADMITONE_NATS_REPLICAS": str(settings.nats_replicas),
         "ADMITONE_LOG_LEVEL": settings.log_level,
+        "ADMITONE_METRICS_PORT": str(metrics_port),
+        "ADMITONE_OTLP_ENDPOINT": settings.otlp_endpoint,
         # Only our own proxy can reach the process, and it passes the client's address on.
         "ADMITONE_TRUST_PROXY": "1",
         f"ADMITONE_{name.upper()}_NATS_URL": settings.nats_url(name),

@@ -101,16 +101,9 @@ class Installation:
             "ADMITONE_SANDBOX_DATABASE": str(folder / "sandbox.sqlite3"),
             "ADMITONE_SANDBOX_KEY": variables["STRIPE_SECRET_KEY"],
             "ADMITONE_SANDBOX_WEBHOOK_SECRET": variables["STRIPE_WEBHOOK_SECRET"],
-            "ADMITONE_SANDBOX_WEBHOOK_URL": f"http://{_reachable(settings.host)}:{settings.port}/api/payments/webhook",
+            "ADMITONE_SANDBOX_WEBHOOK_URL": f"{settings.local_url}/api/payments/webhook",
         }
         return program
-
-
-def _reachable(host: str) -> str:
-    """Return the host under which programs on this machine reach what listens on `host`."""
-    if host in {"0.0.0.0", "::", "localhost"}:  # noqa: S104 – the operator's choice
-        return LOOPBACK
-    return f"[{host}]" if ":" in host else host
 
 
 class _RunningFile(msgspec.Struct):

@@ -112,10 +112,10 @@ def render(users: Sequence[NatsUser], *, store: Path, port: int, monitor_port: i
 server_name: admitone
 listen: "{LOOPBACK}:{port}"
 http: "{LOOPBACK}:{monitor_port}"
-ports_file_dir: {json.dumps(str(store.parent))}
+ports_file_dir: {_quoted(store.parent)}
 max_payload: {MAX_PAYLOAD_BYTES}
 jetstream {{
-  store_dir: {json.dumps(str(store))}
+  store_dir: {_quoted(store)}
   max_file_store: {MAX_STORE_BYTES}
   {sync}
 }}
@@ -123,6 +123,11 @@ authorization {{
   users: {json.dumps(accounts, indent=2)}
 }}
 """
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as a string of the configuration, which unlike JSON has no escapes for other letters than ASCII."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 class Nats(Server):
@@ -168,7 +173,8 @@ class Nats(Server):
                 port=self.port,
                 monitor_port=self.monitor_port,
                 durable=self.durable,
-            )
+            ),
+            encoding="utf-8",
         )
         return [str(program()), "-c", str(self._config_file)]
 

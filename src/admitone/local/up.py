@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +18,17 @@ from admitone.kernel import logs
 from admitone.kernel.database.migrations import migrate
 from admitone.kernel.http.server import bind_socket, cancel_on_signals, listen
 from admitone.kernel.http.sessions import SessionAuthority
+from admitone.kernel.messaging.bus import connection_problem
 from admitone.kernel.runner import serve
 from admitone.kernel.service import Service
-from admitone.kernel.settings import Settings
-from admitone.local.environment import environment_for
+from admitone.kernel.settings import Settings, url_of, value_of
+from admitone.local.environment import environment_for, metrics_ports
 from admitone.local.folder import open_data_folder
 from admitone.local.installation import Installation, running_file
 from admitone.local.program import Program
 from admitone.local.provision import provision
 from admitone.local.proxy import Proxy
-from admitone.local.server import Server
+from admitone.local.server import LOOPBACK, Server
 
 Say = Callable[[str], None]
 
@@ -49,7 +50,9 @@ def up(
     `say` writes to the terminal. Raises LocalError, CannotListen or SettingsError.
     """
     began = time.monotonic()
+    _validate(settings, services)
     signal.signal(signal.SIGTERM, _interrupt)
+    ports = metrics_ports(services, settings) if processes else {}
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError), ExitStack() as stack:
         folder = stack.enter_context(open_data_folder(Path(settings.data).expanduser().absolute()))
         public = stack.enter_context(bind_socket(settings.host, settings.port))
@@ -65,9 +68,18 @@ def up(
             with _step(say, server.name):
                 server.start()
         settings = installation.resolved(postgres, nats, new_signing_key)
-        marketplace = _Marketplace(installation, settings, authority, servers, public, log_file, began, say)
+        marketplace = _Marketplace(installation, settings, authority, servers, public, ports, log_file, began, say)
         uvloop.run(marketplace.run(postgres.url() if postgres else "", processes=processes))
     say("Stopped.\n")
+
+
+def _validate(settings: Settings, services: Sequence[Service]) -> None:
+    """Raise SettingsError before anything starts."""
+    for each in services:
+        for struct in each.settings:
+            settings.read(struct)
+        if each.name in settings.nats_urls or value_of(settings.environment, "NATS_URL"):
+            settings.nats_url(each.name)
 
 
 @dataclass
@@ -79,6 +91,7 @@ class _Marketplace:
     authority: SessionAuthority
     servers: Sequence[Server]
     public: socket.socket
+    metrics_ports: Mapping[str, int]
     log_file: Path | None
     began: float
     say: Say
@@ -102,9 +115,14 @@ class _Marketplace:
             await (self._serve_processes if processes else self._serve_in_process)(stop)
 
     async def _migrate(self) -> None:
-        urls = self.settings.database_urls | self.settings.migrator_urls
+        owners, urls = self.settings.migrator_urls, self.settings.database_urls
         names = [each.name for each in self.installation.services if each.has_database]
-        await asyncio.gather(*(migrate(urls[name], name) for name in names))
+        await asyncio.gather(
+            *(
+                migrate(owners[name], name) if name in owners else migrate(urls[name], name, "DATABASE_URL")
+                for name in names
+            )
+        )
 
     async def _serve_in_process(self, stop: asyncio.Event) -> None:
         """Serve every service in this process."""
@@ -114,7 +132,7 @@ class _Marketplace:
 
             async def ready() -> None:
                 starting.close()
-                self._say_ready()
+                await self._say_ready()
 
             await serve(services, self.settings, self.authority, on_ready=ready, stop=stop, public=self.public)
 
@@ -127,10 +145,9 @@ class _Marketplace:
         }
         urls = {name: each.take_port() for name, each in programs.items()}
         for service in services:
-            programs[service.name].environment = environment_for(service, settings, urls)
-
-        async def ready() -> None:
-            self._say_ready()
+            programs[service.name].environment = environment_for(
+                service, settings, urls, self.metrics_ports.get(service.name, 0)
+            )
 
         async with AsyncExitStack() as stack:
             with _step(self.say, f"{len(services)} services"):
@@ -141,16 +158,31 @@ class _Marketplace:
             await listen(
                 proxy,
                 self.public,
-                on_ready=ready,
+                on_ready=self._say_ready,
                 on_stopping=proxy.stopping,
                 stop=stop,
             )
 
-    def _say_ready(self) -> None:
+    async def _say_ready(self) -> None:
         self.say(f"\nReady in {time.monotonic() - self.began:.1f} s: {self.settings.public_origin}\n")
+        if self.metrics_ports:
+            for name, port in self.metrics_ports.items():
+                self.say(f"Metrics of {name}: {url_of(LOOPBACK, port)}/metrics\n")
+        elif port := self.settings.metrics_port:
+            self.say(f"Metrics: {url_of(self.settings.host, port)}/metrics\n")
         if self.log_file is not None:
             self.say(f"Log: {self.log_file}\n")
+        for problem in await self._bus_problems():
+            self.say(f"Warning: {problem}\n")
         self.say("Ctrl-C stops everything.\n")
+
+    async def _bus_problems(self) -> list[str]:
+        """Return what prevents connections to the operator's own bus. Services start without it, and events wait."""
+        installation = self.installation
+        ours = {each.name for each in installation.nats_users}
+        urls = {each.name: self.settings.nats_url(each.name) for each in installation.services if each.name not in ours}
+        tried = await asyncio.gather(*(connection_problem(url) for url in dict.fromkeys(urls.values())))
+        return [f"{problem}. Events wait until then. Start it, or correct its URL." for problem in tried if problem]
 
     async def _say_stopping(self, stop: asyncio.Event) -> None:
         await stop.wait()

@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from ipaddress import ip_address
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
@@ -11,10 +13,13 @@ import msgspec
 from admitone.kernel.database.batching import Batcher
 from admitone.kernel.errors import Refusal
 from admitone.kernel.running import RunningService
-from admitone.kernel.settings import SettingsError, Variable
+from admitone.kernel.settings import Settings, SettingsError, Variable
 from admitone.payments import gateway, store, transitions
 from admitone.payments.gateway import Gateway
 from admitone.payments.model import Begun, Payment, PaymentRequest, ProviderResult
+
+# Source: Stripe, "API keys": secret and restricted keys of a sandbox, which take test cards only.
+_TEST_KEYS: Final = ("sk_test_", "rk_test_")
 
 
 class PaymentSettings(msgspec.Struct, frozen=True):
@@ -24,6 +29,37 @@ class PaymentSettings(msgspec.Struct, frozen=True):
     stripe_secret_key: Annotated[str, Variable("STRIPE_SECRET_KEY", is_secret=True)] = ""
     stripe_webhook_secret: Annotated[str, Variable("STRIPE_WEBHOOK_SECRET", is_secret=True)] = ""
     stripe_url: Annotated[str, Variable("ADMITONE_STRIPE_URL")] = ""
+    allow_test_payments: Annotated[bool, Variable("ADMITONE_ALLOW_TEST_PAYMENTS")] = False
+
+    @property
+    def are_for_tests(self) -> bool:
+        """Whether tickets are sold for test cards, which are no money."""
+        return not self.stripe_secret_key or self.stripe_secret_key.startswith(_TEST_KEYS)
+
+
+def refuse_public_test_payments(settings: Settings, *, listens_at: str = "") -> None:
+    """Raise SettingsError if people on other machines could get tickets for test cards.
+
+    The origin decides, because a service in a container listens at every address; `listens_at` is the address of a
+    process that people reach without a proxy.
+    """
+    payment_settings = settings.read(PaymentSettings)
+    if not payment_settings.are_for_tests or payment_settings.allow_test_payments:
+        return
+    hosts = (urlsplit(settings.public_origin).hostname or "", listens_at)
+    if public := [host for host in hosts if host and not _is_of_this_machine(host)]:
+        raise SettingsError(
+            f"Payments take test cards, but people on other machines can reach {public[0]}: set STRIPE_SECRET_KEY to a"
+            " live key, or ADMITONE_ALLOW_TEST_PAYMENTS=1 if tickets may be had for test cards"
+        )
+
+
+def _is_of_this_machine(host: str) -> bool:
+    """Whether a name or address leads to the machine it is used on. Source: RFC 6761, section 6.3, `localhost.`"""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 @dataclass(frozen=True)
@@ -39,12 +75,13 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(service: RunningService[None]) -> AsyncIterator[Resources]:
-    """Open the gateway; raises SettingsError without Stripe's secret key and webhook secret."""
+    """Open the gateway; raises SettingsError without Stripe's keys, or if test cards would buy tickets in public."""
     settings, database = service.settings.read(PaymentSettings), service.database
     if not settings.stripe_secret_key:
         raise SettingsError("STRIPE_SECRET_KEY is not set")
     if not settings.stripe_webhook_secret:
         raise SettingsError("STRIPE_WEBHOOK_SECRET is not set")
+    refuse_public_test_payments(service.settings)
 
     async def begin(requests: Sequence[PaymentRequest]) -> list[Begun | Refusal]:
         return await transitions.begin_payments(database, requests, settings.payment_attempts)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from admitone.kernel.database.pool import Database
+from admitone.kernel.database.pool import Database, connecting
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +40,18 @@ async def missing(service: str, database: Database) -> list[str]:
     return [name for name in names if name not in applied]
 
 
-async def migrate(url: str, service: str) -> list[str]:
+async def migrate(url: str, service: str, variable: str = "MIGRATOR_URL") -> list[str]:
     """Apply what is missing to the database at `url` (the migrator's); return the names of what was applied.
 
     Each file is one transaction, and one that cannot lock a table within five seconds is rolled back and tried again:
     otherwise every request to the table would queue behind it. A file that begins with `-- Outside a transaction` has
     one statement that PostgreSQL refuses inside one, such as CREATE INDEX CONCURRENTLY.
 
-    Concurrent runs are safe: the second waits, then finds nothing to do.
+    Concurrent runs are safe: the second waits, then finds nothing to do. Raises DatabaseUnreachable, or SettingsError
+    about the `variable` with the URL.
     """
-    connection = await asyncpg.connect(url)
+    with connecting(service, url, variable):
+        connection = await asyncpg.connect(url)
     try:
         # Polling: a session that waits for the lock inside a statement would hold up CREATE INDEX CONCURRENTLY.
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110

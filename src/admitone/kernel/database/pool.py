@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -14,8 +14,10 @@ import asyncpg
 import msgspec
 
 from admitone.kernel import clock, ids
+from admitone.kernel.addresses import address_of, reason_of
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.messaging.event import Event
+from admitone.kernel.settings import SettingsError
 from admitone.kernel.tracing import current_traceparent
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,44 @@ UNREACHABLE: Final = (
 def is_unreachable(error: Exception) -> bool:
     """Whether the database is unreachable, so that an immediate retry would fail as well."""
     return isinstance(error, (Unavailable, *UNREACHABLE)) and not isinstance(error, CONTENDED)
+
+
+_PORT: Final = 5432
+
+
+class DatabaseUnreachable(ConnectionError):
+    """The database of a service cannot be reached; the message names the service, the address and the reason"""
+
+    def __init__(self, service: str, url: str, error: BaseException, variable: str = "DATABASE_URL") -> None:
+        super().__init__(
+            f"The database of {service} at {address_of(url, _PORT)} cannot be reached: {reason_of(error)}."
+            f" Start it, or correct ADMITONE_{service.upper()}_{variable}."
+        )
+
+
+@contextmanager
+def connecting(service: str, url: str, variable: str = "DATABASE_URL") -> Iterator[None]:
+    """Name the service and the server in the errors of connecting; `variable` is the setting with the URL.
+
+    Raises DatabaseUnreachable if another attempt may succeed, and SettingsError if the URL or its login is wrong. No
+    message has the password.
+    """
+    setting = f"ADMITONE_{service.upper()}_{variable}"
+    try:
+        yield
+    except (OSError, *UNREACHABLE) as error:
+        raise DatabaseUnreachable(service, url, error, variable) from error
+    except ValueError:
+        # The error is not chained: it can quote the URL.
+        raise SettingsError(
+            f"{setting} must be a URL such as postgresql://user:password@host:5432/{service}; special characters of the"
+            " password must be percent-encoded"
+        ) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        address = address_of(url, _PORT)
+        raise SettingsError(
+            f"The database of {service} at {address} refuses the connection: {error}. Correct {setting}."
+        ) from error
 
 
 # The bus refuses larger messages, and the relay would retry such an event forever.
@@ -256,15 +296,17 @@ def _is_gone(connection: Any) -> bool:
 
 
 async def connect_with_retries(url: str, *, application: str, connections: int) -> Database:
-    """Open the database; retry until it can be reached, because services may start before it does."""
+    """Open the database of the service `application`; retry until it can be reached, as it may start later.
+
+    Raises SettingsError if the URL or its login is wrong.
+    """
     delay_seconds = 0.05
     while True:
         try:
-            return await Database.connect(url, application=application, connections=connections)
-        except (OSError, *UNREACHABLE) as error:
-            log.warning(
-                "the database is not reachable yet", extra={"service": application, "error": type(error).__name__}
-            )
+            with connecting(application, url):
+                return await Database.connect(url, application=application, connections=connections)
+        except DatabaseUnreachable as error:
+            log.warning("the database is not reachable yet", extra={"service": application, "error": str(error)})
             await asyncio.sleep(delay_seconds)
             delay_seconds = min(delay_seconds * 2, 2.0)
 

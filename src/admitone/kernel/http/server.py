@@ -20,8 +20,8 @@ class CannotListen(Exception):
     """The address is in use, or does not belong to this machine"""
 
 
-def bind_socket(host: str, port: int) -> socket.socket:
-    """Bind a TCP address; raises CannotListen."""
+def bind_socket(host: str, port: int, *, setting: str = "ADMITONE_PORT") -> socket.socket:
+    """Bind a TCP address; raises CannotListen, which names the setting of the port."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         public = socket.socket(family, socket.SOCK_STREAM)
@@ -34,7 +34,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         public.close()
         if error.errno == errno.EADDRINUSE:
-            raise CannotListen(f"Port {port} is taken by another program; ADMITONE_PORT chooses another.") from error
+            raise CannotListen(f"Port {port} is taken by another program; {setting} chooses another.") from error
         raise CannotListen(f"Nothing can listen at {host}, port {port}: {error.strerror}.") from error
     return public
 

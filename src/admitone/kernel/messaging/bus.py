@@ -23,6 +23,7 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from admitone.kernel import clock
+from admitone.kernel.addresses import address_of, reason_of
 from admitone.kernel.tasks import end
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,28 @@ class _Response(msgspec.Struct):
     seq: int = 0
 
 
+_PORT: Final = 4222
+_TRY_SECONDS: Final = 3.0
+
+
+async def connection_problem(url: str) -> str:
+    """Connect once; return why that fails, with the address of the server, or an empty text."""
+    reported: list[Exception] = []
+
+    async def report(error: Exception) -> None:
+        reported.append(error)
+
+    client = Client()
+    try:
+        async with asyncio.timeout(_TRY_SECONDS):
+            await client.connect(url, allow_reconnect=False, error_cb=report)
+            await client.close()
+    except UNREACHABLE as error:
+        # The client raises what it gave up with, which is not always why.
+        return f"NATS at {address_of(url, _PORT)} cannot be reached: {reason_of([*reported, error][0])}"
+    return ""
+
+
 def _decoded(message: Msg) -> _Response:
     response = msgspec.json.decode(message.data, type=_Response)
     if response.error is not None:
@@ -94,9 +117,11 @@ class Bus:
         self._published = 0
         self._last_error = ""
         self._connected_at = float("inf")
+        self._address = ""
 
     def start(self, url: str) -> None:
         """Connect in the background: a service starts and serves while the bus is unreachable."""
+        self._address = address_of(url, _PORT)
         self._connecting = asyncio.create_task(self._connect(url), name=f"{self.service}: connect to the bus")
 
     async def _connect(self, url: str) -> None:
@@ -149,7 +174,8 @@ class Bus:
         # During an outage the same error is reported several times a second: log it once.
         level = logging.DEBUG if repr(error) == self._last_error else logging.WARNING
         self._last_error = repr(error)
-        log.log(level, "the bus client reports an error", extra={"service": self.service, "error": repr(error)})
+        extra = {"service": self.service, "address": self._address, "error": repr(error)}
+        log.log(level, "the bus client reports an error", extra=extra)
 
     async def _reconnected(self) -> None:
         self._last_error = ""
