@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -239,11 +239,14 @@ async def serve(
     with export_traces(name, settings.otlp_endpoint):
         async with App(services, settings, authority) as app:
             port = settings.metrics_port
-            metrics = serving_in_background(app.metrics(), bind_socket(settings.host, port)) if port else nullcontext()
-            async with metrics:
+            async with AsyncExitStack() as stack:
+                if port:
+                    at = bind_socket(settings.host, port)
+                    await stack.enter_async_context(serving_in_background(app.metrics(), at, settings))
                 await listen(
                     app,
                     public,
+                    settings,
                     stop=stop,
                     on_ready=on_ready,
                     on_stopping=app.stopping,

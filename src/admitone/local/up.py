@@ -141,6 +141,7 @@ class _Marketplace:
             await listen(
                 proxy,
                 self.public,
+                settings,
                 on_ready=ready,
                 on_stopping=proxy.stopping,
                 stop=stop,

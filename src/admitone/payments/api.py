@@ -5,7 +5,6 @@ from typing import Final
 
 from admitone.kernel import clock, ids
 from admitone.kernel.errors import Invalid, Refusal
-from admitone.kernel.http.app import read_bytes
 from admitone.kernel.http.operations import ACCEPTED, CREATED, OK, Request, Response, operation
 from admitone.kernel.messaging.replicas import wait_for_replica
 from admitone.kernel.tracing import current_traceparent
@@ -158,7 +157,7 @@ class NotFromStripe(Invalid):
 )
 async def receive_webhook(request: Request[None, Resources]) -> Response:
     """Receive a webhook of Stripe; it is stored before the response and processed afterwards."""
-    body = await read_bytes(request.http)
+    body = await request.http.body()
     try:
         event = request.resources.gateway.parse_webhook(body, request.http.headers.get("stripe-signature"))
     except ForgedWebhook:

@@ -1,11 +1,13 @@
 """The HTTP edge: dispatches requests to operations and pages, and turns every outcome into a response.
 
-This is the only file that knows which status code an error gets. The order of checks is always the same: origin of
-the request, authentication, parsing, and then the use case's own rules.
+This is the only file that knows which status code an error gets. The order of checks is always the same: origin and
+size of the request, authentication, parsing, and then the use case's own rules.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -15,11 +17,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from admitone.kernel import errors
 from admitone.kernel.database.pool import UNREACHABLE
-from admitone.kernel.errors import BodyTooLarge, FieldError, Forbidden, NotFound, NotSignedIn, Refusal, Unavailable
+from admitone.kernel.errors import (
+    BodyTooLarge,
+    FieldError,
+    Forbidden,
+    NotFound,
+    NotInTime,
+    NotSignedIn,
+    Refusal,
+    Unavailable,
+)
 from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.operations import INTERNAL_ERROR, NO_CONTENT, NOT_MODIFIED, Operation, Request, Response
 from admitone.kernel.http.parsing import BODY_BYTES_MAX, read_body, read_query
@@ -37,12 +48,14 @@ _STATUS: Final[Mapping[type[Refusal], int]] = {
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
+    errors.NotInTime: 408,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.IdempotencyKeyReused: 422,
     errors.TooManyRequests: 429,
+    errors.HeadTooLarge: 431,
     errors.Unavailable: 503,
 }
 
@@ -54,6 +67,8 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE: Final = frozenset({"same-origin", "none"})
 _WITHOUT_BODY: Final = frozenset({NO_CONTENT, NOT_MODIFIED})
 _LENGTH_DIGITS_MAX: Final = 18
+
+_BODY_SECONDS: Final = 20.0
 
 # Load shedding: more requests in progress than one operation can serve within about a second.
 _IN_PROGRESS_MAX: Final = 1500
@@ -71,6 +86,10 @@ _HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
 _TRANSPORT_SECURITY: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
+def security_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:
+    return (*_HEADERS, _TRANSPORT_SECURITY) if settings.is_https else _HEADERS
+
+
 class ErrorBody(msgspec.Struct):
     """The body of every error: one entry per broken rule."""
 
@@ -82,17 +101,36 @@ def status_of(refusal: type[Refusal]) -> int:
     return next(_STATUS[kind] for kind in refusal.__mro__ if kind in _STATUS)
 
 
-async def read_bytes(request: HttpRequest) -> bytes:
-    """Return the request's body; raises BodyTooLarge as soon as it exceeds 64 KiB."""
-    announced = request.headers.get("content-length", "")
+async def _receive_body(headers: Headers, receive: Receive) -> bytes:
+    """Return the request's body; raises BodyTooLarge as soon as it exceeds 64 KiB, NotInTime, or ClientDisconnect."""
+    announced = headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS_MAX or int(announced) > BODY_BYTES_MAX):
         raise BodyTooLarge
     received = bytearray()
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > BODY_BYTES_MAX:
-            raise BodyTooLarge
+    is_complete = False
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while not is_complete:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                received += message.get("body", b"")
+                if len(received) > BODY_BYTES_MAX:
+                    raise BodyTooLarge
+                is_complete = not message.get("more_body", False)
+    except TimeoutError:
+        raise NotInTime from None
     return bytes(received)
+
+
+def _after_body(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that begins with the whole body, although it was received before."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 def session_token(request: HttpRequest) -> str | None:
@@ -119,7 +157,25 @@ def _error_response(refusal: Refusal) -> Response:
         headers.append((b"retry-after", str(refusal.retry_after_seconds).encode()))
     if isinstance(refusal, errors.MethodNotAllowed):
         headers.append((b"allow", ", ".join(refusal.allowed).encode()))
+    if isinstance(refusal, NotInTime):
+        headers.append((b"connection", b"close"))  # the rest of the request would be read as another one
     return Response(status_of(type(refusal)), ErrorBody(refusal.errors), tuple(headers))
+
+
+def response_bytes(refusal: Refusal, settings: Settings) -> bytes:
+    """Return the whole response to what the application never gets, after which the server closes the connection."""
+    response = _error_response(refusal)
+    body = response.encoded()
+    headers = [
+        *response.headers,
+        *security_headers(settings),
+        (b"content-type", _JSON),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    status = HTTPStatus(response.status)
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b": ".join(each) for each in headers)]
+    return b"\r\n".join([*lines, b"", body])
 
 
 class _Endpoint:
@@ -152,7 +208,7 @@ class _Endpoint:
         if operation.body is not None:
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
                 raise errors.UnsupportedMediaType
-            parsed = read_body(await read_bytes(request), operation.body)
+            parsed = read_body(await request.body(), operation.body)
         elif operation.query is not None:
             parsed = read_query(request.scope["query_string"], operation.query)
         return await operation.use_case(Request(self._service, request, parsed, user))
@@ -187,7 +243,7 @@ class HttpApp:
         }
         self._own_origin = settings.public_origin
         self._trust_proxy = settings.trust_proxy
-        self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
+        self._headers = security_headers(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
@@ -207,6 +263,9 @@ class HttpApp:
             try:
                 if scope["method"] not in _SAFE_METHODS:
                     self._check_origin(headers)
+                if "content-length" in headers or "transfer-encoding" in headers:
+                    # Before anything is counted as in progress, so that only its own connection waits for a client.
+                    receive = _after_body(await _receive_body(headers, receive), receive)
                 route = self._fixed_paths.get(scope["path"])
                 if route is not None:
                     scope["route"] = route

@@ -18,6 +18,11 @@ def client_address(scope: Scope, *, trust_proxy: bool) -> ClientAddress | None:
     text = peer[0] if peer else ""
     if trust_proxy and (forwarded := Headers(scope=scope).getlist("x-forwarded-for")):
         text = forwarded[-1].rpartition(",")[2].strip()
+    return parse_address(text)
+
+
+def parse_address(text: str) -> ClientAddress | None:
+    """Return the address a text has; an IPv4 address mapped into IPv6 is the IPv4 address."""
     try:
         # The zone of a link-local address (fe80::1%eth0) is a name on this machine only.
         address = ip_address(text.partition("%")[0])
