@@ -32,7 +32,15 @@ from admitone.kernel.errors import (
     Unavailable,
 )
 from admitone.kernel.http.client_address import client_address
-from admitone.kernel.http.operations import INTERNAL_ERROR, NO_CONTENT, NOT_MODIFIED, Operation, Request, Response
+from admitone.kernel.http.operations import (
+    INTERNAL_ERROR,
+    NO_CONTENT,
+    NOT_MODIFIED,
+    InProgress,
+    Operation,
+    Request,
+    Response,
+)
 from admitone.kernel.http.parsing import BODY_BYTES_MAX, read_body, read_query
 from admitone.kernel.http.sessions import COOKIE
 from admitone.kernel.running import RunningService
@@ -184,19 +192,14 @@ class _Endpoint:
     def __init__(self, service: RunningService[Any], operation: Operation) -> None:
         self._service = service
         self._operation = operation
-        self._in_progress = 0
+        self._in_progress = InProgress(_IN_PROGRESS_MAX)
         # The route, not the path: otherwise there would be as many span names as ids.
         self._span_name = f"{service.name} {operation.method} {operation.path}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         get_current_span().update_name(self._span_name)
-        if self._in_progress >= _IN_PROGRESS_MAX:
-            raise Unavailable
-        self._in_progress += 1
-        try:
+        with self._in_progress.counted():
             response = await self._respond(HttpRequest(scope, receive))
-        finally:
-            self._in_progress -= 1
         await send_response(send, response)
 
     async def _respond(self, request: HttpRequest) -> Response:
@@ -211,7 +214,7 @@ class _Endpoint:
             parsed = read_body(await request.body(), operation.body)
         elif operation.query is not None:
             parsed = read_query(request.scope["query_string"], operation.query)
-        return await operation.use_case(Request(self._service, request, parsed, user))
+        return await operation.use_case(Request(self._service, request, parsed, user, self._in_progress))
 
 
 class _Path:
