@@ -24,7 +24,7 @@ from admitone.kernel.http import openapi
 from admitone.kernel.http.app import HttpApp, operation_routes
 from admitone.kernel.http.client import Transport
 from admitone.kernel.http.server import bind_socket, cancel_on_signals, listen, serving_in_background
-from admitone.kernel.http.sessions import SessionAuthority, Sessions, TokenVerifier
+from admitone.kernel.http.sessions import SessionAuthority, Sessions, TokenVerifier, cookie_name
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.outbox import Relay
@@ -84,9 +84,8 @@ async def run_service(
         bus = Bus(name, replicas=settings.nats_replicas)
         bus.start(settings.nats_url(name))
         stack.push_async_callback(bus.close)
-        bare: RunningService = RunningService(
-            name, settings, Sessions(verifier), bus, database, declared_client_of, None
-        )
+        sessions = Sessions(verifier, cookie_name(is_https=settings.is_https))
+        bare: RunningService = RunningService(name, settings, sessions, bus, database, declared_client_of, None)
         service = replace(bare, resources=await stack.enter_async_context(declaration.lifespan(bare)))
 
         jobs: list[Callable[[], Awaitable[None]]] = [partial(job, service) for job in declaration.jobs]

@@ -9,7 +9,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import Message, Receive, Scope, Send
 
 from admitone import events
-from admitone.kernel.http.app import session_token
 from admitone.kernel.http.operations import NO_CONTENT, OK
 from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.running import RunningService
@@ -65,7 +64,7 @@ class LiveStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HttpRequest(scope)
-        user = await self._service.sessions.user(session_token(request))
+        user = await self._service.sessions.user_of(request.headers)
         last_id = request.headers.get("last-event-id") or request.query_params.get("since", "")
         if self._service.stopping.is_set():
             await send({"type": "http.response.start", "status": NO_CONTENT, "headers": []})

@@ -42,7 +42,6 @@ from admitone.kernel.http.operations import (
     Response,
 )
 from admitone.kernel.http.parsing import BODY_BYTES_MAX, read_body, read_query
-from admitone.kernel.http.sessions import COOKIE
 from admitone.kernel.running import RunningService
 from admitone.kernel.settings import Settings
 from admitone.kernel.tracing import trace_span
@@ -141,12 +140,6 @@ def _after_body(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def session_token(request: HttpRequest) -> str | None:
-    """Return the session cookie's value if it can be a token: a quoted cookie may contain line breaks."""
-    token = request.cookies.get(COOKIE)
-    return token if token is not None and token.isascii() and token.isprintable() else None
-
-
 async def send_response(send: Send, response: Response) -> None:
     """Send a whole response."""
     headers = list(response.headers)
@@ -204,7 +197,7 @@ class _Endpoint:
 
     async def _respond(self, request: HttpRequest) -> Response:
         operation = self._operation
-        user = await self._service.sessions.user(session_token(request))
+        user = await self._service.sessions.user_of(request.headers)
         if operation.signed_in and user is None:
             raise NotSignedIn
         parsed: msgspec.Struct | None = None
