@@ -70,6 +70,10 @@ class LiveStream:
             await send({"type": "http.response.start", "status": NO_CONTENT, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.start", "status": OK, "headers": list(_HEADERS)})
+            await send({"type": "http.response.body", "body": b""})
+            return
         connection = self._hub.connect(user, last_id)
         closing = asyncio.create_task(_close_when_gone(receive, connection))
         try:
