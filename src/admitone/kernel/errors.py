@@ -99,6 +99,10 @@ class UnsupportedMediaType(Refusal):
     """The body must be application/json"""
 
 
+class Misdirected(Refusal):
+    """This is not the host that the request is for"""
+
+
 class IdempotencyKeyReused(Refusal):
     """This Idempotency-Key was used for a different request"""
 

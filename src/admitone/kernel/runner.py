@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 import httpx
 from prometheus_client import CollectorRegistry
@@ -186,6 +187,8 @@ class App:
         return httpx.AsyncClient(
             transport=_InProcessTransport(self) if is_here else Transport(),
             base_url=self._settings.public_origin if is_here else self._settings.service_url(service),
+            # Every service accepts requests for the public host only.
+            headers={"host": urlsplit(self._settings.public_origin).netloc},
             timeout=_CLIENT_TIMEOUT_SECONDS,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )

@@ -128,6 +128,42 @@ async def test_a_request_from_another_site_changes_nothing(app: App) -> None:
             assert (await alice.get("/api/notes", headers=headers)).status_code == 200
 
 
+HOSTS = [
+    ("tickets.example", 200),
+    ("TICKETS.example", 200),
+    ("tickets.example:443", 200),
+    ("127.0.0.1:8000", 200),
+    ("localhost", 200),
+    ("[::1]:8000", 200),
+    ("10.1.2.3:8000", 200),
+    ("evil.example", 421),
+    ("tickets.example.evil.example", 421),
+    ("evil.example:443", 421),
+    ("198.51.100.1.evil.example", 421),
+    ("8.8.8.8", 421),
+    ("tickets.example@evil.example", 421),
+    ("[", 421),
+    ("", 421),
+]
+
+
+async def test_only_requests_for_the_public_host_are_accepted(
+    databases: engines.Databases, start_nats: StartNats
+) -> None:
+    origin = "https://tickets.example"
+    async with running_app(databases, start_nats, ALPHA, AUTH, origin=origin) as app, app.client() as visitor:
+        for host, status in HOSTS:
+            response = await visitor.get("/api/notes", headers={"host": host})
+            assert response.status_code == status, host
+            assert_safe_headers(response)
+            assert (await visitor.get("/health/live", headers={"host": host})).status_code == 200
+
+
+async def test_without_a_public_host_every_host_is_accepted(app: App) -> None:
+    async with app.client() as visitor:
+        assert (await visitor.get("/api/notes", headers={"host": "my-machine:8000"})).status_code == 200
+
+
 CONTENT_TYPES = [
     ("application/json", 201),
     ("application/json; charset=utf-8", 201),
@@ -389,6 +425,13 @@ async def test_an_idle_connection_is_closed_after_a_refusal(busy: Busy) -> None:
         connection.send(HELD)
         assert await connection.response() == REFUSED
         assert await connection.is_closed()
+
+
+@pytest.mark.parametrize("lines", [b"", b"host: here\r\nhost: here\r\n", b"host: here\r\nHost: there\r\n"])
+async def test_a_missing_or_second_host_is_refused(busy: Busy, lines: bytes) -> None:
+    async with busy.connected() as connection:
+        connection.send(b"GET /api/open HTTP/1.1\r\n" + lines + b"\r\n")
+        assert await connection.response() == (400, b'{"errors":[{"message":"The request must have one Host field"}]}')
 
 
 # Health.

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from opentelemetry.trace import get_current_span
@@ -31,7 +32,7 @@ from admitone.kernel.errors import (
     Refusal,
     Unavailable,
 )
-from admitone.kernel.http.client_address import client_address
+from admitone.kernel.http.client_address import client_address, parse_address
 from admitone.kernel.http.operations import (
     INTERNAL_ERROR,
     NO_CONTENT,
@@ -60,6 +61,7 @@ _STATUS: Final[Mapping[type[Refusal], int]] = {
     errors.PreconditionFailed: 412,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.Misdirected: 421,
     errors.IdempotencyKeyReused: 422,
     errors.TooManyRequests: 429,
     errors.HeadTooLarge: 431,
@@ -70,6 +72,7 @@ _STATUS: Final[Mapping[type[Refusal], int]] = {
 _LOGGED: Final = (errors.NotSignedIn, errors.Forbidden, errors.TooManyRequests)
 
 _JSON: Final = b"application/json"
+_HEALTH: Final = "/health/"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE: Final = frozenset({"same-origin", "none"})
 _WITHOUT_BODY: Final = frozenset({NO_CONTENT, NOT_MODIFIED})
@@ -226,6 +229,19 @@ class _Path:
         await endpoint(scope, receive, send)
 
 
+def _host_name(host: str) -> str:
+    """Return the name or address in a Host field, in lower case and without the port; nothing if it is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_local(host: str) -> bool:
+    address = parse_address(host)
+    return host == "localhost" if address is None else address.is_private
+
+
 class HttpApp:
     """The outermost ASGI application: trace, security headers, origin check, and a response for every outcome."""
 
@@ -238,6 +254,8 @@ class HttpApp:
             if isinstance(each, Route) and isinstance(each.endpoint, _Path) and not each.param_convertors
         }
         self._own_origin = settings.public_origin
+        own_host = _host_name(urlsplit(settings.public_origin).netloc)
+        self._own_host = None if _is_local(own_host) else own_host
         self._trust_proxy = settings.trust_proxy
         self._headers = security_headers(settings)
 
@@ -257,6 +275,7 @@ class HttpApp:
         headers = Headers(scope=scope)
         with trace_span(headers.get("traceparent"), scope["method"]):
             try:
+                self._check_host(scope["path"], headers)
                 if scope["method"] not in _SAFE_METHODS:
                     self._check_origin(headers)
                 if "content-length" in headers or "transfer-encoding" in headers:
@@ -291,6 +310,20 @@ class HttpApp:
             return _error_response(error)
         log.error("request failed", extra={"path": scope["path"]}, exc_info=error)
         return Response(INTERNAL_ERROR, ErrorBody([FieldError("Something went wrong on our side")]))
+
+    def _check_host(self, path: str, headers: Headers) -> None:
+        """Refuse requests without exactly one Host (RFC 9112, §3.2) and, with a public origin, those for other hosts.
+
+        Addresses of this machine and of its network are accepted, which other services use, and probes may use any.
+        """
+        hosts = headers.getlist("host")
+        if len(hosts) != 1:
+            raise errors.Invalid("The request must have one Host field")
+        if self._own_host is None or path.startswith(_HEALTH):
+            return
+        host = _host_name(hosts[0])
+        if host != self._own_host and not _is_local(host):
+            raise errors.Misdirected
 
     def _check_origin(self, headers: Headers) -> None:
         """Refuse requests that change something and come from another site's page.
