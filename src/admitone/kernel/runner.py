@@ -24,6 +24,7 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.http import openapi
 from admitone.kernel.http.app import HttpApp, operation_routes
 from admitone.kernel.http.client import Transport
+from admitone.kernel.http.client_address import UNKNOWN
 from admitone.kernel.http.server import bind_socket, cancel_on_signals, listen, serving_in_background
 from admitone.kernel.http.sessions import SessionAuthority, Sessions, TokenVerifier, cookie_name
 from admitone.kernel.messaging.bus import Bus
@@ -112,7 +113,7 @@ class _InProcessTransport(httpx.AsyncBaseTransport):
         self._app = app
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        address = request.headers.get("x-forwarded-for", "127.0.0.1")
+        address = request.headers.get("x-forwarded-for", UNKNOWN)
         return await httpx.ASGITransport(app=self._app, client=(address, 0)).handle_async_request(request)
 
 

@@ -15,7 +15,7 @@ from admitone.events import OrderStatus, TicketStatus
 from admitone.kernel import errors
 from admitone.kernel.errors import FieldError, Refusal, Unavailable
 from admitone.kernel.http.app import ErrorBody, status_of
-from admitone.kernel.http.client_address import client_address
+from admitone.kernel.http.client_address import UNKNOWN, client_address
 from admitone.kernel.http.sessions import Sessions, session_tokens
 from admitone.kernel.tracing import current_traceparent
 
@@ -169,14 +169,14 @@ class ForwardedClient(msgspec.Struct, frozen=True):
     """The browser's session cookies and IP address, which requests to other services carry."""
 
     cookies: str | None
-    ip_address: str | None
+    ip_address: str
 
     @classmethod
     def of(cls, request: HttpRequest, sessions: Sessions, *, trust_proxy: bool) -> "ForwardedClient":
         """Return the client of a request; other services find out which of the cookies is valid, as this one does."""
         address = client_address(request.scope, trust_proxy=trust_proxy)
         cookies = [f"{sessions.cookie}={each}" for each in session_tokens(request.headers, sessions.cookie)]
-        return cls("; ".join(cookies) or None, str(address) if address else None)
+        return cls("; ".join(cookies) or None, str(address or UNKNOWN))
 
 
 class ApiClient:
@@ -206,8 +206,7 @@ class ApiClient:
         if client is not None:
             if client.cookies is not None:
                 sent["cookie"] = client.cookies
-            if client.ip_address is not None:
-                sent["x-forwarded-for"] = client.ip_address
+            sent["x-forwarded-for"] = client.ip_address
         content = None
         if body is not None:
             content = _ENCODER.encode(body)

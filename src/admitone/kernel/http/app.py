@@ -69,7 +69,9 @@ _STATUS: Final[Mapping[type[Refusal], int]] = {
 }
 
 # Refusals that may be part of an attack are logged. Source: OWASP ASVS 5.0, 16.3.
-_LOGGED: Final = (errors.NotSignedIn, errors.Forbidden, errors.TooManyRequests)
+_LOGGED: Final = (errors.NotSignedIn, errors.Forbidden, errors.Misdirected, errors.TooManyRequests)
+# In the scope: the id of the account that a request comes from, once it is known.
+_ACCOUNT: Final = "account"
 
 _JSON: Final = b"application/json"
 _HEALTH: Final = "/health/"
@@ -201,6 +203,8 @@ class _Endpoint:
     async def _respond(self, request: HttpRequest) -> Response:
         operation = self._operation
         user = await self._service.sessions.user_of(request.headers)
+        if user is not None:
+            request.scope[_ACCOUNT] = user.id
         if operation.signed_in and user is None:
             raise NotSignedIn
         parsed: msgspec.Struct | None = None
@@ -305,7 +309,8 @@ class HttpApp:
             if isinstance(error, _LOGGED):
                 # Without the input: it may be a password in the wrong field.
                 address = client_address(scope, trust_proxy=self._trust_proxy)
-                extra = {"path": scope["path"], "kind": type(error).__name__, "from": str(address or "")}
+                kind, account = type(error).__name__, scope.get(_ACCOUNT)
+                extra = {"path": scope["path"], "kind": kind, "from": str(address or ""), "account": account}
                 log.info("refused", extra=extra)
             return _error_response(error)
         log.error("request failed", extra={"path": scope["path"]}, exc_info=error)

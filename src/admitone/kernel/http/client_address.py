@@ -1,11 +1,15 @@
 """The address a request comes from; nothing else reads X-Forwarded-For."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 ClientAddress = IPv4Address | IPv6Address
+
+# Forwarded in place of an address that is not known: otherwise the address of who forwards counts (RFC 7239, §6.2).
+UNKNOWN: Final = "unknown"
 
 
 def client_address(scope: Scope, *, trust_proxy: bool) -> ClientAddress | None:
