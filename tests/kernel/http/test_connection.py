@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class Client:
 @dataclass
 class Server:
     port: int
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
     addresses: list[list[str]] = field(default_factory=list)
 
     @asynccontextmanager
@@ -69,8 +71,6 @@ class Server:
 
 @pytest_asyncio.fixture
 async def server() -> AsyncIterator[Server]:
-    gate = asyncio.Event()
-
     async def show(request: Request) -> PlainTextResponse:
         made.addresses.append(request.headers.getlist("x-forwarded-for"))
         return PlainTextResponse("shown")
@@ -83,10 +83,23 @@ async def server() -> AsyncIterator[Server]:
         return StreamingResponse(chunks())
 
     async def held(_request: Request) -> PlainTextResponse:
-        await gate.wait()
+        await made.gate.wait()
         return PlainTextResponse("held")
 
-    routes = [Route("/", show, methods=["GET", "POST"]), Route("/large", large), Route("/held", held)]
+    async def stream(_request: Request) -> StreamingResponse:
+        async def events() -> AsyncIterator[bytes]:
+            yield b"data: first\n\n"
+            await made.gate.wait()
+            yield b"data: second\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    routes = [
+        Route("/", show, methods=["GET", "POST"]),
+        Route("/large", large),
+        Route("/held", held),
+        Route("/stream", stream),
+    ]
     public, stop, ready = bind_socket(LOOPBACK, 0), asyncio.Event(), asyncio.Event()
     made = Server(public.getsockname()[1])
     settings = Settings(port=made.port)
@@ -97,7 +110,7 @@ async def server() -> AsyncIterator[Server]:
     serving = asyncio.create_task(listen(HttpApp(routes, settings), public, settings, on_ready=on_ready, stop=stop))
     await ready.wait()
     yield made
-    gate.set()
+    made.gate.set()
     stop.set()
     await serving
 
@@ -203,7 +216,20 @@ async def test_a_response_may_take_longer_than_a_head(server: Server, monkeypatc
         await slow.send(b"GET /held HTTP/1.1\r\n" + HOST + b"\r\n")
         await bob.send(b"GET ")
         assert (await bob.rest())[:13] == b"HTTP/1.1 408 "
-        assert not slow.reader.at_eof()
+        server.gate.set()
+        assert (await slow.response())[0] == 200
+
+
+async def test_an_event_stream_stays_open(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_HEAD_SECONDS", 0.05)
+    monkeypatch.setattr(limits, "_STALLED_SECONDS", 0.05)
+    async with server.connected() as alice, server.connected() as bob, asyncio.timeout(30):
+        await alice.send(b"GET /stream HTTP/1.1\r\n" + HOST + b"\r\n")
+        await alice.reader.readuntil(b"data: first\n\n")
+        await bob.send(b"GET ")
+        assert (await bob.rest())[:13] == b"HTTP/1.1 408 "
+        server.gate.set()
+        await alice.reader.readuntil(b"data: second\n\n")
 
 
 async def test_a_client_that_reads_nothing_is_disconnected(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +274,22 @@ def test_a_client_cannot_take_another_address_of_its_own_network() -> None:
 def test_behind_a_proxy_connections_are_limited_only_in_all() -> None:
     connections = OpenConnections(in_all_max=3, per_client_max=None)
     assert [connections.open(ip_address("10.0.0.1")) for _ in range(4)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("limit", "opened"),
+    [((1024, 1024), 384), ((1024, 4096), 1920), ((256, resource.RLIM_INFINITY), 10_000), ((100_000, 100_000), 10_000)],
+)
+def test_connections_leave_descriptors_for_everything_else(
+    monkeypatch: pytest.MonkeyPatch, limit: tuple[int, int], opened: int
+) -> None:
+    soft, hard = limit
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: limit)
+    monkeypatch.setattr(resource, "setrlimit", lambda _kind, wanted: raised.append(wanted))
+    raised: list[tuple[int, int]] = []
+    connections = limits.limited_connections(trust_proxy=False)
+    assert [connections.open(ip_address("127.0.0.1")) for _ in range(10_001)].count(True) == opened
+    assert all(soft < to and kept == hard for to, kept in raised)
 
 
 async def test_a_connection_beyond_the_limit_is_refused_and_the_others_go_on(
