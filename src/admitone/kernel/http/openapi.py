@@ -189,9 +189,9 @@ def _all_refusals(op: Operation) -> list[type[Refusal]]:
     if op.signed_in:
         found.append(errors.NotSignedIn)
     if op.body is not None:
-        found += [errors.Invalid, errors.BodyTooLarge, errors.UnsupportedMediaType]
+        found += [errors.Invalid, errors.NotInTime, errors.BodyTooLarge, errors.UnsupportedMediaType]
     if op.raw_body:
-        found.append(errors.BodyTooLarge)
+        found += [errors.NotInTime, errors.BodyTooLarge]
     if op.query is not None:
         found.append(errors.Invalid)
     if "{" in op.path:
