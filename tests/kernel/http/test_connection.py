@@ -148,11 +148,19 @@ async def test_a_head_beyond_the_limits_is_refused_with_safe_headers(server: Ser
         assert (await bob.response())[0] == 200
 
 
-async def test_a_header_without_end_is_not_kept(server: Server) -> None:
+CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [GET + b"x: ", GET, b"GET /", CHUNKED + b"1\r\na\r\n0\r\nx: ", CHUNKED + b"1;"],
+    ids=["field", "field name", "target", "trailer", "chunk extension"],
+)
+async def test_what_has_no_end_is_not_kept(server: Server, beginning: bytes) -> None:
     """200 MB in one field once stopped the marketplace."""
     sent = 0
     async with server.connected() as eve:
-        await eve.send(GET + b"x: ")
+        await eve.send(beginning)
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             while sent < 200_000_000:
                 await eve.send(b"x" * 10_000)
@@ -167,6 +175,12 @@ async def test_a_trailer_is_not_taken_for_a_header(server: Server) -> None:
         await eve.send(b"POST / HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\n\r\n" + chunks)
         assert (await eve.response())[0] == 400
     assert server.addresses == []
+
+
+async def test_a_body_of_small_chunks_is_received(server: Server) -> None:
+    async with server.connected() as bob:
+        await bob.send(CHUNKED + b"1\r\na\r\n" * 60_000 + b"0\r\n\r\n")
+        assert (await bob.response())[0] == 200
 
 
 async def test_requests_in_pieces_and_pipelined_ones_are_served(server: Server) -> None:

@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
             pass  # the request was read; uvicorn answers it without upgrading
         except httptools.HttpParserError:
             self._refusals.append(Invalid("The request is not valid HTTP"))
-        if self._is_in_head and self._waiting_bytes > HEAD_BYTES_MAX:
+        if (self._is_in_head or self._is_in_body) and self._waiting_bytes > HEAD_BYTES_MAX:
             self._refusals.append(HeadTooLarge())
         if self._refusals:
             self._refuse()
@@ -178,8 +178,8 @@ class Connection(asyncio.Protocol):
         self._is_in_head = True
         self._url = b""
         self._fields = self._head_bytes = 0
-        # The bytes of this head that have arrived and not been parsed, without those of the current call: how many
-        # of them belong to an earlier request is not known.
+        # The bytes that the parsers may be keeping: those of this head, without the current call's, of which some may
+        # belong to an earlier request; then those of chunk extensions and trailers since the last part of the body.
         self._waiting_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -203,8 +203,12 @@ class Connection(asyncio.Protocol):
             self._refusals.append(Invalid("The request is not valid HTTP"))
         if not self._refusals:
             self._is_in_head, self._is_in_body = False, True
+            self._waiting_bytes = 0
             self._unanswered += 1
             self._stop_head_timer()
+
+    def on_body(self, _body: bytes) -> None:
+        self._waiting_bytes = 0
 
     def on_message_complete(self) -> None:
         if not self._refusals:
