@@ -146,7 +146,7 @@ async def running(market: Marketplace) -> AsyncIterator[None]:
         await sandbox.start_async()
         stack.enter_context(running_file(settings))
         proxy = await stack.enter_async_context(Proxy(SERVICES, market.rotation, settings))
-        await stack.enter_async_context(serving_in_background(proxy, bind_socket(LOOPBACK, settings.port)))
+        await stack.enter_async_context(serving_in_background(proxy, bind_socket(LOOPBACK, settings.port), settings))
         stack.push_async_callback(_stop_all, market)
         for _ in range(REPLICAS):
             await asyncio.gather(*(market.start_replica(each.name) for each in SERVICES))

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
@@ -15,7 +14,7 @@ import msgspec
 from admitone.auth.resources import AuthSettings
 from admitone.auth.tokens import SigningKeys, new_signing_key
 from admitone.kernel import clock, ids
-from admitone.kernel.http.sessions import COOKIE, SignedInUser
+from admitone.kernel.http.sessions import SignedInUser, cookie_name
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings, variables
@@ -101,7 +100,8 @@ def signed_in(app: App, name: str, person_id: UUID | None = None) -> httpx.Async
 
 def set_token(client: httpx.AsyncClient, token: str) -> None:
     """Let a client present this session token."""
-    client.cookies.set(COOKIE, token, domain=urlsplit(str(client.base_url)).hostname or "", path="/")
+    name = cookie_name(is_https=client.base_url.scheme == "https")
+    client.cookies.set(name, token, domain=client.base_url.host, path="/")
 
 
 async def id_of(client: httpx.AsyncClient) -> UUID:

@@ -17,9 +17,8 @@ from admitone.auth.tokens import SigningKeys, new_signing_key
 from admitone.kernel import clock, ids
 from admitone.kernel.errors import Refusal
 from admitone.kernel.http import parsing
-from admitone.kernel.http.app import session_token
 from admitone.kernel.http.client_address import client_address
-from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
+from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier, session_tokens
 from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.text import clean_line
 from admitone.payments.gateway import ForgedWebhook, Gateway, PaymentIntent
@@ -132,8 +131,9 @@ def webhook_event(octets: bytes) -> None:
 
 def token(octets: bytes) -> None:
     """A session cookie and the token in it."""
-    found = session_token(_request([(b"cookie", b"session=" + octets)]))
-    assert (_result(_SESSIONS.user(found)) if found else None) is None, "a forged token was accepted"
+    headers = _request([(b"cookie", b"session=" + octets)]).headers
+    assert all(each.isascii() and each.isprintable() for each in session_tokens(headers, "session")), octets
+    assert _result(_SESSIONS.user_of(headers)) is None, "a forged token was accepted"
 
 
 def cursor(octets: bytes) -> None:

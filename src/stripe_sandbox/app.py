@@ -146,7 +146,8 @@ class Sandbox:
         return RedirectResponse(url, status_code=303)
 
     async def expire(self, request: Request) -> Response:
-        """Let the authorization of a PaymentIntent expire now."""
+        """Let the authorization of a PaymentIntent expire now; raises ApiError."""
+        _check_program(request)
         return _response(self._execute(payment_intents.expire, self._context(request.path_params["id"])))
 
     async def expire_overdue(self) -> None:
@@ -157,8 +158,11 @@ class Sandbox:
             await asyncio.sleep(_EXPIRE_EVERY_SECONDS)
 
     async def faults(self, request: Request) -> Response:
-        """Show (GET), add to (POST) or clear (DELETE) the faults that are still to happen."""
+        """Show (GET), add to (POST) or clear (DELETE) the faults that are still to happen; raises ApiError."""
+        _check_program(request)
         if request.method == "POST":
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                raise ApiError("The body must be application/json", 415)
             try:
                 more = msgspec.json.decode(await request.body(), type=Faults)
             except msgspec.MsgspecError as error:
@@ -233,6 +237,13 @@ async def _suffer(fault: RequestFault, when: Literal["before", "during", "after"
             raise ApiError("Request rate limit exceeded", 429, code="rate_limit")
         case "drop":
             raise ConnectionDropped
+
+
+def _check_program(request: Request) -> None:
+    """Refuse what a browser sends for a page: a page of any site could otherwise use the switches for tests."""
+    site = request.headers.get("sec-fetch-site", "none")
+    if site != "none" or "origin" in request.headers:
+        raise ApiError("Pages cannot use this; send the request from a program", 403)
 
 
 def _response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:

@@ -130,7 +130,14 @@ async def test_the_cookie_is_secure_on_https(databases: Databases, start_nats: S
     async with running_app(databases, start_nats, SERVICE, origin=origin) as app, app.client() as alice:
         credentials = {"email": "alice@example.com", "password": PASSWORD}
         response = await alice.post("/api/users/signup", json=credentials)
-        assert response.headers["set-cookie"].endswith("; Secure")
+        cookie = response.headers["set-cookie"]
+        assert cookie.startswith("__Host-session=ey")
+        assert cookie.endswith("; Secure")
+        assert (await alice.get("/api/users/currentuser")).json()["currentUser"] is not None
+        token = alice.cookies["__Host-session"]
+        async with app.client() as eve:
+            response = await eve.get("/api/users/currentuser", headers={"cookie": f"session={token}"})
+            assert response.json() == {"currentUser": None}
         assert (await alice.post("/api/users/signout")).headers["set-cookie"].endswith("; Secure")
 
 

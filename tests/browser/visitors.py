@@ -13,7 +13,6 @@ import httpx
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Response
 
 from admitone.kernel import ids
-from admitone.kernel.http.sessions import COOKIE
 from admitone.kernel.settings import Settings
 from admitone.payments.resources import PaymentSettings
 
@@ -139,7 +138,7 @@ class Visitors:
         visitor.email = f"{name}-{ids.new_token(6)}@example.com"
         response = await visitor.client.post("/api/users/signup", json={"email": visitor.email, "password": PASSWORD})
         assert response.status_code == 201, response.text
-        cookie = {"name": COOKIE, "value": response.cookies[COOKIE], "url": self.market.origin}
+        cookie = {"name": "session", "value": response.cookies["session"], "url": self.market.origin}
         await visitor.context.add_cookies([cookie])  # type: ignore[list-item]
         return visitor
 

@@ -8,6 +8,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from admitone.kernel.http.server import bind_socket, serving_in_background
+from admitone.kernel.settings import Settings
 from admitone.local.server import LOOPBACK, free_port
 from tests.whole import Up, run
 
@@ -42,7 +43,7 @@ def test_the_demo_needs_a_marketplace_and_prints_nothing_without_one(url: str, f
 async def test_the_demo_is_not_written_into_another_program(folder: Path) -> None:
     public = bind_socket(LOOPBACK, free_port())
     port = public.getsockname()[1]
-    async with serving_in_background(PlainTextResponse("hello"), public):
+    async with serving_in_background(PlainTextResponse("hello"), public, Settings(port=port)):
         refused = await asyncio.to_thread(run, "demo", "--url", f"http://{LOOPBACK}:{port}", ADMITONE_DATA=str(folder))
     assert refused.returncode == 1
     assert refused.stderr == f"Error: What responds at http://{LOOPBACK}:{port} is not AdmitOne\n"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import httpx
 
@@ -60,3 +61,31 @@ async def test_addresses_are_looked_up_for_every_request() -> None:
         httpx.AsyncClient(transport=httpx.ASGITransport(app=proxy), base_url="http://127.0.0.1:8000") as client,
     ):
         assert (await client.get("/api/orders")).status_code == 503
+
+
+async def test_half_sent_bodies_keep_nobody_from_a_service() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    async def half_a_body() -> AsyncIterator[bytes]:
+        yield b"{"
+        half_sent.release()
+        await asyncio.Event().wait()
+
+    half_sent, port = asyncio.Semaphore(0), free_port()
+    async with await asyncio.start_server(serve, LOOPBACK, port):
+        urls = {"orders": httpx.URL(f"http://{LOOPBACK}:{port}")}
+        async with (
+            Proxy(registry.named(["orders"]), urls, Settings()) as proxy,
+            httpx.AsyncClient(transport=httpx.ASGITransport(app=proxy), base_url="http://127.0.0.1:8000") as crowd,
+        ):
+            slow = [asyncio.create_task(crowd.post("/api/orders", content=half_a_body())) for _ in range(100)]
+            async with asyncio.timeout(20):
+                for _ in slow:
+                    await half_sent.acquire()
+                assert (await crowd.get("/api/orders")).status_code == 200
+            for each in slow:
+                each.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)

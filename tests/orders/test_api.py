@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
@@ -10,8 +11,11 @@ import pytest
 import pytest_asyncio
 
 from admitone.auth.service import SERVICE as AUTH
+from admitone.kernel.http.operations import InProgress
 from admitone.kernel.ids import new_id
+from admitone.kernel.messaging import replicas
 from admitone.kernel.runner import App
+from admitone.kernel.waiting import WaitLimit
 from admitone.orders.service import SERVICE as ORDERS
 from admitone.policy import MarketplacePolicy
 from tests import engines
@@ -65,6 +69,34 @@ async def test_a_ticket_whose_event_has_not_arrived_is_waited_for(app: App) -> N
         await bob.get("/api/orders")  # by now the request above has started
         await consume(app.running["orders"].database, ticket)
         assert (await reserving).status_code == 201
+
+
+async def test_made_up_tickets_keep_nobody_else_from_reserving(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "_WAIT_SECONDS", 3600.0)
+    async with signed_in(app, "eve") as eve, signed_in(app, "bob") as bob:
+        flood = {asyncio.create_task(eve.post("/api/orders", json={"ticketId": str(new_id())})) for _ in range(1500)}
+        waiting = flood
+        while len(waiting) > 2:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            assert {each.result().status_code for each in done} == {404}
+        ticket = listed()
+        reserving = asyncio.create_task(bob.post("/api/orders", json={"ticketId": str(ticket.id)}))
+        await bob.get("/api/orders")  # by now the request above has started
+        await consume(app.running["orders"].database, ticket)
+        assert (await reserving).status_code == 201
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_few_requests_wait_in_all_and_none_of_them_counts_as_in_progress() -> None:
+    waits, in_progress = WaitLimit(per_account_max=2, in_all_max=32), InProgress(1)
+    with ExitStack() as stack:
+        assert [stack.enter_context(waits.of(new_id())) for _ in range(33)] == [True] * 32 + [False]
+        with in_progress.counted(), in_progress.not_counted(), in_progress.counted():
+            pass
+    with waits.of(new_id()) as may_wait:
+        assert may_wait
 
 
 async def test_an_old_ticket_id_is_not_waited_for(app: App) -> None:

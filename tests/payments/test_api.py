@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -169,6 +170,15 @@ async def test_s10_concurrent_payments_of_many_orders_are_one_charge_each(world:
     responses = await asyncio.gather(*(world.pay(order, client=bob) for order in [*orders, *orders]))
     assert {response.status_code for response in responses} == {201}
     assert sorted(intent.amount for intent in await world.intents()) == [1000 + number for number in range(30)]
+
+
+async def test_repeated_requests_beyond_a_limit_do_not_wait_for_the_outcome(world: World) -> None:
+    order = await world.order()
+    await world.sandbox.inject(requests=[{"operations": ["create_intent"], "delay_ms": 1500}])
+    bob = world.bob
+    responses = await asyncio.gather(*(world.pay(order, client=bob, key="a-key") for _ in range(110)))
+    assert Counter(each.status_code for each in responses) == {201: 101, 202: 9}
+    assert len(await world.intents()) == 1
 
 
 async def test_an_idempotency_key_of_another_request_is_refused(world: World) -> None:

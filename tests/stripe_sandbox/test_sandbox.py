@@ -125,6 +125,31 @@ async def test_an_unknown_fault_is_refused(sandbox: RunningSandbox) -> None:
     assert (await sandbox.http.post("/sandbox/faults", json={"requests": [{"answer": "smile"}]})).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"content-type": ""}, 415),
+    ],
+)
+async def test_a_page_of_another_site_cannot_plan_faults(
+    sandbox: RunningSandbox, headers: dict[str, str], status: int
+) -> None:
+    sent = {"content-type": "application/json", **headers}
+    body = b'{"requests":[{"answer":"drop"}]}'
+    assert (await sandbox.http.post("/sandbox/faults", content=body, headers=sent)).status_code == status
+    intent = await authorized(sandbox.client)
+    if status == 403:
+        assert (await sandbox.http.delete("/sandbox/faults", headers=headers)).status_code == status
+        assert (await sandbox.http.post(f"/sandbox/expire/{intent.id}", headers=headers)).status_code == status
+    assert (await sandbox.http.get("/sandbox/faults")).json()["requests"] == []
+
+
 async def test_intents_are_found_by_their_metadata(sandbox: RunningSandbox) -> None:
     made = [await authorized(sandbox.client, metadata={"order_id": "it's", "attempt": str(n)}) for n in range(3)]
     await authorized(sandbox.client)

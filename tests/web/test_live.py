@@ -56,7 +56,7 @@ async def open_stream(
         return {"type": "http.disconnect"}
 
     cookie = "; ".join(f"{each.name}={each.value}" for each in client.cookies.jar)
-    headers = [(b"cookie", cookie.encode()), (b"last-event-id", last_id.encode())]
+    headers = [(b"host", b"127.0.0.1:8000"), (b"cookie", cookie.encode()), (b"last-event-id", last_id.encode())]
     scope = {
         "type": "http",
         "method": "GET",
@@ -64,7 +64,7 @@ async def open_stream(
         "raw_path": b"/live",
         "root_path": "",
         "query_string": urlencode({"since": since}).encode(),
-        "headers": headers if last_id else headers[:1],
+        "headers": headers if last_id else headers[:2],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000),
         "scheme": "http",
@@ -102,6 +102,13 @@ async def reserve(buyer: httpx.AsyncClient, ticket_id: str) -> str:
 
     order_id: str = await eventually(reserved, "the ticket can be reserved")
     return order_id
+
+
+async def test_head_of_the_stream_is_its_headers(app: App) -> None:
+    async with app.client() as visitor, asyncio.timeout(30):
+        response = await visitor.head("/live")
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-type"].startswith("text/event-stream")
 
 
 async def test_everyone_sees_a_ticket_locked_and_only_the_buyer_sees_the_order(app: App) -> None:

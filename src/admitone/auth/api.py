@@ -31,7 +31,7 @@ from admitone.kernel.database.pool import Transaction
 from admitone.kernel.errors import Conflict, IdempotencyKeyReused, NotSignedIn, TooManyRequests
 from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.operations import CREATED, OK, Request, Response, operation
-from admitone.kernel.http.sessions import COOKIE, SignedInUser, session_revoked
+from admitone.kernel.http.sessions import SignedInUser, session_revoked
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def _revoke_locally(request: Request[Any, Resources], session_ids: Iterable[UUID
 
 def _cookie(request: Request[Any, Resources], token: str, seconds: int) -> tuple[bytes, bytes]:
     """Return the header that sets the session cookie; an empty token clears it."""
-    parts = [f"{COOKIE}={token}", "Path=/", f"Max-Age={seconds}", "HttpOnly", "SameSite=Lax"]
+    parts = [f"{request.service.sessions.cookie}={token}", "Path=/", f"Max-Age={seconds}", "HttpOnly", "SameSite=Lax"]
     if not token:
         parts.append("Expires=Thu, 01 Jan 1970 00:00:00 GMT")
     if request.service.settings.is_https:

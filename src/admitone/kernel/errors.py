@@ -83,12 +83,24 @@ class PreconditionFailed(Refusal):
     """It changed since you read it; read it again"""
 
 
+class NotInTime(Refusal):
+    """The request did not arrive in time; send it again"""
+
+
+class HeadTooLarge(Refusal):
+    """The request's head is larger than 32 KiB, or has more than 100 fields"""
+
+
 class BodyTooLarge(Refusal):
     """The body is larger than 64 KiB"""
 
 
 class UnsupportedMediaType(Refusal):
     """The body must be application/json"""
+
+
+class Misdirected(Refusal):
+    """This is not the host that the request is for"""
 
 
 class IdempotencyKeyReused(Refusal):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 import httpx
 from prometheus_client import CollectorRegistry
@@ -23,8 +24,9 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.http import openapi
 from admitone.kernel.http.app import HttpApp, operation_routes
 from admitone.kernel.http.client import Transport
+from admitone.kernel.http.client_address import UNKNOWN
 from admitone.kernel.http.server import bind_socket, cancel_on_signals, listen, serving_in_background
-from admitone.kernel.http.sessions import SessionAuthority, Sessions, TokenVerifier
+from admitone.kernel.http.sessions import SessionAuthority, Sessions, TokenVerifier, cookie_name
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.outbox import Relay
@@ -84,9 +86,8 @@ async def run_service(
         bus = Bus(name, replicas=settings.nats_replicas)
         bus.start(settings.nats_url(name))
         stack.push_async_callback(bus.close)
-        bare: RunningService = RunningService(
-            name, settings, Sessions(verifier), bus, database, declared_client_of, None
-        )
+        sessions = Sessions(verifier, cookie_name(is_https=settings.is_https))
+        bare: RunningService = RunningService(name, settings, sessions, bus, database, declared_client_of, None)
         service = replace(bare, resources=await stack.enter_async_context(declaration.lifespan(bare)))
 
         jobs: list[Callable[[], Awaitable[None]]] = [partial(job, service) for job in declaration.jobs]
@@ -113,7 +114,7 @@ class _InProcessTransport(httpx.AsyncBaseTransport):
         self._app = app
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        address = request.headers.get("x-forwarded-for", "127.0.0.1")
+        address = request.headers.get("x-forwarded-for", UNKNOWN)
         return await httpx.ASGITransport(app=self._app, client=(address, 0)).handle_async_request(request)
 
 
@@ -199,6 +200,8 @@ class App:
         return httpx.AsyncClient(
             transport=_InProcessTransport(self) if is_here else Transport(),
             base_url=self._settings.public_origin if is_here else self._settings.service_url(service),
+            # Every service accepts requests for the public host only.
+            headers={"host": urlsplit(self._settings.public_origin).netloc},
             timeout=_CLIENT_TIMEOUT_SECONDS,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
@@ -256,11 +259,12 @@ async def serve(
             scraped = sockets.enter_context(bind_socket(settings.host, port, setting="ADMITONE_METRICS_PORT"))
         with export_traces(name, settings.otlp_endpoint):
             async with App(services, settings, authority, documented) as app:
-                metrics = serving_in_background(app.metrics(), scraped) if scraped else nullcontext()
+                metrics = serving_in_background(app.metrics(), scraped, settings) if scraped else nullcontext()
                 async with metrics:
                     await listen(
                         app,
                         public,
+                        settings,
                         stop=stop,
                         on_ready=on_ready,
                         on_stopping=app.stopping,

@@ -16,7 +16,7 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.http import openapi
 from admitone.kernel.http.app import HttpApp
 from admitone.kernel.http.client import KEEP_ALIVE_SECONDS, Transport
-from admitone.kernel.http.client_address import client_address
+from admitone.kernel.http.client_address import UNKNOWN, client_address
 from admitone.kernel.http.operations import OK
 from admitone.kernel.service import Service
 from admitone.kernel.settings import Settings
@@ -121,7 +121,7 @@ class Proxy:
         """Return the request's headers for the service, with the client's address as this proxy knows it."""
         kept = [each for each in scope["headers"] if each[0] not in _HOP_BY_HOP | _FORWARDED]
         address = client_address(scope, trust_proxy=self._trust_proxy)
-        return [*kept, (b"x-forwarded-for", str(address).encode())] if address else kept
+        return [*kept, (b"x-forwarded-for", str(address or UNKNOWN).encode())]
 
     async def _exchange(
         self, transport: httpx.AsyncBaseTransport, request: httpx.Request, receive: Receive, send: Send

@@ -158,6 +158,7 @@ class _Marketplace:
             await listen(
                 proxy,
                 self.public,
+                settings,
                 on_ready=self._say_ready,
                 on_stopping=proxy.stopping,
                 stop=stop,

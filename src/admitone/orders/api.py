@@ -55,6 +55,7 @@ async def reserve_ticket(request: Request[NewOrder, Resources]) -> Response:
         lambda: request.resources.reserve(reservation),
         reservation.ticket_id,
         is_missing=lambda each: each.outcome == "no such ticket",
+        waiting=request.waiting(request.service.replica_waits),
     )
     if result.outcome == "already reserved" and key is not None:
         # The same request may have reserved it concurrently: then a second try finds the stored response.

@@ -5,7 +5,6 @@ from typing import Final
 
 from admitone.kernel import clock, ids
 from admitone.kernel.errors import Invalid, Refusal
-from admitone.kernel.http.app import read_bytes
 from admitone.kernel.http.operations import ACCEPTED, CREATED, OK, Request, Response, operation
 from admitone.kernel.messaging.replicas import wait_for_replica
 from admitone.kernel.tracing import current_traceparent
@@ -81,27 +80,31 @@ async def _begin(request: Request[NewPayment, Resources], new: PaymentRequest) -
     deadline = clock.monotonic_seconds() + _WAIT_SECONDS
     while True:
         begun = await wait_for_replica(
-            lambda: request.resources.begin(new), new.order_id, is_missing=lambda each: isinstance(each, NoSuchOrder)
+            lambda: request.resources.begin(new),
+            new.order_id,
+            is_missing=lambda each: isinstance(each, NoSuchOrder),
+            waiting=request.waiting(request.service.replica_waits),
         )
         if isinstance(begun, Refusal):
             raise begun
         if begun.kind != "blocking":
             return begun
-        await _wait_while(request, begun.payment, begun.payment.state)
-        if clock.monotonic_seconds() >= deadline:
+        blocking = await _wait_while(request, begun.payment, begun.payment.state)
+        if blocking.state == begun.payment.state or clock.monotonic_seconds() >= deadline:
             raise PaymentInProgress
 
 
 async def _wait_while(request: Request[NewPayment, Resources], payment: Payment, state: State) -> Payment:
-    """Return a payment once it is no longer in a state, or as it is if that takes too long."""
-    deadline = clock.monotonic_seconds() + _WAIT_SECONDS
-    pause_seconds = _FIRST_PAUSE_SECONDS
-    while payment.state == state and clock.monotonic_seconds() < deadline:
-        await asyncio.sleep(pause_seconds)
-        pause_seconds = min(pause_seconds * 2, _PAUSE_SECONDS_MAX)
-        found = await store.payment(request.db, payment.id)
-        assert found is not None
-        payment = found
+    """Return a payment once it is no longer in a state, or as it is if that takes too long or too many wait."""
+    with request.waiting(request.resources.outcome_waits) as may_wait:
+        deadline = clock.monotonic_seconds() + _WAIT_SECONDS
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while may_wait and payment.state == state and clock.monotonic_seconds() < deadline:
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 2, _PAUSE_SECONDS_MAX)
+            found = await store.payment(request.db, payment.id)
+            assert found is not None
+            payment = found
     return payment
 
 
@@ -134,7 +137,10 @@ async def list_payments(request: Request[PaymentsOf, Resources]) -> Response:
     """List every attempt to pay one of the caller's orders, newest first."""
     order_id = request.input.order_id
     order = await wait_for_replica(
-        lambda: store.order(request.db, order_id), order_id, is_missing=lambda each: each is None
+        lambda: store.order(request.db, order_id),
+        order_id,
+        is_missing=lambda each: each is None,
+        waiting=request.waiting(request.service.replica_waits),
     )
     if order is None:
         raise NoSuchOrder
@@ -158,7 +164,7 @@ class NotFromStripe(Invalid):
 )
 async def receive_webhook(request: Request[None, Resources]) -> Response:
     """Receive a webhook of Stripe; it is stored before the response and processed afterwards."""
-    body = await read_bytes(request.http)
+    body = await request.http.body()
     try:
         event = request.resources.gateway.parse_webhook(body, request.http.headers.get("stripe-signature"))
     except ForgedWebhook:

@@ -14,6 +14,7 @@ from admitone.kernel.database.batching import Batcher
 from admitone.kernel.errors import Refusal
 from admitone.kernel.running import RunningService
 from admitone.kernel.settings import Settings, SettingsError, Variable
+from admitone.kernel.waiting import WaitLimit
 from admitone.payments import gateway, store, transitions
 from admitone.payments.gateway import Gateway
 from admitone.payments.model import Begun, Payment, PaymentRequest, ProviderResult
@@ -64,13 +65,17 @@ def _is_of_this_machine(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Resources:
-    """`apply` takes a payment's id and its result; `store_webhook` an event's id and body."""
+    """`apply` takes a payment's id and its result; `store_webhook` an event's id and body.
+
+    `outcome_waits` bounds waiting for the outcome of a payment which another request began.
+    """
 
     attempts_max: int
     gateway: Gateway
     begin: Batcher[PaymentRequest, Begun | Refusal]
     apply: Batcher[tuple[UUID, ProviderResult], Payment]
     store_webhook: Batcher[tuple[str, str], None]
+    outcome_waits: WaitLimit
 
 
 @asynccontextmanager
@@ -97,4 +102,12 @@ async def open_resources(service: RunningService[None]) -> AsyncIterator[Resourc
     async with gateway.open_gateway(
         settings.stripe_url, settings.stripe_secret_key, settings.stripe_webhook_secret, installation
     ) as opened:
-        yield Resources(settings.payment_attempts, opened, Batcher(begin), Batcher(apply), Batcher(store_webhooks))
+        yield Resources(
+            attempts_max=settings.payment_attempts,
+            gateway=opened,
+            begin=Batcher(begin),
+            apply=Batcher(apply),
+            store_webhook=Batcher(store_webhooks),
+            # Beyond this the response is 202 at once: the payment is pending.
+            outcome_waits=WaitLimit(per_account_max=100, in_all_max=1000),
+        )

@@ -14,15 +14,14 @@ from starlette.requests import Request as HttpRequest
 from admitone.events import OrderStatus, TicketStatus
 from admitone.kernel import errors
 from admitone.kernel.errors import FieldError, Refusal, Unavailable
-from admitone.kernel.http.app import ErrorBody, session_token, status_of
-from admitone.kernel.http.client_address import client_address
-from admitone.kernel.http.sessions import COOKIE
+from admitone.kernel.http.app import ErrorBody, status_of
+from admitone.kernel.http.client_address import UNKNOWN, client_address
+from admitone.kernel.http.sessions import Sessions, session_tokens
 from admitone.kernel.tracing import current_traceparent
 
 PaymentStatus = Literal["pending", "requires_action", "authorized", "captured", "voided", "failed", "refunded"]
 
 _SERVICES: Final = ("auth", "tickets", "orders", "payments")
-_TOKEN: Final = re.compile(r"[0-9A-Za-z_.-]+")
 _ETAG: Final = re.compile(r'"[0-9]+"')
 _SECTION_CODE_CHARACTERS_MAX: Final = 3
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
@@ -167,20 +166,17 @@ _KINDS: Final[Mapping[int, type[Refusal]]] = {
 
 
 class ForwardedClient(msgspec.Struct, frozen=True):
-    """The browser's session token and IP address, which requests to other services carry."""
+    """The browser's session cookies and IP address, which requests to other services carry."""
 
-    session: str | None
-    ip_address: str | None
+    cookies: str | None
+    ip_address: str
 
     @classmethod
-    def of(cls, request: HttpRequest, *, trust_proxy: bool) -> "ForwardedClient":
-        """Return the client of a request.
-
-        What cannot be a token is left out, since it would become part of another request's headers.
-        """
+    def of(cls, request: HttpRequest, sessions: Sessions, *, trust_proxy: bool) -> "ForwardedClient":
+        """Return the client of a request; other services find out which of the cookies is valid, as this one does."""
         address = client_address(request.scope, trust_proxy=trust_proxy)
-        session = session_token(request) or ""
-        return cls(session if _TOKEN.fullmatch(session) else None, str(address) if address else None)
+        cookies = [f"{sessions.cookie}={each}" for each in session_tokens(request.headers, sessions.cookie)]
+        return cls("; ".join(cookies) or None, str(address or UNKNOWN))
 
 
 class ApiClient:
@@ -208,10 +204,9 @@ class ApiClient:
         if (traceparent := current_traceparent()) is not None:
             sent["traceparent"] = traceparent
         if client is not None:
-            if client.session is not None:
-                sent["cookie"] = f"{COOKIE}={client.session}"
-            if client.ip_address is not None:
-                sent["x-forwarded-for"] = client.ip_address
+            if client.cookies is not None:
+                sent["cookie"] = client.cookies
+            sent["x-forwarded-for"] = client.ip_address
         content = None
         if body is not None:
             content = _ENCODER.encode(body)

@@ -10,7 +10,6 @@ from starlette.requests import Request as HttpRequest
 
 from admitone.kernel import ids
 from admitone.kernel.errors import FieldError, Invalid, UnsupportedMediaType
-from admitone.kernel.http.app import read_bytes
 
 _FIELDS_MAX: Final = 20
 _KEY: Final = re.compile(r"[0-9A-Za-z_-]{1,64}")
@@ -20,9 +19,9 @@ _AMOUNT: Final = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,4})?")
 async def read_form(request: HttpRequest) -> dict[str, str]:
     """Return the fields of a posted form.
 
-    Raises BodyTooLarge, UnsupportedMediaType, or Invalid if the form is malformed or repeats a field.
+    Raises UnsupportedMediaType, or Invalid if the form is malformed or repeats a field.
     """
-    body = await read_bytes(request)
+    body = await request.body()
     if not body:
         return {}
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -9,7 +9,6 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import Message, Receive, Scope, Send
 
 from admitone import events
-from admitone.kernel.http.app import session_token
 from admitone.kernel.http.operations import NO_CONTENT, OK
 from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.messaging.event import Undecodable, unwrap
@@ -73,6 +72,10 @@ class LiveStream:
             await send({"type": "http.response.start", "status": NO_CONTENT, "headers": []})
             await send({"type": "http.response.body", "body": b""})
             return
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.start", "status": OK, "headers": list(_HEADERS)})
+            await send({"type": "http.response.body", "body": b""})
+            return
         connection = self._hub.connect(user, last_id)
         closing = asyncio.create_task(_close_when_gone(receive, connection))
         try:
@@ -91,10 +94,10 @@ class LiveStream:
 
         This process has no database: it learns of revocations from the bus, and of earlier ones from nobody.
         """
-        user = await self._service.sessions.user(session_token(request))
+        user = await self._service.sessions.user_of(request.headers)
         if user is None:
             return None
-        client = ForwardedClient.of(request, trust_proxy=self._service.settings.trust_proxy)
+        client = ForwardedClient.of(request, self._service.sessions, trust_proxy=self._service.settings.trust_proxy)
         try:
             return user if await self._service.resources.api.is_signed_in(client) else None
         except ServiceRefused:

@@ -57,7 +57,7 @@ class PageRequest:
 
     @property
     def forwarded(self) -> ForwardedClient:
-        return ForwardedClient.of(self.http, trust_proxy=self.resources.settings.trust_proxy)
+        return ForwardedClient.of(self.http, self.resources.sessions, trust_proxy=self.resources.settings.trust_proxy)
 
     @property
     def path(self) -> str:

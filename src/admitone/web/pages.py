@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from admitone.kernel import errors
 from admitone.kernel.errors import NotFound, Refusal
-from admitone.kernel.http.app import session_token, status_of
+from admitone.kernel.http.app import status_of
 from admitone.kernel.http.operations import INTERNAL_ERROR
 from admitone.kernel.running import RunningService
 from admitone.web import account, assets, buying, listings, selling
@@ -61,7 +61,7 @@ class _PageEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = PageRequest(self._service.resources, HttpRequest(scope, receive), None)
         try:
-            request.maybe_user = await self._service.sessions.user(session_token(request.http))
+            request.maybe_user = await self._service.sessions.user_of(request.http.headers)
             response = await self._respond(request)
         except Refusal as refusal:
             response = _error_page(request, type(refusal))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -17,6 +17,7 @@ from admitone.kernel.http.server import bind_socket, listen
 from admitone.kernel.ids import new_id
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
+from admitone.kernel.settings import Settings
 from admitone.local.postgres import Postgres
 from admitone.local.server import LOOPBACK, free_port
 from tests import engines
@@ -126,6 +127,42 @@ async def test_a_request_from_another_site_changes_nothing(app: App) -> None:
             assert response.status_code == (403 if is_refused else 201), headers
             assert len(await published_by(app, "alpha")) - before == (0 if is_refused else 1)
             assert (await alice.get("/api/notes", headers=headers)).status_code == 200
+
+
+HOSTS = [
+    ("tickets.example", 200),
+    ("TICKETS.example", 200),
+    ("tickets.example:443", 200),
+    ("127.0.0.1:8000", 200),
+    ("localhost", 200),
+    ("[::1]:8000", 200),
+    ("10.1.2.3:8000", 200),
+    ("evil.example", 421),
+    ("tickets.example.evil.example", 421),
+    ("evil.example:443", 421),
+    ("198.51.100.1.evil.example", 421),
+    ("8.8.8.8", 421),
+    ("tickets.example@evil.example", 421),
+    ("[", 421),
+    ("", 421),
+]
+
+
+async def test_only_requests_for_the_public_host_are_accepted(
+    databases: engines.Databases, start_nats: StartNats
+) -> None:
+    origin = "https://tickets.example"
+    async with running_app(databases, start_nats, ALPHA, AUTH, origin=origin) as app, app.client() as visitor:
+        for host, status in HOSTS:
+            response = await visitor.get("/api/notes", headers={"host": host})
+            assert response.status_code == status, host
+            assert_safe_headers(response)
+            assert (await visitor.get("/health/live", headers={"host": host})).status_code == 200
+
+
+async def test_without_a_public_host_every_host_is_accepted(app: App) -> None:
+    async with app.client() as visitor:
+        assert (await visitor.get("/api/notes", headers={"host": "my-machine:8000"})).status_code == 200
 
 
 CONTENT_TYPES = [
@@ -267,6 +304,7 @@ class Busy:
 
 
 HELD = b"POST /api/held HTTP/1.1\r\nhost: here\r\n\r\n"
+HALF = b"POST /api/held HTTP/1.1\r\nhost: here\r\ncontent-length: 9\r\n\r\n{"
 OPEN = b"GET /api/open HTTP/1.1\r\nhost: here\r\n\r\n"
 REFUSED = (503, b'{"errors":[{"message":"We are busy or restarting; try again in a moment"}]}')
 
@@ -297,7 +335,7 @@ async def busy(
         async def on_ready() -> None:
             ready.set()
 
-        serving = asyncio.create_task(listen(app, public, on_ready=on_ready, stop=stop))
+        serving = asyncio.create_task(listen(app, public, Settings(), on_ready=on_ready, stop=stop))
         await ready.wait()
         yield made
         made.gate.set()
@@ -309,15 +347,44 @@ async def test_a_refused_request_leaves_its_connection_usable(busy: Busy) -> Non
     async with busy.connected() as connection:
         async with busy.at_its_limit():
             for path in (b"/api/held", b"/api/held?again=1"):
-                connection.send(b"POST " + path + b' HTTP/1.1\r\nhost: here\r\ncontent-length: 9\r\n\r\n{"a":')
+                connection.send(b"POST " + path + b' HTTP/1.1\r\nhost: here\r\ncontent-length: 9\r\n\r\n{"a":"b"}')
                 assert await connection.response() == REFUSED
                 assert "\r\nretry-after: 1\r\n" in connection.head
                 assert "\r\nx-content-type-options: nosniff\r\n" in connection.head
                 assert "\r\ncontent-type: application/json\r\n" in connection.head
-                connection.send(b'"b"}')  # the rest of the body of the refused request
             connection.send(OPEN)
             assert await connection.response() == (200, b"{}")
         connection.send(HELD)
+        assert await connection.response() == (200, b"")
+
+
+async def test_half_sent_bodies_take_no_place_of_an_operation(busy: Busy) -> None:
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            slow = await stack.enter_async_context(busy.connected())
+            slow.send(HALF)
+        async with busy.at_its_limit():
+            pass
+
+
+async def test_a_body_that_does_not_arrive_in_time_is_refused(busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "_BODY_SECONDS", 0.1)
+    async with busy.connected() as slow:
+        slow.send(HALF)
+        assert await slow.response() == (
+            408,
+            b'{"errors":[{"message":"The request did not arrive in time; send it again"}]}',
+        )
+        assert await slow.is_closed()
+
+
+async def test_a_client_that_expects_to_be_asked_for_the_body_is_asked(busy: Busy) -> None:
+    busy.gate.set()
+    async with busy.connected() as connection:
+        connection.send(b"POST /api/held HTTP/1.1\r\nhost: here\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        async with asyncio.timeout(30):
+            assert await connection.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.send(b"{}")
         assert await connection.response() == (200, b"")
 
 
@@ -332,7 +399,6 @@ async def test_responses_keep_the_order_of_pipelined_requests(busy: Busy) -> Non
     [
         (b"POST /api/held HTTP/1.1", b"connection: close\r\n", True),
         (b"POST /api/held HTTP/1.0", b"", True),
-        (b"POST /api/held HTTP/1.1", b"expect: 100-continue\r\ncontent-length: 5\r\n", False),
         (b"POST /api/held HTTP/1.1", b"upgrade: h2c\r\nconnection: upgrade\r\n", False),
         (b"POST /api/%68eld HTTP/1.1", b"", False),
     ],
@@ -360,6 +426,13 @@ async def test_an_idle_connection_is_closed_after_a_refusal(busy: Busy) -> None:
         connection.send(HELD)
         assert await connection.response() == REFUSED
         assert await connection.is_closed()
+
+
+@pytest.mark.parametrize("lines", [b"", b"host: here\r\nhost: here\r\n", b"host: here\r\nHost: there\r\n"])
+async def test_a_missing_or_second_host_is_refused(busy: Busy, lines: bytes) -> None:
+    async with busy.connected() as connection:
+        connection.send(b"GET /api/open HTTP/1.1\r\n" + lines + b"\r\n")
+        assert await connection.response() == (400, b'{"errors":[{"message":"The request must have one Host field"}]}')
 
 
 # Health.

@@ -32,7 +32,7 @@ def test_the_openapi_document_is_complete() -> None:
                 assert response["description"]
             assert {"503"} <= described["responses"].keys()
     writing = encoded["paths"]["/api/notes"]["post"]
-    assert set(writing["responses"]) >= {"201", "400", "401", "403", "409", "413", "415", "422", "503"}
+    assert set(writing["responses"]) >= {"201", "400", "401", "403", "408", "409", "413", "415", "422", "503"}
     assert "Somebody tore the note up" in writing["responses"]["409"]["description"]
     assert writing["security"] == [{"session": []}]
     assert schemas["NewNote"]["additionalProperties"] is False

@@ -7,12 +7,13 @@ from datetime import timedelta
 
 import msgspec
 import pytest
+from starlette.datastructures import Headers
 
 from admitone.auth.tokens import SigningKeys, new_signing_key
 from admitone.events import SessionRevoked
 from admitone.kernel import clock
 from admitone.kernel.errors import Unavailable
-from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier, session_revoked
+from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier, session_revoked, session_tokens
 from admitone.kernel.ids import new_id
 from admitone.kernel.messaging.event import unwrap, wrap
 from admitone.kernel.messaging.inbox import Inbox
@@ -167,3 +168,32 @@ async def test_g03_a_token_with_any_changed_part_is_refused(app: App) -> None:
         async with app.client() as mallory:
             set_token(mallory, changed)
             assert (await mallory.post("/api/notes", json={"text": "x"})).status_code == 401
+
+
+async def test_cookies_of_other_applications_sign_nobody_out(app: App) -> None:
+    async with signed_in(app, "alice") as alice, app.client() as visitor:
+        token = alice.cookies["session"]
+        stale = forged({"typ": "at+jwt", "alg": "EdDSA", "kid": "another"})
+        for lines in (
+            [f"session=something-else; session={token}"],
+            [f"session={stale}; session={token}"],
+            [f"session={token}; session={stale}"],
+            [f"my_session_id=1; session={token}; session_id=2"],
+            ["theme=dark", f"session={stale}", f"session={token}"],
+            [f'a="x;y=1"; Session=x;session={token};=;;'],
+        ):
+            headers = [("cookie", line) for line in lines] + [("content-type", "application/json")]
+            response = await visitor.post("/api/notes", content=b'{"text": "hello"}', headers=headers)
+            assert response.status_code == 201, lines
+
+
+@pytest.mark.parametrize(
+    "value", ["", "a", "a.b", "a.b.c.d", "a.b.é", 'a.b."', "a. b.c", "a.b\rc.d", "%0d%0a.b.c", "a.b." + "c" * 3000]
+)
+def test_what_cannot_be_a_token_is_left_out(value: str) -> None:
+    assert session_tokens(Headers(raw=[(b"cookie", f"session={value}".encode())]), "session") == []
+
+
+def test_a_bounded_number_of_tokens_is_verified() -> None:
+    cookies = "; ".join(f"session=a.b.{number}" for number in range(1000))
+    assert len(session_tokens(Headers(raw=[(b"cookie", cookies.encode())]), "session")) == 20

@@ -1,12 +1,15 @@
 """The HTTP edge: dispatches requests to operations and pages, and turns every outcome into a response.
 
-This is the only file that knows which status code an error gets. The order of checks is always the same: origin of
-the request, authentication, parsing, and then the use case's own rules.
+This is the only file that knows which status code an error gets. The order of checks is always the same: origin and
+size of the request, authentication, parsing, and then the use case's own rules.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from opentelemetry.trace import get_current_span
@@ -15,15 +18,31 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.routing import BaseRoute, Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from admitone.kernel import errors
 from admitone.kernel.database.pool import UNREACHABLE
-from admitone.kernel.errors import BodyTooLarge, FieldError, Forbidden, NotFound, NotSignedIn, Refusal, Unavailable
-from admitone.kernel.http.client_address import client_address
-from admitone.kernel.http.operations import INTERNAL_ERROR, NO_CONTENT, NOT_MODIFIED, Operation, Request, Response
+from admitone.kernel.errors import (
+    BodyTooLarge,
+    FieldError,
+    Forbidden,
+    NotFound,
+    NotInTime,
+    NotSignedIn,
+    Refusal,
+    Unavailable,
+)
+from admitone.kernel.http.client_address import client_address, parse_address
+from admitone.kernel.http.operations import (
+    INTERNAL_ERROR,
+    NO_CONTENT,
+    NOT_MODIFIED,
+    InProgress,
+    Operation,
+    Request,
+    Response,
+)
 from admitone.kernel.http.parsing import BODY_BYTES_MAX, read_body, read_query
-from admitone.kernel.http.sessions import COOKIE
 from admitone.kernel.running import RunningService
 from admitone.kernel.settings import Settings
 from admitone.kernel.tracing import trace_span
@@ -37,23 +56,31 @@ _STATUS: Final[Mapping[type[Refusal], int]] = {
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.MethodNotAllowed: 405,
+    errors.NotInTime: 408,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
     errors.BodyTooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.Misdirected: 421,
     errors.IdempotencyKeyReused: 422,
     errors.TooManyRequests: 429,
+    errors.HeadTooLarge: 431,
     errors.Unavailable: 503,
 }
 
 # Refusals that may be part of an attack are logged. Source: OWASP ASVS 5.0, 16.3.
-_LOGGED: Final = (errors.NotSignedIn, errors.Forbidden, errors.TooManyRequests)
+_LOGGED: Final = (errors.NotSignedIn, errors.Forbidden, errors.Misdirected, errors.TooManyRequests)
+# In the scope: the id of the account that a request comes from, once it is known.
+_ACCOUNT: Final = "account"
 
 _JSON: Final = b"application/json"
+_HEALTH: Final = "/health/"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE: Final = frozenset({"same-origin", "none"})
 _WITHOUT_BODY: Final = frozenset({NO_CONTENT, NOT_MODIFIED})
 _LENGTH_DIGITS_MAX: Final = 18
+
+_BODY_SECONDS: Final = 20.0
 
 # Load shedding: more requests in progress than one operation can serve within about a second.
 _IN_PROGRESS_MAX: Final = 1500
@@ -71,6 +98,10 @@ _HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
 _TRANSPORT_SECURITY: Final = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 
 
+def security_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:
+    return (*_HEADERS, _TRANSPORT_SECURITY) if settings.is_https else _HEADERS
+
+
 class ErrorBody(msgspec.Struct):
     """The body of every error: one entry per broken rule."""
 
@@ -82,23 +113,36 @@ def status_of(refusal: type[Refusal]) -> int:
     return next(_STATUS[kind] for kind in refusal.__mro__ if kind in _STATUS)
 
 
-async def read_bytes(request: HttpRequest) -> bytes:
-    """Return the request's body; raises BodyTooLarge as soon as it exceeds 64 KiB."""
-    announced = request.headers.get("content-length", "")
+async def _receive_body(headers: Headers, receive: Receive) -> bytes:
+    """Return the request's body; raises BodyTooLarge as soon as it exceeds 64 KiB, NotInTime, or ClientDisconnect."""
+    announced = headers.get("content-length", "")
     if announced.isdecimal() and (len(announced) > _LENGTH_DIGITS_MAX or int(announced) > BODY_BYTES_MAX):
         raise BodyTooLarge
     received = bytearray()
-    async for chunk in request.stream():
-        received += chunk
-        if len(received) > BODY_BYTES_MAX:
-            raise BodyTooLarge
+    is_complete = False
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while not is_complete:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                received += message.get("body", b"")
+                if len(received) > BODY_BYTES_MAX:
+                    raise BodyTooLarge
+                is_complete = not message.get("more_body", False)
+    except TimeoutError:
+        raise NotInTime from None
     return bytes(received)
 
 
-def session_token(request: HttpRequest) -> str | None:
-    """Return the session cookie's value if it can be a token: a quoted cookie may contain line breaks."""
-    token = request.cookies.get(COOKIE)
-    return token if token is not None and token.isascii() and token.isprintable() else None
+def _after_body(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that begins with the whole body, although it was received before."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 async def send_response(send: Send, response: Response) -> None:
@@ -119,7 +163,25 @@ def _error_response(refusal: Refusal) -> Response:
         headers.append((b"retry-after", str(refusal.retry_after_seconds).encode()))
     if isinstance(refusal, errors.MethodNotAllowed):
         headers.append((b"allow", ", ".join(refusal.allowed).encode()))
+    if isinstance(refusal, NotInTime):
+        headers.append((b"connection", b"close"))  # the rest of the request would be read as another one
     return Response(status_of(type(refusal)), ErrorBody(refusal.errors), tuple(headers))
+
+
+def response_bytes(refusal: Refusal, settings: Settings) -> bytes:
+    """Return the whole response to what the application never gets, after which the server closes the connection."""
+    response = _error_response(refusal)
+    body = response.encoded()
+    headers = [
+        *response.headers,
+        *security_headers(settings),
+        (b"content-type", _JSON),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    status = HTTPStatus(response.status)
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}".encode(), *(b": ".join(each) for each in headers)]
+    return b"\r\n".join([*lines, b"", body])
 
 
 class _Endpoint:
@@ -128,34 +190,31 @@ class _Endpoint:
     def __init__(self, service: RunningService[Any], operation: Operation) -> None:
         self._service = service
         self._operation = operation
-        self._in_progress = 0
+        self._in_progress = InProgress(_IN_PROGRESS_MAX)
         # The route, not the path: otherwise there would be as many span names as ids.
         self._span_name = f"{service.name} {operation.method} {operation.path}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         get_current_span().update_name(self._span_name)
-        if self._in_progress >= _IN_PROGRESS_MAX:
-            raise Unavailable
-        self._in_progress += 1
-        try:
+        with self._in_progress.counted():
             response = await self._respond(HttpRequest(scope, receive))
-        finally:
-            self._in_progress -= 1
         await send_response(send, response)
 
     async def _respond(self, request: HttpRequest) -> Response:
         operation = self._operation
-        user = await self._service.sessions.user(session_token(request))
+        user = await self._service.sessions.user_of(request.headers)
+        if user is not None:
+            request.scope[_ACCOUNT] = user.id
         if operation.signed_in and user is None:
             raise NotSignedIn
         parsed: msgspec.Struct | None = None
         if operation.body is not None:
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
                 raise errors.UnsupportedMediaType
-            parsed = read_body(await read_bytes(request), operation.body)
+            parsed = read_body(await request.body(), operation.body)
         elif operation.query is not None:
             parsed = read_query(request.scope["query_string"], operation.query)
-        return await operation.use_case(Request(self._service, request, parsed, user))
+        return await operation.use_case(Request(self._service, request, parsed, user, self._in_progress))
 
 
 class _Path:
@@ -174,6 +233,19 @@ class _Path:
         await endpoint(scope, receive, send)
 
 
+def _host_name(host: str) -> str:
+    """Return the name or address in a Host field, in lower case and without the port; nothing if it is malformed."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_local(host: str) -> bool:
+    address = parse_address(host)
+    return host == "localhost" if address is None else address.is_private
+
+
 class HttpApp:
     """The outermost ASGI application: trace, security headers, origin check, and a response for every outcome."""
 
@@ -186,8 +258,10 @@ class HttpApp:
             if isinstance(each, Route) and isinstance(each.endpoint, _Path) and not each.param_convertors
         }
         self._own_origin = settings.public_origin
+        own_host = _host_name(urlsplit(settings.public_origin).netloc)
+        self._own_host = None if _is_local(own_host) else own_host
         self._trust_proxy = settings.trust_proxy
-        self._headers = _HEADERS + ((_TRANSPORT_SECURITY,) if settings.is_https else ())
+        self._headers = security_headers(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
@@ -205,8 +279,12 @@ class HttpApp:
         headers = Headers(scope=scope)
         with trace_span(headers.get("traceparent"), scope["method"]):
             try:
+                self._check_host(scope["path"], headers)
                 if scope["method"] not in _SAFE_METHODS:
                     self._check_origin(headers)
+                if "content-length" in headers or "transfer-encoding" in headers:
+                    # Before anything is counted as in progress, so that only its own connection waits for a client.
+                    receive = _after_body(await _receive_body(headers, receive), receive)
                 route = self._fixed_paths.get(scope["path"])
                 if route is not None:
                     scope["route"] = route
@@ -231,11 +309,26 @@ class HttpApp:
             if isinstance(error, _LOGGED):
                 # Without the input: it may be a password in the wrong field.
                 address = client_address(scope, trust_proxy=self._trust_proxy)
-                extra = {"path": scope["path"], "kind": type(error).__name__, "from": str(address or "")}
+                kind, account = type(error).__name__, scope.get(_ACCOUNT)
+                extra = {"path": scope["path"], "kind": kind, "from": str(address or ""), "account": account}
                 log.info("refused", extra=extra)
             return _error_response(error)
         log.error("request failed", extra={"path": scope["path"]}, exc_info=error)
         return Response(INTERNAL_ERROR, ErrorBody([FieldError("Something went wrong on our side")]))
+
+    def _check_host(self, path: str, headers: Headers) -> None:
+        """Refuse requests without exactly one Host (RFC 9112, §3.2) and, with a public origin, those for other hosts.
+
+        Addresses of this machine and of its network are accepted, which other services use, and probes may use any.
+        """
+        hosts = headers.getlist("host")
+        if len(hosts) != 1:
+            raise errors.Invalid("The request must have one Host field")
+        if self._own_host is None or path.startswith(_HEALTH):
+            return
+        host = _host_name(hosts[0])
+        if host != self._own_host and not _is_local(host):
+            raise errors.Misdirected
 
     def _check_origin(self, headers: Headers) -> None:
         """Refuse requests that change something and come from another site's page.

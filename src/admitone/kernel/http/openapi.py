@@ -16,6 +16,7 @@ from admitone.kernel import errors
 from admitone.kernel.errors import Refusal
 from admitone.kernel.http.app import ErrorBody, status_of
 from admitone.kernel.http.operations import IDEMPOTENCY_KEY_CHARACTERS_MAX, Operation
+from admitone.kernel.http.sessions import cookie_name
 from admitone.kernel.settings import Settings
 
 _SCHEMA_PATH: Final = "#/components/schemas/{name}"
@@ -42,6 +43,7 @@ def document(operations: Sequence[Operation], settings: Settings) -> dict[str, A
     for name in components.keys() - {body.__name__ for body in bodies}:
         fields = components[name].get("properties", {})
         fields.update({field: _without_null(schema) for field, schema in fields.items()})
+    cookie = cookie_name(is_https=settings.is_https)
     paths: dict[str, dict[str, Any]] = {}
     for op in operations:
         paths.setdefault(op.path, {})[op.method.lower()] = _operation(op)
@@ -57,7 +59,7 @@ def document(operations: Sequence[Operation], settings: Settings) -> dict[str, A
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"session": {"type": "apiKey", "in": "cookie", "name": "session"}},
+            "securitySchemes": {"session": {"type": "apiKey", "in": "cookie", "name": cookie}},
         },
     }
 
@@ -187,9 +189,9 @@ def _all_refusals(op: Operation) -> list[type[Refusal]]:
     if op.signed_in:
         found.append(errors.NotSignedIn)
     if op.body is not None:
-        found += [errors.Invalid, errors.BodyTooLarge, errors.UnsupportedMediaType]
+        found += [errors.Invalid, errors.NotInTime, errors.BodyTooLarge, errors.UnsupportedMediaType]
     if op.raw_body:
-        found.append(errors.BodyTooLarge)
+        found += [errors.NotInTime, errors.BodyTooLarge]
     if op.query is not None:
         found.append(errors.Invalid)
     if "{" in op.path:

@@ -1,6 +1,7 @@
 """What a service declares about its HTTP API: operations, the request a use case gets, and its response."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
@@ -9,10 +10,11 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 
 from admitone.kernel.database.pool import Database
-from admitone.kernel.errors import Invalid, NotFound, NotSignedIn, Refusal
+from admitone.kernel.errors import Invalid, NotFound, NotSignedIn, Refusal, Unavailable
 from admitone.kernel.http import parsing
 from admitone.kernel.http.sessions import SignedInUser
 from admitone.kernel.running import Resources, RunningService
+from admitone.kernel.waiting import WaitLimit
 
 OK: Final = 200
 CREATED: Final = 201
@@ -44,6 +46,33 @@ class Response:
         return b"" if self.body is None else _ENCODER.encode(self.body)
 
 
+class InProgress:
+    """Counts the requests of one operation in progress; those beyond the limit raise Unavailable."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._count = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        if self._count >= self._count_max:
+            raise Unavailable
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+    @contextmanager
+    def not_counted(self) -> Iterator[None]:
+        """Do not count a request, which is counted otherwise, during the block; it is never refused afterwards."""
+        self._count -= 1
+        try:
+            yield
+        finally:
+            self._count += 1
+
+
 @dataclass(slots=True)
 class Request(Generic[Input, Resources]):
     """A request to one service, as its use case sees it.
@@ -55,6 +84,7 @@ class Request(Generic[Input, Resources]):
     http: HttpRequest
     input: Input
     maybe_user: SignedInUser | None
+    in_progress: InProgress
 
     @property
     def db(self) -> Database:
@@ -70,6 +100,16 @@ class Request(Generic[Input, Resources]):
         if self.maybe_user is None:
             raise NotSignedIn
         return self.maybe_user
+
+    @contextmanager
+    def waiting(self, waits: WaitLimit) -> Iterator[bool]:
+        """Yield whether the request may wait for something to happen elsewhere.
+
+        Only so many may as `waits` allow, and they do not count as in progress: what they wait for may never come, and
+        must not keep others out.
+        """
+        with waits.of(self.user.id) as may_wait, self.in_progress.not_counted():
+            yield may_wait
 
     def id(self, name: str = "id") -> UUID:
         """Return an id from the path; raises NotFound if it is malformed, since nothing has such an id."""

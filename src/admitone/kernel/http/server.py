@@ -7,10 +7,15 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
+
+from admitone.kernel.http.app import response_bytes
+from admitone.kernel.http.connection import Connection, answering, limited_connections
+from admitone.kernel.settings import Settings
 
 _DRAIN_SECONDS: Final = 20
 _BACKLOG: Final = 4096
@@ -57,10 +62,15 @@ def cancel_on_signals(stop: asyncio.Event) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn without its own signal handling: `listen` decides when to stop."""
+    """Uvicorn with limited connections, and without its own signal handling: `listen` decides when to stop."""
 
-    def __init__(self, app: ASGIApp, **options: Any) -> None:
-        super().__init__(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off", ws="none", **options))
+    def __init__(self, app: ASGIApp, settings: Settings, **options: Any) -> None:
+        connections = limited_connections(trust_proxy=settings.trust_proxy)
+        render = partial(response_bytes, settings=settings)
+        options |= {"access_log": False, "log_config": None, "lifespan": "off", "ws": "none", "server_header": False}
+        # Typed as a class, and only called: with `config`, `server_state`, `app_state` and `_loop`.
+        protocol: Any = partial(Connection, connections, render)
+        super().__init__(uvicorn.Config(answering(app), http=protocol, **options))
 
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
@@ -70,6 +80,7 @@ class _Server(uvicorn.Server):
 async def listen(
     app: ASGIApp,
     public: socket.socket,
+    settings: Settings,
     *,
     stop: asyncio.Event,
     on_ready: Callable[[], Awaitable[None]] | None = None,
@@ -80,7 +91,7 @@ async def listen(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     server = _Server(
         app,
-        server_header=False,
+        settings,
         proxy_headers=False,  # client_address.py reads them
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         backlog=_BACKLOG,
@@ -100,9 +111,9 @@ async def listen(
 
 
 @asynccontextmanager
-async def serving_in_background(app: ASGIApp, public: socket.socket) -> AsyncIterator[None]:
+async def serving_in_background(app: ASGIApp, public: socket.socket, settings: Settings) -> AsyncIterator[None]:
     """Serve an application on another port for as long as the block lasts."""
-    server = _Server(app)
+    server = _Server(app, settings)
     serving = asyncio.create_task(server.serve(sockets=[public]))
     try:
         yield

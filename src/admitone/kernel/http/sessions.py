@@ -6,6 +6,7 @@ that ends before its token expires is refused as soon as its revocation reaches 
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from uuid import UUID
 
 import jwt
 import msgspec
+from starlette.datastructures import Headers
 
 from admitone.kernel import clock
 from admitone.kernel.database.pool import Database, Transaction
@@ -21,7 +23,6 @@ from admitone.kernel.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
-COOKIE: Final = "session"
 ISSUER: Final = "admitone"
 AUDIENCE: Final = "admitone"
 TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 – RFC 9068's name for the type of token
@@ -32,6 +33,9 @@ _REFETCH_SECONDS: Final = 30.0
 _KEYS_SECONDS_MAX: Final = 60.0
 _CACHED_TOKENS_MAX: Final = 50_000
 _TOKEN_CHARACTERS_MAX: Final = 2048
+_TOKEN: Final = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+# Other applications on the same host, or on hosts above and below it, may have set cookies of the same name.
+_TOKENS_MAX: Final = 20
 _POLL_SECONDS: Final = 0.5
 _PRUNE_EVERY_SECONDS: Final = 3600.0
 
@@ -40,6 +44,24 @@ INSERT INTO revoked_session (session_id, expires_at) VALUES ($1, $2) ON CONFLICT
 """
 _REVOKED_SINCE: Final = "SELECT session_id, number FROM revoked_session WHERE number > $1 ORDER BY number"
 _DELETE_EXPIRED: Final = "DELETE FROM revoked_session WHERE expires_at < instant() RETURNING session_id"
+
+
+def cookie_name(*, is_https: bool) -> str:
+    """Return the name of the session cookie.
+
+    Browsers accept `__Host-` from this host and https only, so that no other host can set it. Source: RFC 6265bis.
+    """
+    return "__Host-session" if is_https else "session"
+
+
+def session_tokens(headers: Headers, cookie: str) -> list[str]:
+    """Return what may be a session token in the cookies of this name, without repetition.
+
+    Everything else is left out: it cannot be valid, and must not get into the headers of another request.
+    """
+    pairs = [pair.partition("=") for line in headers.getlist("cookie") for pair in line.split(";")]
+    values = dict.fromkeys(value.strip() for name, _, value in pairs if name.strip() == cookie)
+    return [each for each in values if len(each) <= _TOKEN_CHARACTERS_MAX and _TOKEN.fullmatch(each)][:_TOKENS_MAX]
 
 
 class SessionRevocation(Protocol):
@@ -175,10 +197,18 @@ class TokenVerifier:
 class Sessions:
     """The sessions one service accepts: those with a valid token that are not revoked."""
 
-    def __init__(self, verifier: TokenVerifier) -> None:
+    def __init__(self, verifier: TokenVerifier, cookie: str = cookie_name(is_https=False)) -> None:
         self._verifier = verifier
+        self.cookie = cookie
         self._revoked: set[UUID] = set()
         self._last_number = 0
+
+    async def user_of(self, headers: Headers) -> SignedInUser | None:
+        """Return the user of the first valid token in the session cookies; raises Unavailable as `user`."""
+        for token in session_tokens(headers, self.cookie):
+            if (user := await self.user(token)) is not None:
+                return user
+        return None
 
     async def user(self, token: str | None) -> SignedInUser | None:
         """Return whom a token was issued to, or None if it is absent, forged, expired or revoked.

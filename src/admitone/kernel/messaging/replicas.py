@@ -7,6 +7,7 @@ event an operator dropped: the next event does not wait for it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -99,16 +100,26 @@ def is_recent(made: UUID) -> bool:
     return abs(clock.now().timestamp() - (made.int >> 80) / 1000) < _RECENT_SECONDS
 
 
-async def wait_for_replica(find: Callable[[], Awaitable[T]], made: UUID, *, is_missing: Callable[[T], bool]) -> T:
+async def wait_for_replica(
+    find: Callable[[], Awaitable[T]],
+    made: UUID,
+    *,
+    is_missing: Callable[[T], bool],
+    waiting: AbstractContextManager[bool],
+) -> T:
     """Return what `find` returns; while that is missing and the id is recent, try again for up to two seconds.
 
-    An aggregate created a moment ago in another service may not have arrived here yet.
+    An aggregate created a moment ago in another service may not have arrived here yet. `waiting` decides whether the
+    request may wait: see `Request.waiting`.
     """
     found = await find()
-    deadline = clock.monotonic_seconds() + _WAIT_SECONDS
-    pause_seconds = _FIRST_PAUSE_SECONDS
-    while is_missing(found) and is_recent(made) and clock.monotonic_seconds() < deadline:
-        await asyncio.sleep(pause_seconds)
-        pause_seconds = min(pause_seconds * 2, _PAUSE_SECONDS_MAX)
-        found = await find()
+    if not is_missing(found) or not is_recent(made):
+        return found
+    with waiting as may_wait:
+        deadline = clock.monotonic_seconds() + _WAIT_SECONDS
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while may_wait and is_missing(found) and is_recent(made) and clock.monotonic_seconds() < deadline:
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(pause_seconds * 2, _PAUSE_SECONDS_MAX)
+            found = await find()
     return found
