@@ -23,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stripe_sandbox import payment_intents
-from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error
+from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error, not_found
 from stripe_sandbox.events import RETRY_DELAYS_SECONDS, Webhooks
 from stripe_sandbox.faults import Faults, RequestFault, take
 from stripe_sandbox.operations import OPERATIONS, ApiOperation, Context, Run, new_id
@@ -231,6 +231,8 @@ async def _suffer(fault: RequestFault, when: Literal["before", "during", "after"
             raise internal_error()
         case "too_many_requests":
             raise ApiError("Request rate limit exceeded", 429, code="rate_limit")
+        case "not_found":
+            raise not_found()
         case "drop":
             raise ConnectionDropped
 

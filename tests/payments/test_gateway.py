@@ -65,6 +65,14 @@ BROKEN = {
     "an error page": response(b"<html>", "502 Bad Gateway"),
     "an error that is not Stripe's": response(b'{"error": "bad gateway"}', "502 Bad Gateway"),
     "an error without content": response(b'{"error": null}', "400 Bad Request"),
+    "an unknown object": response(
+        b'{"error": {"type": "invalid_request_error", "code": "resource_missing"}}',
+        "404 Not Found",
+    ),
+    "a refused parameter": response(
+        b'{"error": {"type": "invalid_request_error", "code": "parameter_unknown", "param": "expand"}}',
+        "400 Bad Request",
+    ),
     "too many requests": response(b'{"error": {"type": "rate_limit"}}', "429 Too Many Requests"),
 }
 

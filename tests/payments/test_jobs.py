@@ -227,6 +227,42 @@ async def test_a_wrong_secret_key_does_not_fail_a_payment(
         assert (await world.payment(order)).state == "created"
 
 
+NOTHING_FOUND: dict[str, Any] = {"answer": "not_found", "count": 0}
+
+
+@pytest.mark.parametrize("wanted", ["capture", "void", "refund"])
+async def test_a_provider_that_knows_no_payment_decides_nothing(
+    impatient: None, world_without_webhooks: World, wanted: str
+) -> None:
+    """Every request gets a 404, as with the key of another account: what is wanted stays wanted."""
+    world = world_without_webhooks
+    order = await world.order()
+    await world.pay(order)
+    payment = await world.payment(order)
+    if wanted == "refund":
+        await world.consume(awaiting(order, payment.id))
+        await world.state(order, "captured")
+    await world.sandbox.inject(requests=[NOTHING_FOUND])
+    decided = awaiting(order, payment.id) if wanted == "capture" else cancelled(order, 2 if wanted == "refund" else 1)
+    await world.consume(decided)
+    await eventually(lambda: _was_tried(world, order, 4), "it was tried several times")
+    refused = await world.payment(order)
+    assert (refused.state, refused.wanted) == ("captured" if wanted == "refund" else "authorized", wanted)
+    await world.sandbox.clear_faults()
+    await world.state(order, {"capture": "captured", "void": "voided", "refund": "refunded"}[wanted])
+
+
+async def test_a_refused_request_to_authorize_is_not_a_declined_card(
+    impatient: None, world_without_webhooks: World
+) -> None:
+    world = world_without_webhooks
+    order = await world.order()
+    await world.sandbox.inject(requests=[NOTHING_FOUND])
+    assert (await world.pay(order)).status_code == 202
+    await world.sandbox.clear_faults()
+    await world.state(order, "authorized")
+
+
 async def test_an_authenticated_payment_is_noticed_without_webhooks(
     world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +324,10 @@ async def test_reconciliation_cancels_intents_that_a_restored_database_lost(
         foreign.id: "requires_capture",
         (await world.intent(order)).id: "canceled",
     }
+
+
+async def _was_tried(world: World, order: OrderCreated, times: int) -> bool:
+    return (await world.payment(order)).tries >= times
 
 
 async def _is_at_rest(world: World, order: OrderCreated) -> bool:

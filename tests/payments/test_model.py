@@ -169,6 +169,19 @@ def test_a_cancelled_payment_leaves_nothing_at_stripe(steps: list[ProviderResult
     assert at_stripe in {"nothing", "returned"}
 
 
+@pytest.mark.parametrize(
+    "result", [IntentNotFound(), Declined("refused", "The payment provider refused the request"), Unknown("a reason")]
+)
+@pytest.mark.parametrize("state", ["requires_action", "authorized", "captured", "failed"])
+def test_what_is_wanted_at_stripe_is_only_dropped_when_stripe_shows_it_done(state: Any, result: ProviderResult) -> None:
+    wanted = "refund" if state == "captured" else "void"
+    reason = "The card was refused" if state == "failed" else None
+    payment = msgspec.structs.replace(BEGUN, state=state, stripe_id="pi_1", wanted=wanted, reason=reason)
+    after, _ = payment.apply(result, ORDER, NOW, is_last_attempt=False)
+    assert after.wanted == wanted
+    assert after.due_at is not None
+
+
 # Beginning a payment
 
 REQUEST: Final = PaymentRequest(ids.new_id(), ORDER.id, ORDER.buyer_id, "tok_mastercard", None)

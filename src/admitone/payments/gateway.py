@@ -57,6 +57,9 @@ _REASON_CHARACTERS_MAX: Final = 300
 # Visible ASCII, as all ids of Stripe are: it becomes a key of ours, and PostgreSQL cannot store NUL.
 StripeId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,255}\Z")]
 
+# Stripe refused the request itself. Only the authorization of a card can be refused for good that way.
+_REFUSED: Final = (stripe.CardError, stripe.InvalidRequestError)
+
 # There was no response, or none that Stripe sends.
 NO_RESPONSE: Final = (TimeoutError, stripe.StripeError, msgspec.MsgspecError)
 
@@ -226,12 +229,20 @@ class Gateway:
             **_payment_method(payment.token),
         }
         request = self._send(PaymentIntent, "post", _INTENTS, params, payment.provider_key)
-        return await self._result(payment, request, _AUTHORIZE_SECONDS)
+        try:
+            return await self._result(payment, request, _AUTHORIZE_SECONDS)
+        except _REFUSED as error:
+            return _declined(payment, error)
 
     async def retrieve(self, payment: Payment) -> ProviderResult:
         """Return the present state of a payment whose id at Stripe is known."""
         path = f"{_INTENTS}/{_stripe_id(payment)}"
-        return await self._result(payment, self._send(PaymentIntent, "get", path, {"expand": ["latest_charge"]}))
+        try:
+            return await self._result(payment, self._send(PaymentIntent, "get", path, {"expand": ["latest_charge"]}))
+        except _REFUSED as error:
+            # An id that Stripe gave us and does not know: the key is of another account or mode. It decides nothing.
+            log.error("Stripe refuses to show a payment", extra={"payment": payment.id, "error": str(error)})  # noqa: TRY400
+            return _unknown(error)
 
     async def find(self, payment: Payment) -> ProviderResult:
         """Return the present state of a payment whose id at Stripe is not known; IntentNotFound if it has none.
@@ -266,8 +277,12 @@ class Gateway:
         Each try has its own key: under the same key Stripe would repeat a 500 for a day.
         """
         path, key = f"{_INTENTS}/{_stripe_id(payment)}/{verb}", f"{verb}:{payment.id}:{payment.tries}"
-        result = await self._result(payment, self._send(PaymentIntent, "post", path, {}, key))
-        return await self.retrieve(payment) if isinstance(result, Declined) else result
+        try:
+            return await self._result(payment, self._send(PaymentIntent, "post", path, {}, key))
+        except _REFUSED as error:
+            facts = {"payment": payment.id, "request": verb, "code": error.code}
+            log.info("a request was refused; the intent shows why", extra=facts)
+            return await self.retrieve(payment)
 
     async def refund(self, payment: Payment) -> ProviderResult:
         """Return all money that was taken."""
@@ -336,17 +351,15 @@ class Gateway:
     async def _result(
         self, payment: Payment, request: Awaitable[PaymentIntent], seconds: float = _OPERATION_SECONDS
     ) -> ProviderResult:
-        """Return what the response to a request means for a payment."""
+        """Return what the response to a request means for a payment; raises one of _REFUSED."""
         try:
             async with asyncio.timeout(seconds):
                 return self._result_of(payment, await request)
-        except stripe.CardError as error:
-            return _declined(error)
+        except _REFUSED:
+            raise
         except stripe.IdempotencyError as error:
             log.error("an idempotency key was used for something else", extra={"payment": payment.id})  # noqa: TRY400
             return _unknown(error)
-        except stripe.InvalidRequestError as error:
-            return _refused(payment, error)
         except (stripe.AuthenticationError, stripe.PermissionError) as error:
             log.error("Stripe does not accept our key", extra={"error": str(error)})  # noqa: TRY400
             return _unknown(error)
@@ -390,23 +403,23 @@ def _payment_method(token: str) -> dict[str, Any]:
     return {"payment_method": token}
 
 
-def _declined(error: stripe.CardError) -> ProviderResult:
-    body: Any = error.json_body
-    details = body["error"]
-    intent = details.get("payment_intent") or {}
-    decline = details.get("decline_code")
-    code = decline if decline and decline != "generic_decline" else error.code
-    return Declined(code or "card_declined", _reason(error.user_message), intent.get("id"))
+def _declined(payment: Payment, error: stripe.CardError | stripe.InvalidRequestError) -> ProviderResult:
+    """Return what a refused authorization means: the bank or Stripe refused the card, or the token names none.
 
-
-def _refused(payment: Payment, error: stripe.InvalidRequestError) -> ProviderResult:
-    """Stripe refuses the request, now and later: the token is not valid, or the request is not."""
-    is_token = error.param is not None and any(
-        part in error.param for part in ("payment_method", "confirmation_token", "token")
-    )
-    if not is_token:
-        log.warning("Stripe refused a request", extra={"payment": payment.id, "code": error.code, "error": str(error)})
-    return Declined(TOKEN_INVALID if is_token else error.code or "refused", _PROVIDER_REFUSED)
+    Any other refusal is about the request or the account. It says nothing about the card, and so decides nothing.
+    """
+    if isinstance(error, stripe.CardError):
+        body: Any = error.json_body
+        details = body["error"]
+        intent = details.get("payment_intent") or {}
+        decline = details.get("decline_code")
+        code = decline if decline and decline != "generic_decline" else error.code
+        return Declined(code or "card_declined", _reason(error.user_message), intent.get("id"))
+    if any(part in (error.param or "") for part in ("payment_method", "confirmation_token", "token")):
+        return Declined(TOKEN_INVALID, _PROVIDER_REFUSED)
+    facts = {"payment": payment.id, "code": error.code, "error": str(error)}
+    log.error("Stripe refused to authorize a payment, and not for its card", extra=facts)
+    return _unknown(error)
 
 
 def _unknown(error: Exception) -> Unknown:

@@ -221,7 +221,8 @@ class Payment(msgspec.Struct, frozen=True):
 
         With the last attempt the order fails, too.
         """
-        if isinstance(result, Unknown):
+        is_hidden = isinstance(result, IntentNotFound) and self.stripe_id is not None
+        if isinstance(result, Unknown) or is_hidden:
             return self.retried_later(now), []
         match self.state:
             case "created" | "requires_action":
@@ -296,8 +297,11 @@ class Payment(msgspec.Struct, frozen=True):
                 )
             case Declined(stripe_id=str(stripe_id)):
                 return self.retried_later(now) if self.wanted is not None else self.with_wanted("void", now, stripe_id)
-            case _:
+            case Canceled() | Refunded():
                 return self.at_rest()
+            case _:
+                # Nothing shows that Stripe holds nothing any more: what is wanted stays wanted.
+                return self.retried_later(now) if self.wanted is not None else self.at_rest()
 
     # How a payment changes.
 
