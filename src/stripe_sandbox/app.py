@@ -233,6 +233,8 @@ async def _suffer(fault: RequestFault, when: Literal["before", "during", "after"
             raise ApiError("Request rate limit exceeded", 429, code="rate_limit")
         case "not_found":
             raise not_found()
+        case "refused":
+            raise ApiError("This operation is not allowed for this account", code="status_transition_invalid")
         case "drop":
             raise ConnectionDropped
 

@@ -147,6 +147,21 @@ async def test_g15_a_capture_is_retried_until_it_succeeds_once(
     assert await world.published() == ["PaymentAuthorized", "PaymentCreated"]
 
 
+async def test_g15_a_capture_that_is_refused_for_good_fails_the_payment(
+    impatient: None, world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "_RETRY_SECONDS_MAX", 0.1)
+    world = world_without_webhooks
+    order = await world.order()
+    await world.pay(order)
+    await world.sandbox.inject(requests=[{"operations": ["capture_intent"], "answer": "refused", "count": 0}])
+    await world.consume(awaiting(order, (await world.payment(order)).id))
+    failed = await world.state(order, "failed")
+    assert failed.reason == "The payment could not be completed"
+    assert (await world.intent(order)).status == "canceled"
+    assert await world.published() == ["PaymentAuthorized", "PaymentFailed"]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_g15_a_refund_is_retried_until_it_succeeds_once(
     impatient: None, world_without_webhooks: World, when: str

@@ -23,6 +23,7 @@ from admitone.payments.model import (
     Authorized,
     Canceled,
     Captured,
+    CaptureRefused,
     Declined,
     IntentNotFound,
     Payment,
@@ -50,6 +51,7 @@ _CREATED_WITHIN: Final = timedelta(minutes=2)
 _SIGNATURE_SECONDS_MAX: Final = 300
 
 _INTENTS: Final = "/v1/payment_intents"
+_UNKNOWN_OBJECT: Final = "resource_missing"
 _PROVIDER_REFUSED: Final = "The payment provider refused the request"
 _REASON_CHARACTERS_MAX: Final = 300
 
@@ -265,24 +267,32 @@ class Gateway:
 
     async def capture(self, payment: Payment) -> ProviderResult:
         """Take the money that is held."""
-        return await self._change(payment, "capture")
+        try:
+            return await self._change(payment, "capture")
+        except _REFUSED as error:
+            result = await self._why_refused(payment, error)
+            # Not if Stripe does not know the intent by this key: that says nothing about the intent.
+            is_refused = isinstance(result, Authorized) and error.code != _UNKNOWN_OBJECT
+            return CaptureRefused(_stripe_id(payment), error.code or "refused") if is_refused else result
 
     async def void(self, payment: Payment) -> ProviderResult:
         """Release the money that is held."""
-        return await self._change(payment, "cancel")
+        try:
+            return await self._change(payment, "cancel")
+        except _REFUSED as error:
+            return await self._why_refused(payment, error)
 
     async def _change(self, payment: Payment, verb: str) -> ProviderResult:
-        """Request a change that Stripe makes at most once; if it refuses, the intent itself shows why.
+        """Request a change that Stripe makes at most once; raises one of _REFUSED.
 
         Each try has its own key: under the same key Stripe would repeat a 500 for a day.
         """
         path, key = f"{_INTENTS}/{_stripe_id(payment)}/{verb}", f"{verb}:{payment.id}:{payment.tries}"
-        try:
-            return await self._result(payment, self._send(PaymentIntent, "post", path, {}, key))
-        except _REFUSED as error:
-            facts = {"payment": payment.id, "request": verb, "code": error.code}
-            log.info("a request was refused; the intent shows why", extra=facts)
-            return await self.retrieve(payment)
+        return await self._result(payment, self._send(PaymentIntent, "post", path, {}, key))
+
+    async def _why_refused(self, payment: Payment, error: stripe.StripeError) -> ProviderResult:
+        log.info("a request was refused; the intent shows why", extra={"payment": payment.id, "code": error.code})
+        return await self.retrieve(payment)
 
     async def refund(self, payment: Payment) -> ProviderResult:
         """Return all money that was taken."""
@@ -291,7 +301,7 @@ class Gateway:
             async with asyncio.timeout(_OPERATION_SECONDS):
                 await self._send(_Refund, "post", "/v1/refunds", params, f"refund:{payment.id}:{payment.tries}")
         except stripe.InvalidRequestError as error:
-            log.info("a refund was refused; the intent shows why", extra={"payment": payment.id, "code": error.code})
+            return await self._why_refused(payment, error)
         except NO_RESPONSE as error:
             return _unknown(error)
         return await self.retrieve(payment)

@@ -35,6 +35,9 @@ LEASE_SECONDS: Final = 30.0
 _CHECK_AGAIN: Final = timedelta(seconds=60)
 _RETRY_SECONDS: Final = 0.5
 _RETRY_SECONDS_MAX: Final = 60.0
+# After so many refusals, about two minutes apart from first to last, a capture is given up.
+_REFUSALS_MAX: Final = 8
+_CAPTURE_REFUSED: Final = "The payment could not be completed"
 
 
 class NoSuchOrder(NotFound):
@@ -98,6 +101,14 @@ class Captured:
 
 
 @dataclass(frozen=True)
+class CaptureRefused:
+    """Stripe refused to take the money, which is still held."""
+
+    stripe_id: str
+    code: str
+
+
+@dataclass(frozen=True)
 class Refunded:
     """The money was taken and returned in full."""
 
@@ -132,7 +143,9 @@ class Unknown:
     reason: str
 
 
-ProviderResult = Authorized | RequiresAction | Captured | Refunded | Declined | Canceled | IntentNotFound | Unknown
+ProviderResult = (
+    Authorized | RequiresAction | Captured | CaptureRefused | Refunded | Declined | Canceled | IntentNotFound | Unknown
+)
 
 
 class OrderReplica(msgspec.Struct, frozen=True):
@@ -157,7 +170,7 @@ class Payment(msgspec.Struct, frozen=True):
     """One attempt to pay an order.
 
     `wanted` is what must still be done at Stripe. `due_at` is when the background job looks at the payment next, and
-    `tries` how often it has since something was last wanted.
+    `tries` how often it has since something was last wanted. `refusals` counts those of its capture.
     """
 
     id: UUID
@@ -178,6 +191,7 @@ class Payment(msgspec.Struct, frozen=True):
     reason_code: str | None = None
     reason: str | None = None
     tries: int = 0
+    refusals: int = 0
     traceparent: str | None = None
 
     @property
@@ -189,6 +203,11 @@ class Payment(msgspec.Struct, frozen=True):
     def is_open(self) -> bool:
         """Whether this payment may still fail or be voided."""
         return self.state in _OPEN
+
+    @property
+    def gives_up_capture(self) -> bool:
+        """Whether the hold is being released because Stripe refuses to capture it."""
+        return self.state == "authorized" and self.wanted == "void" and self.reason_code is not None
 
     @property
     def provider_key(self) -> str:
@@ -206,6 +225,8 @@ class Payment(msgspec.Struct, frozen=True):
         """Return the payment to be voided, or refunded if it was captured; unchanged if nothing is left to cancel."""
         if self.state == "captured":
             return self if self.wanted == "refund" else self.with_wanted("refund", now)
+        if self.gives_up_capture:
+            return msgspec.structs.replace(self, reason_code=None)
         if not self.is_open or self.wanted == "void":
             return self
         # While the first response is outstanding, its result leads to the void: Stripe would find nothing to void now.
@@ -228,7 +249,7 @@ class Payment(msgspec.Struct, frozen=True):
             case "created" | "requires_action":
                 return self._apply_in_progress(result, order, now, is_last_attempt=is_last_attempt)
             case "authorized":
-                return self._apply_authorized(result, now)
+                return self._apply_authorized(result, order, now)
             case "captured":
                 if isinstance(result, Refunded):
                     refunded = self.settled("refunded")
@@ -265,13 +286,20 @@ class Payment(msgspec.Struct, frozen=True):
                 failed = self.settled("failed", _stripe_id(result), "not_completed", NOT_COMPLETED)
                 return failed, [failed.event(PaymentFailed)] if fails_order else []
 
-    def _apply_authorized(self, result: ProviderResult, now: datetime) -> tuple["Payment", list[Event]]:
+    def _apply_authorized(
+        self, result: ProviderResult, order: OrderReplica, now: datetime
+    ) -> tuple["Payment", list[Event]]:
         match result:
-            case Captured() if self.wanted == "capture":
+            case Captured() if self.wanted == "capture" or (self.gives_up_capture and order.status != "cancelled"):
                 captured = self.settled("captured")
                 return captured, [captured.event(PaymentCreated)]
             case Captured() if self.wanted == "void":
                 return self.settled("captured").cancel(now), []
+            case CaptureRefused() if self.wanted == "capture":
+                return self._with_refusal(result, now), []
+            case Canceled() | Refunded() | IntentNotFound() if self.gives_up_capture:
+                failed = self.settled("failed", None, self.reason_code, _CAPTURE_REFUSED)
+                return failed, [failed.event(PaymentFailed)]
             case Canceled() | Refunded() | IntentNotFound() if self.wanted == "void":
                 voided = self.settled("voided")
                 return voided, [voided.event(PaymentVoided)]
@@ -285,6 +313,16 @@ class Payment(msgspec.Struct, frozen=True):
                 return msgspec.structs.replace(self, due_at=now + _CHECK_AGAIN, tries=0), []
             case _:
                 return self.retried_later(now), []
+
+    def _with_refusal(self, refused: CaptureRefused, now: datetime) -> "Payment":
+        """Return the payment to be captured again later, or to be voided after too many refusals.
+
+        The order ends only when the hold is gone: until then a capture without a response may still take effect.
+        """
+        counted = msgspec.structs.replace(self, refusals=self.refusals + 1)
+        if counted.refusals < _REFUSALS_MAX:
+            return counted.retried_later(now)
+        return msgspec.structs.replace(counted.with_wanted("void", now), reason_code=refused.code)
 
     def _apply_over(self, result: ProviderResult, now: datetime) -> "Payment":
         """Return the payment so that what Stripe still holds or has taken for it is returned; nothing is published."""
