@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
@@ -22,7 +23,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stripe_sandbox import payment_intents
+from stripe_sandbox import (
+    accounts,  # noqa: F401 – it declares an operation
+    payment_intents,
+)
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error, not_found
 from stripe_sandbox.events import RETRY_DELAYS_SECONDS, Webhooks
 from stripe_sandbox.faults import Faults, RequestFault, take
@@ -208,7 +212,9 @@ def create_app(
 
 
 def create_server(app: Starlette, port: int) -> uvicorn.Server:
-    config = uvicorn.Config(app, LOOPBACK, port, access_log=False, log_level="error", timeout_keep_alive=60)
+    config = uvicorn.Config(
+        app, LOOPBACK, port, access_log=False, log_level="error", timeout_keep_alive=60, date_header=False
+    )
     config.timeout_graceful_shutdown = 2
     return uvicorn.Server(config)
 
@@ -240,7 +246,9 @@ async def _suffer(fault: RequestFault, when: Literal["before", "during", "after"
 
 
 def _response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
-    headers = {"request-id": reply.request_id, **(headers or {})}
+    # The clock of `created`, by which clients compare theirs.
+    date = formatdate(time.time(), usegmt=True)
+    headers = {"request-id": reply.request_id, "date": date, **(headers or {})}
     return Response(reply.body, reply.status, headers, media_type="application/json")
 
 
