@@ -36,7 +36,7 @@ OWN: Final[Mapping[str, Mapping[str, str]]] = {
 UPDATABLE_COLUMNS: Final[Mapping[str, set[str]]] = {
     "outbox": {"stream_sequence", "copies"},
     "account": {"email", "password_hash", "version"},
-    "installation": {"reconciled_until"},
+    "installation": {"reconciled_until", "database", "stripe_account"},
     "webhook": {"processed_at", "outcome"},
 }
 

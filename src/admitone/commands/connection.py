@@ -1,15 +1,18 @@
 """How commands reach the marketplace: by the environment, otherwise by what runs on the data folder."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
+from admitone import registry
+from admitone.auth.tokens import new_signing_key
 from admitone.commands.errors import CannotRun
 from admitone.kernel.database.pool import Database
 from admitone.kernel.settings import Settings
-from admitone.local.installation import running_settings
+from admitone.local.folder import open_data_folder
+from admitone.local.installation import Installation, running_settings
 
 
 def effective_settings() -> Settings:
@@ -37,6 +40,38 @@ def database_url(settings: Settings, service: str) -> str:
             f"No database of {service} is known: nothing runs on {settings.data},"
             f" and ADMITONE_{service.upper()}_DATABASE_URL is not set."
         ) from None
+
+
+def owner_url(settings: Settings, service: str) -> str:
+    """Return the URL of a service's database for the owner of its tables; raises CannotRun if it is not known."""
+    url = settings.migrator_urls.get(service) or settings.database_urls.get(service)
+    if url is None:
+        raise CannotRun(
+            f"No database of {service} is known: start `admitone up`, or set ADMITONE_{service.upper()}_MIGRATOR_URL."
+        )
+    return url
+
+
+@contextmanager
+def settings_of_databases(service: str) -> Iterator[Settings]:
+    """Yield settings that lead to a service's database; a PostgreSQL of the data folder that is stopped runs meanwhile.
+
+    This is for a marketplace that cannot start before the command has run.
+    """
+    settings = effective_settings()
+    path = Path(settings.data).expanduser().absolute()
+    if service in settings.database_urls or not (path / "postgres").exists():
+        yield settings
+        return
+    with open_data_folder(path) as folder:
+        installation = Installation(folder, settings, registry.SERVICES)
+        postgres = installation.postgres()
+        assert postgres is not None
+        try:
+            postgres.start()
+            yield installation.resolved(postgres, None, new_signing_key)
+        finally:
+            postgres.stop()
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ The methods about a payment return a ProviderResult and raise nothing: without a
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -62,9 +62,6 @@ StripeId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,255}\Z")]
 # Stripe refused the request itself. Only the authorization of a card can be refused for good that way.
 _REFUSED: Final = (stripe.CardError, stripe.InvalidRequestError)
 
-# There was no response, or none that Stripe sends.
-NO_RESPONSE: Final = (TimeoutError, stripe.StripeError, msgspec.MsgspecError)
-
 # The text is not JSON, lacks what it must have, or is nested too deeply.
 _MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -73,6 +70,21 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 class ForgedWebhook(Exception):
     """The webhook was not signed with our secret, or too long ago"""
+
+
+class WrongAccount(Exception):
+    """The key is of another account or mode of Stripe than the payments of this database"""
+
+
+# There was no response, or none that Stripe sends, or none that may be used.
+NO_RESPONSE: Final = (TimeoutError, stripe.StripeError, msgspec.MsgspecError, WrongAccount)
+
+BindAccount = Callable[[str], Awaitable[str]]
+"""Returns the account that this database belongs to, which is the given one if it belongs to none."""
+
+
+class _Account(msgspec.Struct):
+    id: str
 
 
 class _Refund(msgspec.Struct):
@@ -144,17 +156,6 @@ class PaymentIntent(msgspec.Struct, kw_only=True):
             case _:
                 return Unknown(f"the intent is {self.status}")
 
-    def mismatch(self, payment: Payment, *, livemode: bool) -> str | None:
-        """Return in what this intent differs from the payment, or None if it is the payment's."""
-        pairs = {
-            "amount": (self.amount, payment.amount_cents),
-            "currency": (self.currency, payment.currency),
-            "order": (self.metadata.get("order_id"), str(payment.order_id)),
-            "payment": (self.metadata.get("payment_id"), str(payment.id)),
-            "mode": (self.livemode, livemode),
-        }
-        return next((f"{name} differs" for name, (theirs, ours) in pairs.items() if theirs != ours), None)
-
 
 class _EventObject(msgspec.Struct):
     """The fields of a webhook event's object that identify the PaymentIntent."""
@@ -203,14 +204,33 @@ class _PaymentIntents(msgspec.Struct):
     has_more: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Gateway:
-    """The requests to Stripe that this service makes."""
+    """The requests to Stripe that this service makes, to the account that its payments belong to and to no other."""
 
     client: stripe.StripeClient
     installation: UUID
     livemode: bool
     webhook_secrets: Sequence[str]
+    bind_account: BindAccount
+    _is_bound: bool = False
+
+    async def check_account(self) -> None:
+        """Check once that the key is of the account and mode in which the payments of this database were made.
+
+        With another key, payments would be unknown and the list empty. Every request waits for this check, because
+        Stripe may be unreachable at start. Raises one of NO_RESPONSE.
+        """
+        if self._is_bound:
+            return
+        account = await self._request(_Account, "get", "/v1/account", {})
+        ours = f"{account.id} ({'live' if self.livemode else 'test'} mode)"
+        if (bound := await self.bind_account(ours)) != ours:
+            raise WrongAccount(
+                f"STRIPE_SECRET_KEY is of the account {ours}, but the payments of this database are in {bound}: set a"
+                " key of that account, or run `admitone adopt --new-account` to continue with the account of the key"
+            )
+        self._is_bound = True
 
     async def authorize(self, payment: Payment, return_url: str) -> ProviderResult:
         """Hold the money. Repeated for the same payment, it returns the first result and holds nothing twice."""
@@ -346,6 +366,13 @@ class Gateway:
     async def _send(
         self, response_type: type[T], method: str, path: str, params: dict[str, Any], key: str | None = None
     ) -> T:
+        """Send one request to the account that this database belongs to, and parse its response."""
+        await self.check_account()
+        return await self._request(response_type, method, path, params, key)
+
+    async def _request(
+        self, response_type: type[T], method: str, path: str, params: dict[str, Any], key: str | None = None
+    ) -> T:
         """Send one request through the SDK, which authenticates, encodes, retries and raises; parse its response.
 
         The SDK would make an object of every value in a response of which a few are used.
@@ -376,15 +403,29 @@ class Gateway:
         except NO_RESPONSE as error:
             return _unknown(error)
 
+    def mismatch(self, payment: Payment, intent: PaymentIntent) -> str | None:
+        """Return in what an intent differs from a payment, or None if it is the payment's."""
+        pairs: dict[str, tuple[object, object]] = {
+            "amount": (intent.amount, payment.amount_cents),
+            "currency": (intent.currency, payment.currency),
+            "order": (intent.metadata.get("order_id"), str(payment.order_id)),
+            "payment": (intent.metadata.get("payment_id"), str(payment.id)),
+            "mode": (intent.livemode, self.livemode),
+            "installation": (intent.metadata.get("installation"), str(self.installation)),
+        }
+        return next((f"{name} differs" for name, (theirs, ours) in pairs.items() if theirs != ours), None)
+
     def _result_of(self, payment: Payment, intent: PaymentIntent) -> ProviderResult:
-        if (mismatch := intent.mismatch(payment, livemode=self.livemode)) is not None:
+        if (mismatch := self.mismatch(payment, intent)) is not None:
             log.error("an intent is not the payment's", extra={"payment": payment.id, "mismatch": mismatch})
             return Unknown(mismatch)
         return intent.result
 
 
 @asynccontextmanager
-async def open_gateway(url: str, key: str, webhook_secret: str, installation: UUID) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    url: str, key: str, webhook_secret: str, installation: UUID, bind_account: BindAccount
+) -> AsyncIterator[Gateway]:
     """Connect to Stripe, or to `url` if it is given. Several webhook secrets are separated by commas.
 
     Connections are kept and reused until the block ends.
@@ -394,7 +435,8 @@ async def open_gateway(url: str, key: str, webhook_secret: str, installation: UU
         key, base_addresses={"api": url} if url else {}, http_client=transport, max_network_retries=_RETRIES
     )
     try:
-        yield Gateway(client, installation, key.startswith(("sk_live_", "rk_live_")), webhook_secret.split(","))
+        livemode = key.startswith(("sk_live_", "rk_live_"))
+        yield Gateway(client, installation, livemode, webhook_secret.split(","), bind_account)
     finally:
         await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK does not annotate it
 

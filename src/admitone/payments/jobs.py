@@ -184,7 +184,7 @@ async def _process_batch(service: RunningService[Resources]) -> int:
     outcomes: list[tuple[int, str]] = []
     to_check: list[UUID] = []
     for webhook, event, payment in zip(webhooks, events, payments, strict=True):
-        outcome = _outcome(webhook, event, payment, livemode=service.resources.gateway.livemode)
+        outcome = _outcome(webhook, event, payment, service.resources.gateway)
         if outcome is None:
             continue
         outcomes.append((webhook.number, outcome))
@@ -212,13 +212,13 @@ async def _payments_of(
     return [by_stripe_id.get(stripe_id or "") or by_id.get(payment_id or UUID(int=0)) for stripe_id, payment_id in ids]
 
 
-def _outcome(webhook: StoredWebhook, event: WebhookEvent, payment: Payment | None, *, livemode: bool) -> str | None:
+def _outcome(webhook: StoredWebhook, event: WebhookEvent, payment: Payment | None, gateway: Gateway) -> str | None:
     """Return the outcome of processing a webhook; None while the response that reports the same may still arrive."""
     if payment is None:
         return "unknown object"
-    if event.livemode != livemode:
+    if event.livemode != gateway.livemode:
         return "mode differs"
-    if event.intent is not None and (mismatch := event.intent.mismatch(payment, livemode=livemode)) is not None:
+    if event.intent is not None and (mismatch := gateway.mismatch(payment, event.intent)) is not None:
         return mismatch
     if is_known(event, payment):
         return "known"

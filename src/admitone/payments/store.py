@@ -247,10 +247,56 @@ async def delete_old_webhooks(db: Statements, days: int) -> None:
 # The installation
 
 
-async def installation_id(db: Statements) -> UUID:
-    found = await db.fetchval("SELECT id FROM installation")
-    assert isinstance(found, UUID)
-    return found
+class Binding(msgspec.Struct, frozen=True):
+    """This installation's id at Stripe, the database it belongs to, and the one its data is in."""
+
+    id: UUID
+    database: str
+    present_database: str
+
+
+async def bind_installation(db: Statements) -> Binding:
+    """Return the installation, which belongs to this database if it belongs to none yet."""
+    await db.execute("UPDATE installation SET database = present_database() WHERE database IS NULL")
+    row = await db.fetchrow("SELECT id, database, present_database() FROM installation")
+    assert row is not None
+    return from_row(Binding, row)
+
+
+async def bind_account(db: Statements, account: str) -> str:
+    """Return the account of Stripe that the payments are in, which is the given one if none is known yet."""
+    await db.execute("UPDATE installation SET stripe_account = $1 WHERE stripe_account IS NULL", account)
+    bound = await db.fetchval("SELECT stripe_account FROM installation")
+    assert isinstance(bound, str)
+    return bound
+
+
+async def adopt_database(tx: Transaction) -> None:
+    """Let the data belong to the database it is in."""
+    await tx.execute("UPDATE installation SET database = present_database()")
+
+
+async def forget_account(tx: Transaction) -> None:
+    """Let the data belong to the account whose key is used next."""
+    await tx.execute("UPDATE installation SET stripe_account = NULL")
+
+
+async def renew_installation(tx: Transaction) -> None:
+    """Give the installation another id, by which its payments differ from the original's."""
+    await tx.execute("UPDATE installation SET id = gen_random_uuid()")
+
+
+async def abandon_payments(tx: Transaction) -> int:
+    """End every open payment without a request to Stripe; return how many there were."""
+    tag = await tx.execute(
+        "UPDATE payment SET wanted = NULL, due_at = NULL, "
+        "state = CASE WHEN is_open THEN 'failed' ELSE state END, "
+        "reason_code = CASE WHEN is_open THEN 'abandoned' ELSE reason_code END, "
+        "reason = CASE WHEN is_open THEN 'The payment belongs to another installation' ELSE reason END "
+        "FROM (SELECT id, state IN ('created', 'requires_action', 'authorized') AS is_open FROM payment) AS found "
+        "WHERE found.id = payment.id AND (is_open OR due_at IS NOT NULL)"
+    )
+    return affected_rows(tag)
 
 
 async def reconciled_until(db: Statements) -> tuple[datetime, datetime]:
