@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import httpx
@@ -19,6 +22,7 @@ from admitone.payments.model import Authorized, IntentNotFound, Payment, Provide
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
 
 INSTALLATION = ids.new_id()
+OLD = timedelta(hours=1)
 RETURN_URL = "https://tickets.example/"
 PAYMENT = Payment(
     id=ids.new_id(),
@@ -145,6 +149,8 @@ async def connected(responses: Sequence[bytes]) -> AsyncIterator[tuple[Server, G
 async def requested(opened: Gateway, operation: str) -> ProviderResult:
     if operation == "authorize":
         return await opened.authorize(PAYMENT, RETURN_URL)
+    if operation == "find":
+        return await opened.find(PAYMENT, OLD)
     result: ProviderResult = await getattr(opened, operation)(PAYMENT)
     return result
 
@@ -215,9 +221,9 @@ async def test_a_payment_is_not_found_only_if_the_list_does_not_have_it() -> Non
     )
     listed: dict[str, Any] = {"data": [another], "has_more": False}
     async with connected([nothing, response(json.dumps(listed).encode())]) as (_, opened):
-        assert await opened.find(PAYMENT) == IntentNotFound()
+        assert await opened.find(PAYMENT, OLD) == IntentNotFound()
     async with connected([nothing, CLOSE, CLOSE, CLOSE]) as (_, opened):
-        assert isinstance(await opened.find(PAYMENT), Unknown)
+        assert isinstance(await opened.find(PAYMENT, OLD), Unknown)
 
 
 async def test_a_key_of_another_account_decides_nothing() -> None:
@@ -238,3 +244,25 @@ async def test_an_intent_of_another_installation_is_not_the_payments() -> None:
     foreign = {**INTENT, "metadata": {**INTENT["metadata"], "installation": str(ids.new_id())}}
     async with connected([response(json.dumps(foreign).encode())]) as (_, opened):
         assert await opened.retrieve(PAYMENT) == Unknown("installation differs")
+
+
+async def test_the_list_is_read_on_from_where_a_lookup_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "_RETRIES", 0)
+    another = {**INTENT, "id": "pi_2", "metadata": {**INTENT["metadata"], "payment_id": str(ids.new_id())}}
+    first = response(json.dumps({"data": [another], "has_more": True}).encode())
+    second = response(json.dumps({"data": [INTENT], "has_more": False}).encode())
+    nothing = response(b'{"data": []}')
+    async with connected([nothing, first, CLOSE, nothing, second]) as (server, opened):
+        assert isinstance(await opened.find(PAYMENT, OLD), Unknown)
+        assert await opened.find(PAYMENT, OLD) == Authorized("pi_1")
+        assert "starting_after=pi_2" in server.requests[-1]["path"]
+
+
+async def test_the_list_is_read_by_stripes_clock() -> None:
+    theirs = clock.now() - timedelta(minutes=90)
+    nothing = response(b'{"data": []}', headers=f"date: {format_datetime(theirs, usegmt=True)}\r\n")
+    async with connected([nothing, nothing]) as (server, opened):
+        assert await opened.find(PAYMENT, OLD) == IntentNotFound()
+        [since] = re.findall(r"created%5Bgte%5D=(\d+)|created\[gte\]=(\d+)", server.requests[-1]["path"])
+        began = (theirs - OLD).timestamp()
+        assert began - 900 < int("".join(since)) < began

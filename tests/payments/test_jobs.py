@@ -1,8 +1,10 @@
 """Settlement and reconciliation while the provider fails, is slow or does not respond: nobody pays twice."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -129,6 +131,29 @@ async def test_g15_an_order_that_ends_before_the_response_charges_nobody(
     await world.consume(cancelled(absent))
     await world.state(absent, "voided")
     assert not await world.intents(absent)
+
+
+@pytest.fixture
+def provider_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the provider's clock be behind ours, so that our clock is ahead."""
+    monkeypatch.setattr("stripe_sandbox.app.time", SimpleNamespace(time=lambda: time.time() - 300))
+
+
+async def test_g15_a_hold_is_found_while_the_search_fails_and_the_clocks_differ(
+    impatient: None, provider_behind: None, world_without_webhooks: World
+) -> None:
+    world = world_without_webhooks
+    order = await world.order()
+    await world.sandbox.inject(
+        requests=[
+            {"operations": ["create_intent"], "answer": "drop", "when": "after", "count": 3},
+            {"operations": ["search_intents"], "answer": "internal_error", "count": 0},
+        ]
+    )
+    assert (await world.pay(order)).status_code == 202
+    await world.consume(cancelled(order))
+    await world.state(order, "voided")
+    assert (await world.intent(order)).status == "canceled"
 
 
 @pytest.mark.parametrize("operation", ["capture_intent", "retrieve_intent"])
@@ -291,11 +316,12 @@ async def test_an_authenticated_payment_is_noticed_without_webhooks(
 
 
 async def test_reconciliation_finds_what_no_webhook_reported(
-    world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
+    provider_behind: None, world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The intent of a failed payment was confirmed with another card elsewhere."""
     monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
     world = world_without_webhooks
+    assert await jobs.reconcile(world.service) == 0
     order = await world.order()
     await world.sandbox.inject(requests=[{"operations": ["cancel_intent"], "answer": "drop", "count": 0}])
     await world.pay(order, "tok_chargeDeclined")

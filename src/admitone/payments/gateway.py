@@ -5,10 +5,11 @@ The methods about a payment return a ProviderResult and raise nothing: without a
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
@@ -17,6 +18,7 @@ import httpx
 import msgspec
 import stripe
 
+from admitone.kernel import clock
 from admitone.payments.model import (
     NOT_COMPLETED,
     TOKEN_INVALID,
@@ -41,13 +43,16 @@ stripe.enable_telemetry = False
 # The limits of a whole operation, its retries included. A buyer waits for an authorization.
 _AUTHORIZE_SECONDS: Final = 9.0
 _OPERATION_SECONDS: Final = 15.0
+_SEARCH_SECONDS: Final = 5.0
 # The limits of each request. A request that is retried keeps its idempotency key, so that it takes effect once.
 _TIMEOUT: Final = httpx.Timeout(6.0, connect=2.0)
 _RETRIES: Final = 2
 _PAGE: Final = 100
-CLOCK_SKEW_MAX: Final = timedelta(seconds=60)
 # How long after the beginning of a payment Stripe may create its intent.
 _CREATED_WITHIN: Final = timedelta(minutes=2)
+# How far the database's clock, by which a payment's age is known, may have been set meanwhile.
+_CLOCK_CHANGE_MAX: Final = timedelta(minutes=10)
+_LOOKUPS_MAX: Final = 1000
 _SIGNATURE_SECONDS_MAX: Final = 300
 
 _INTENTS: Final = "/v1/payment_intents"
@@ -205,6 +210,15 @@ class _PaymentIntents(msgspec.Struct):
 
 
 @dataclass
+class _Lookup:
+    """How far the list was read in search of one payment: its period, and the last intent that was read."""
+
+    since: datetime
+    until: datetime
+    after: str | None = None
+
+
+@dataclass
 class Gateway:
     """The requests to Stripe that this service makes, to the account that its payments belong to and to no other."""
 
@@ -214,6 +228,13 @@ class Gateway:
     webhook_secrets: Sequence[str]
     bind_account: BindAccount
     _is_bound: bool = False
+    # What Stripe's clock shows more than ours, as of the last response.
+    _clock_ahead: timedelta = timedelta(0)
+    _lookups: dict[UUID, _Lookup] = field(default_factory=dict)
+
+    def now(self) -> datetime:
+        """Return the time by Stripe's clock, which dates its objects: ours may be minutes off."""
+        return clock.now() + self._clock_ahead
 
     async def check_account(self) -> None:
         """Check once that the key is of the account and mode in which the payments of this database were made.
@@ -266,24 +287,41 @@ class Gateway:
             log.error("Stripe refuses to show a payment", extra={"payment": payment.id, "error": str(error)})  # noqa: TRY400
             return _unknown(error)
 
-    async def find(self, payment: Payment) -> ProviderResult:
-        """Return the present state of a payment whose id at Stripe is not known; IntentNotFound if it has none.
+    async def find(self, payment: Payment, age: timedelta) -> ProviderResult:
+        """Return the present state of a payment of this age whose id at Stripe is not known.
 
-        The search is fast but may lag behind; the list does not, so it decides.
+        The search is fast, but it may lag behind or be unavailable. The list decides: IntentNotFound if it has none.
         """
         query = {"query": f"metadata['payment_id']:'{payment.id}'", "limit": 1}
         try:
-            async with asyncio.timeout(_OPERATION_SECONDS):
+            async with asyncio.timeout(_SEARCH_SECONDS):
                 found = await self._send(_PaymentIntents, "get", f"{_INTENTS}/search", query)
-                for intent in found.data:
-                    return self._result_of(payment, intent)
-                until = payment.created_at + _CREATED_WITHIN + CLOCK_SKEW_MAX
-                async for intent in self.intents(payment.created_at - CLOCK_SKEW_MAX, until):
-                    if intent.payment_id == payment.id:
-                        return self._result_of(payment, intent)
         except NO_RESPONSE as error:
+            log.warning("the search failed, so the list is read", extra={"payment": payment.id, "error": repr(error)})
+        else:
+            for intent in found.data:
+                return self._result_of(payment, intent)
+        return await self._find_in_list(payment, age)
+
+    async def _find_in_list(self, payment: Payment, age: timedelta) -> ProviderResult:
+        """Read the list of the time when the payment began; without a response, the next call reads on from there."""
+        began = self.now() - age
+        period = (began - _CLOCK_CHANGE_MAX, began + _CREATED_WITHIN + _CLOCK_CHANGE_MAX)
+        lookup = self._lookups.pop(payment.id, None) or _Lookup(*period)
+        try:
+            async with asyncio.timeout(_OPERATION_SECONDS - _SEARCH_SECONDS):
+                while True:
+                    intents, lookup.after = await self.intents(lookup.since, lookup.until, lookup.after)
+                    for intent in intents:
+                        if intent.payment_id == payment.id:
+                            return self._result_of(payment, intent)
+                    if lookup.after is None:
+                        return IntentNotFound()
+        except NO_RESPONSE as error:
+            # Newer intents than those read may appear for a while: then it must be read again.
+            if age > _CREATED_WITHIN + _CLOCK_CHANGE_MAX and len(self._lookups) < _LOOKUPS_MAX:
+                self._lookups[payment.id] = lookup
             return _unknown(error)
-        return IntentNotFound()
 
     async def capture(self, payment: Payment) -> ProviderResult:
         """Take the money that is held."""
@@ -326,23 +364,23 @@ class Gateway:
             return _unknown(error)
         return await self.retrieve(payment)
 
-    async def intents(self, since: datetime, until: datetime) -> AsyncIterator[PaymentIntent]:
-        """Iterate over this installation's intents that were created in a period, newest first.
+    async def intents(
+        self, since: datetime, until: datetime, after: str | None = None
+    ) -> tuple[list[PaymentIntent], str | None]:
+        """Return this installation's intents on one page of the list, newest first, and where the next page begins.
 
-        Raises one of NO_RESPONSE.
+        The list has the intents that were created in a period by Stripe's clock. Raises one of NO_RESPONSE.
         """
         params: dict[str, Any] = {
             "limit": _PAGE,
             "created": {"gte": int(since.timestamp()), "lte": int(until.timestamp())},
         }
-        while True:
+        if after is not None:
+            params["starting_after"] = after
+        async with asyncio.timeout(_OPERATION_SECONDS):
             page = await self._send(_PaymentIntents, "get", _INTENTS, params)
-            for intent in page.data:
-                if intent.metadata.get("installation") == str(self.installation):
-                    yield intent
-            if not page.has_more:
-                return
-            params["starting_after"] = page.data[-1].id
+        ours = [each for each in page.data if each.metadata.get("installation") == str(self.installation)]
+        return ours, page.data[-1].id if page.has_more and page.data else None
 
     async def cancel_intent(self, intent: PaymentIntent) -> None:
         """Release what an intent holds that belongs to no payment; raises one of NO_RESPONSE."""
@@ -383,6 +421,8 @@ class Gateway:
         except (AttributeError, TypeError, ValueError) as error:
             # The SDK cannot read an error that is not Stripe's, such as {"error": "bad gateway"} of a proxy.
             raise stripe.APIError("the response is not Stripe's") from error
+        if (date := _date(response.headers)) is not None:
+            self._clock_ahead = date - clock.now()
         return msgspec.json.decode(response.body, type=response_type)
 
     async def _result(
@@ -439,6 +479,14 @@ async def open_gateway(
         yield Gateway(client, installation, livemode, webhook_secret.split(","), bind_account)
     finally:
         await transport.close_async()  # type: ignore[no-untyped-call]  # the SDK does not annotate it
+
+
+def _date(headers: Mapping[str, str]) -> datetime | None:
+    """Return the date of a response."""
+    try:
+        return parsedate_to_datetime(httpx.Headers(dict(headers))["date"])
+    except (KeyError, ValueError):
+        return None
 
 
 def _stripe_id(payment: Payment) -> str:

@@ -18,7 +18,7 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.running import RunningService
 from admitone.kernel.tracing import trace_span
 from admitone.payments import store
-from admitone.payments.gateway import CLOCK_SKEW_MAX, NO_RESPONSE, Gateway, PaymentIntent, WebhookEvent
+from admitone.payments.gateway import NO_RESPONSE, Gateway, PaymentIntent, WebhookEvent
 from admitone.payments.model import (
     Authorized,
     Captured,
@@ -51,6 +51,9 @@ _WEBHOOK_DAYS: Final = 30
 
 _RECONCILE_SECONDS: Final = 60.0
 _SETTLES_WITHIN: Final = timedelta(seconds=30)
+_PERIOD: Final = timedelta(minutes=10)
+# An intent may appear in the list a moment after its time.
+_OVERLAP: Final = timedelta(seconds=60)
 # The statuses that the intent of a payment may have in each state; with any other the payment is checked.
 _STATUSES: Final = {
     "created": frozenset[str](),
@@ -151,7 +154,7 @@ async def _request_unknown(
             return await gateway.retrieve(msgspec.structs.replace(payment, stripe_id=result.stripe_id))
         if not isinstance(result, Unknown):
             return result
-    found = await gateway.find(payment)
+    found = await gateway.find(payment, age)
     return Unknown("it may still be in flight") if isinstance(found, IntentNotFound) and age < _IN_FLIGHT else found
 
 
@@ -261,19 +264,26 @@ async def reconcile_payments(service: RunningService[Resources]) -> None:
 
 
 async def reconcile(service: RunningService[Resources]) -> int:
-    """Compare the intents created since the last comparison that had time to settle; return how many differed."""
-    since, now = await store.reconciled_until(service.database)
-    until = now - _SETTLES_WITHIN
+    """Compare the intents created since the last comparison that had time to settle; return how many differed.
+
+    Times are by Stripe's clock. Each period that was compared is saved, so that a failure costs no more than one.
+    """
+    gateway = service.resources.gateway
+    await gateway.check_account()
+    since = await store.reconciled_until(service.database)
+    end = gateway.now() - _SETTLES_WITHIN
     differing = 0
-    page: list[PaymentIntent] = []
-    async for intent in service.resources.gateway.intents(since - CLOCK_SKEW_MAX, until):
-        page.append(intent)
-        if len(page) == _BATCH:
-            differing += await _compare(service, page)
-            page = []
-    differing += await _compare(service, page)
-    await store.save_reconciled_until(service.database, until)
-    return differing
+    while True:
+        until = min(since + _PERIOD, end)
+        intents, after = await gateway.intents(since - _OVERLAP, until)
+        differing += await _compare(service, intents)
+        while after is not None:
+            intents, after = await gateway.intents(since - _OVERLAP, until, after)
+            differing += await _compare(service, intents)
+        await store.save_reconciled_until(service.database, until)
+        if until == end:
+            return differing
+        since = until
 
 
 async def _compare(service: RunningService[Resources], intents: Sequence[PaymentIntent]) -> int:

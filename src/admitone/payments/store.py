@@ -299,11 +299,11 @@ async def abandon_payments(tx: Transaction) -> int:
     return affected_rows(tag)
 
 
-async def reconciled_until(db: Statements) -> tuple[datetime, datetime]:
-    """Return the time up to which payments were compared with Stripe's list, and the present time."""
-    row = await db.fetchrow("SELECT reconciled_until, instant() AS now FROM installation")
-    assert row is not None
-    return row["reconciled_until"], row["now"]
+async def reconciled_until(db: Statements) -> datetime:
+    """Return the time, by Stripe's clock, up to which payments were compared with its list."""
+    until = await db.fetchval("SELECT reconciled_until FROM installation")
+    assert isinstance(until, datetime)
+    return until
 
 
 async def save_reconciled_until(db: Statements, until: datetime) -> None:
