@@ -41,10 +41,11 @@ async def run_program(name: str, *arguments: str) -> None:
 
 
 async def adopt(market: Marketplace) -> None:
-    """Let payments act on Stripe with the restored data, as `admitone adopt` does."""
-    database = await Database.connect(market.settings.database_url("payments"), application="drill", connections=2)
+    """Let payments act on Stripe with the restored data, as `admitone adopt --cancel-unknown` does."""
+    database = await Database.connect(market.settings.migrator_urls["payments"], application="drill", connections=2)
     async with database.transaction() as tx:
         await payments.adopt_database(tx)
+        await payments.cancel_unknown_intents(tx)
     await database.close()
 
 

@@ -34,10 +34,12 @@ async def test_payments_starts_again_once_its_data_is_adopted_and_a_copy_leaves_
         output, _ = refused.communicate(timeout=60)
         assert refused.returncode == 2, output
         assert re.search(r"copied from another database.*`admitone adopt`", output, re.DOTALL)
-        adopted = run("adopt", ADMITONE_DATA=str(folder))
+        adopted = run("adopt", "--cancel-unknown", ADMITONE_DATA=str(folder))
         assert adopted.returncode == 0, adopted.stderr
         with running_up(folder) as up:
             assert await value(settings_of(folder), "payments", "SELECT id FROM installation") == installation
+            allowed = "SELECT cancel_unknown_before < instant() FROM installation"
+            assert await value(settings_of(folder), "payments", allowed) is True
             await leaves_the_payments_of_its_original_alone(up, settings_of(folder))
 
 

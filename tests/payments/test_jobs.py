@@ -7,6 +7,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -339,7 +340,7 @@ async def test_reconciliation_finds_what_no_webhook_reported(
     assert await jobs.reconcile(world.service) == 0
 
 
-async def test_reconciliation_cancels_intents_that_a_restored_database_lost(
+async def test_intents_that_a_restored_database_lost_are_canceled_only_when_an_operator_allowed_it(
     world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
@@ -360,11 +361,31 @@ async def test_reconciliation_cancels_intents_that_a_restored_database_lost(
     )
     await resources.gateway.authorize(lost, "https://tickets.example/")
     foreign = await authorized(world.sandbox.client)  # of another installation with the same account
-    assert await jobs.reconcile(world.service) == 1
-    assert {intent.id: intent.status for intent in await world.intents()} == {
-        foreign.id: "requires_capture",
-        (await world.intent(order)).id: "canceled",
-    }
+    unknown = await world.intent(order)
+
+    async def statuses() -> dict[str, str]:
+        await jobs.reconcile(world.service)
+        await jobs.review_unknown_intents(world.service)
+        return {intent.id: intent.status for intent in await world.intents()}
+
+    assert await statuses() == {foreign.id: "requires_capture", unknown.id: "requires_capture"}
+    assert await store.unknown_intents(world.service.database) == 1
+    await owner(world, "UPDATE installation SET cancel_unknown_before = instant() - interval '1 minute'")
+    assert (await statuses())[unknown.id] == "requires_capture"
+    await owner(world, "UPDATE installation SET cancel_unknown_before = instant() + interval '1 minute'")
+    assert await statuses() == {foreign.id: "requires_capture", unknown.id: "canceled"}
+    assert await store.unknown_intents(world.service.database) == 0
+
+
+async def owner(world: World, sql: str) -> None:
+    """Change the database as its owner: the service may not."""
+    url = httpx.URL(world.service.settings.database_url("payments"))
+    owned = url.copy_with(username="payments_migrator", password="payments-migrator-password")
+    connection = await asyncpg.connect(str(owned))
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
 
 
 async def _was_tried(world: World, order: OrderCreated, times: int) -> bool:

@@ -140,6 +140,11 @@ class PaymentIntent(msgspec.Struct, kw_only=True):
             return None
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing is held for it, and nothing that was taken is kept."""
+        return isinstance(self.result, (Canceled, Refunded))
+
+    @property
     def result(self) -> ProviderResult:
         """What the intent's status means for its payment."""
         match self.status:
@@ -381,6 +386,11 @@ class Gateway:
             page = await self._send(_PaymentIntents, "get", _INTENTS, params)
         ours = [each for each in page.data if each.metadata.get("installation") == str(self.installation)]
         return ours, page.data[-1].id if page.has_more and page.data else None
+
+    async def intent(self, stripe_id: str) -> PaymentIntent:
+        """Return the intent with this id at Stripe; raises one of NO_RESPONSE."""
+        async with asyncio.timeout(_OPERATION_SECONDS):
+            return await self._send(PaymentIntent, "get", f"{_INTENTS}/{stripe_id}", {"expand": ["latest_charge"]})
 
     async def cancel_intent(self, intent: PaymentIntent) -> None:
         """Release what an intent holds that belongs to no payment; raises one of NO_RESPONSE."""

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -261,6 +261,7 @@ async def reconcile_payments(service: RunningService[Resources]) -> None:
             await reconcile(service)
         except NO_RESPONSE as error:
             log.warning("payments could not be compared with Stripe's list", extra={"error": repr(error)})
+        await review_unknown_intents(service)
 
 
 async def reconcile(service: RunningService[Resources]) -> int:
@@ -289,26 +290,42 @@ async def reconcile(service: RunningService[Resources]) -> int:
 async def _compare(service: RunningService[Resources], intents: Sequence[PaymentIntent]) -> int:
     payments = await _payments_of(service, [(intent.id, intent.payment_id) for intent in intents])
     to_check: list[UUID] = []
-    orphans = 0
+    unknown: list[tuple[str, datetime]] = []
     for intent, payment in zip(intents, payments, strict=True):
-        if payment is None:
-            orphans += 1
-            await _cancel_orphan(service, intent)
-        elif payment.wanted is None and intent.status not in _STATUSES[payment.state]:
+        if payment is None and not intent.is_over:
+            about = {"intent": intent.id, "status": intent.status, "order": intent.metadata.get("order_id")}
+            log.error("no payment knows an intent of this installation; an operator must decide", extra=about)
+            unknown.append((intent.id, datetime.fromtimestamp(intent.created, UTC)))
+        elif payment is not None and payment.wanted is None and intent.status not in _STATUSES[payment.state]:
             facts = {"payment": payment.id, "state": payment.state, "status": intent.status}
             log.warning("a payment differs from its intent", extra=facts)
             to_check.append(payment.id)
     if to_check:
         async with service.database.transaction() as tx:
             await store.make_due(tx, to_check)
-    return len(to_check) + orphans
+    if unknown:
+        await store.add_unknown_intents(service.database, unknown)
+    return len(to_check) + len(unknown)
 
 
-async def _cancel_orphan(service: RunningService[Resources], intent: PaymentIntent) -> None:
-    """Cancel an intent of this installation that has no payment: this database was restored and lost it."""
-    facts = {"intent": intent.id, "status": intent.status, "order": intent.metadata.get("order_id")}
-    if intent.status in _CANCELABLE:
-        log.error("an intent without a payment is canceled", extra=facts)
+async def review_unknown_intents(service: RunningService[Resources]) -> None:
+    """Look again at each intent that no payment knows, and cancel it if an operator allowed that."""
+    last = ""
+    while found := await store.unknown_intents_after(service.database, last, _BATCH):
+        for stripe_id, may_cancel in found:
+            try:
+                await _review(service, stripe_id, may_cancel=may_cancel)
+            except NO_RESPONSE as error:
+                facts = {"intent": stripe_id, "error": repr(error)}
+                log.warning("an intent that no payment knows could not be reviewed", extra=facts)
+            last = stripe_id
+
+
+async def _review(service: RunningService[Resources], stripe_id: str, *, may_cancel: bool) -> None:
+    intent = await service.resources.gateway.intent(stripe_id)
+    if may_cancel and intent.status in _CANCELABLE:
+        log.warning("an intent that no payment knows is canceled", extra={"intent": stripe_id})
         await service.resources.gateway.cancel_intent(intent)
-    elif intent.status != "canceled":
-        log.error("money was taken for an unknown payment; an operator must decide", extra=facts)
+    elif not intent.is_over:
+        return
+    await store.delete_unknown_intent(service.database, stripe_id)

@@ -271,6 +271,36 @@ async def bind_account(db: Statements, account: str) -> str:
     return bound
 
 
+async def add_unknown_intents(db: Statements, found: Sequence[tuple[str, datetime]]) -> None:
+    """Keep intents (id, time of creation) that no payment knows, except those that are kept already."""
+    await db.execute(
+        "INSERT INTO unknown_intent (stripe_id, created_at) "
+        "SELECT * FROM unnest($1::text[], $2::timestamptz[]) ON CONFLICT DO NOTHING",
+        [stripe_id for stripe_id, _ in found],
+        [created_at for _, created_at in found],
+    )
+
+
+async def unknown_intents_after(db: Statements, stripe_id: str, limit: int) -> list[tuple[str, bool]]:
+    """Return the ids of unknown intents that follow one, in order, and whether each may be canceled."""
+    rows = await db.fetch(
+        "SELECT stripe_id, coalesce(created_at < cancel_unknown_before, false) AS may_cancel "
+        "FROM unknown_intent CROSS JOIN installation WHERE stripe_id > $1 ORDER BY stripe_id LIMIT $2",
+        stripe_id,
+        limit,
+    )
+    return [(row["stripe_id"], row["may_cancel"]) for row in rows]
+
+
+async def delete_unknown_intent(db: Statements, stripe_id: str) -> None:
+    await db.execute("DELETE FROM unknown_intent WHERE stripe_id = $1", stripe_id)
+
+
+async def cancel_unknown_intents(tx: Transaction) -> None:
+    """Let intents be canceled that no payment knows and that were created before now."""
+    await tx.execute("UPDATE installation SET cancel_unknown_before = instant()")
+
+
 async def adopt_database(tx: Transaction) -> None:
     """Let the data belong to the database it is in."""
     await tx.execute("UPDATE installation SET database = present_database()")
@@ -284,6 +314,7 @@ async def forget_account(tx: Transaction) -> None:
 async def renew_installation(tx: Transaction) -> None:
     """Give the installation another id, by which its payments differ from the original's."""
     await tx.execute("UPDATE installation SET id = gen_random_uuid()")
+    await tx.execute("DELETE FROM unknown_intent")
 
 
 async def abandon_payments(tx: Transaction) -> int:
@@ -323,3 +354,7 @@ async def seconds_unsettled(db: Statements) -> float:
 
 async def webhooks_waiting(db: Statements) -> float:
     return float(await db.fetchval("SELECT count(*) FROM webhook WHERE processed_at IS NULL"))
+
+
+async def unknown_intents(db: Statements) -> float:
+    return float(await db.fetchval("SELECT count(*) FROM unknown_intent"))
