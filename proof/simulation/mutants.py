@@ -44,11 +44,13 @@ def _mutant(name: str, *changes: Change) -> None:
     MUTANTS[name] = lambda _databases: replaced(*changes)
 
 
-def _sql(owner: Any, name: str, old: str, new: str) -> Change:
-    """Replace a part of a statement."""
+def _sql(owner: Any, name: str, old: str, new: str, *more: tuple[str, str]) -> Change:
+    """Replace parts of a statement."""
     statement: str = getattr(owner, name)
-    assert old in statement, f"{owner.__name__}.{name} has no {old!r} any more"
-    return owner, name, statement.replace(old, new)
+    for part, replacement in ((old, new), *more):
+        assert part in statement, f"{owner.__name__}.{name} has no {part!r} any more"
+        statement = statement.replace(part, replacement)
+    return owner, name, statement
 
 
 def _code(function: Any, old: str, new: str) -> Change:
@@ -273,9 +275,14 @@ _mutant(
     (idempotency, "_STORE", f"{idempotency._STORE} ON CONFLICT DO NOTHING"),
 )
 _mutant(
+    # The response would be stored twice, which the table's key forbids.
     "a repeated order is made twice",
     _sql(
-        order_store, "_RESERVE", "idempotent_response.user_id = request.buyer_id", "idempotent_response.user_id IS NULL"
+        order_store,
+        "_RESERVE",
+        "idempotent_response.user_id = request.buyer_id",
+        "idempotent_response.user_id IS NULL",
+        ("WHERE key IS NOT NULL ORDER BY buyer_id, key", "WHERE key IS NOT NULL ON CONFLICT DO NOTHING"),
     ),
 )
 _mutant(

@@ -94,6 +94,19 @@ async def payment(db: Statements, payment_id: UUID) -> Payment | None:
     return None if row is None else from_row(Payment, row)
 
 
+async def lock_keys(tx: Transaction, requests: Sequence[PaymentRequest]) -> None:
+    """Lock the Idempotency-Keys of these requests until the transaction ends.
+
+    Keys are locked after orders, and in one order everywhere, so that two batches cannot deadlock.
+    """
+    await tx.execute(
+        "SELECT pg_advisory_xact_lock(number) FROM ("
+        "SELECT DISTINCT hashtextextended(buyer_id::text || key, 0) AS number "
+        "FROM unnest($1::uuid[], $2::text[]) AS request (buyer_id, key) ORDER BY number) AS numbers",
+        *columns(requests, "buyer_id", "idempotency_key"),
+    )
+
+
 async def payments_by_key(db: Statements, requests: Sequence[PaymentRequest]) -> list[Payment]:
     """Return the payments that the buyers of these requests began with the same Idempotency-Keys."""
     rows = await db.fetch(
