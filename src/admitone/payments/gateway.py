@@ -151,10 +151,8 @@ class PaymentIntent(msgspec.Struct, kw_only=True):
             case "requires_capture":
                 return Authorized(self.id)
             case "succeeded":
-                charge = self.latest_charge
-                if isinstance(charge, _Charge) and 0 < self.amount_received <= charge.amount_refunded:
-                    return Refunded(self.id)
-                return Captured(self.id)
+                refunded = self.latest_charge.amount_refunded if isinstance(self.latest_charge, _Charge) else 0
+                return Refunded(self.id) if 0 < self.amount_received <= refunded else Captured(self.id, refunded)
             case "canceled":
                 return Canceled(self.id)
             case "requires_action":
@@ -358,8 +356,8 @@ class Gateway:
         return await self.retrieve(payment)
 
     async def refund(self, payment: Payment) -> ProviderResult:
-        """Return all money that was taken."""
-        params = {"payment_intent": _stripe_id(payment), "amount": payment.amount_cents}
+        """Return all money that was taken, or what is left of it."""
+        params = {"payment_intent": _stripe_id(payment)}
         try:
             async with asyncio.timeout(_OPERATION_SECONDS):
                 await self._send(_Refund, "post", "/v1/refunds", params, f"refund:{payment.id}:{payment.tries}")

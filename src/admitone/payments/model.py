@@ -95,9 +95,10 @@ class RequiresAction:
 
 @dataclass(frozen=True)
 class Captured:
-    """The money was taken."""
+    """The money was taken, and a part of it may have been returned."""
 
     stripe_id: str
+    refunded_cents: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ class Payment(msgspec.Struct, frozen=True):
     reason: str | None = None
     tries: int = 0
     refusals: int = 0
+    refunded_cents: int = 0
     traceparent: str | None = None
 
     @property
@@ -252,9 +254,10 @@ class Payment(msgspec.Struct, frozen=True):
                 return self._apply_authorized(result, order, now)
             case "captured":
                 if isinstance(result, Refunded):
-                    refunded = self.settled("refunded")
+                    refunded = self.settled("refunded").with_refunded(self.amount_cents)
                     return refunded, [refunded.event(PaymentRefunded)]
-                return (self.at_rest() if self.wanted is None else self.retried_later(now)), []
+                kept = self.with_refunded(result.refunded_cents) if isinstance(result, Captured) else self
+                return (kept.at_rest() if kept.wanted is None else kept.retried_later(now)), []
             case "failed" | "voided":
                 return self._apply_over(result, now), []
             case "refunded":
@@ -376,6 +379,10 @@ class Payment(msgspec.Struct, frozen=True):
 
     def with_wanted(self, wanted: Wanted, now: datetime, stripe_id: str | None = None) -> "Payment":
         return msgspec.structs.replace(self, wanted=wanted, due_at=now, tries=0, stripe_id=self.stripe_id or stripe_id)
+
+    def with_refunded(self, cents: int) -> "Payment":
+        """Return the payment with what was returned of it; a response that does not show refunds takes none back."""
+        return msgspec.structs.replace(self, refunded_cents=max(self.refunded_cents, cents))
 
     def retried_later(self, now: datetime) -> "Payment":
         """Return the payment due after a growing delay, unless it has become due meanwhile."""

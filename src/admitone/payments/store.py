@@ -159,15 +159,16 @@ async def save_payments(tx: Transaction, changed: Sequence[Payment]) -> None:
         "UPDATE payment SET state = changed.state, wanted = changed.wanted, stripe_id = changed.stripe_id, "
         "client_secret = changed.client_secret, action_url = changed.action_url, reason_code = changed.reason_code, "
         "reason = changed.reason, traceparent = changed.traceparent, due_at = changed.due_at, tries = changed.tries, "
-        "refusals = changed.refusals "
+        "refusals = changed.refusals, refunded_cents = changed.refunded_cents "
         "FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], "
-        "$9::text[], $10::timestamptz[], $11::integer[], $12::integer[]) AS changed (id, state, wanted, stripe_id, "
-        "client_secret, action_url, reason_code, reason, traceparent, due_at, tries, refusals) "
+        "$9::text[], $10::timestamptz[], $11::integer[], $12::integer[], $13::bigint[]) "
+        "AS changed (id, state, wanted, stripe_id, client_secret, action_url, reason_code, reason, traceparent, "
+        "due_at, tries, refusals, refunded_cents) "
         "WHERE payment.id = changed.id",
         *columns(
             changed,
             *("id", "state", "wanted", "stripe_id", "client_secret", "action_url", "reason_code", "reason"),
-            *("traceparent", "due_at", "tries", "refusals"),
+            *("traceparent", "due_at", "tries", "refusals", "refunded_cents"),
         ),
     )
     assert affected_rows(tag) == len(changed), "a payment that was read for a change is gone"
