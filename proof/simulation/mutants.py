@@ -153,8 +153,8 @@ _mutant(
     "the money is taken before orders decide",
     _code(
         Payment._apply_in_progress,
-        'self.at_stripe("authorized", stripe_id, now)',
-        'self.at_stripe("authorized", stripe_id, now).with_wanted("capture", now)',
+        'self.at_stripe("authorized", stripe_id, order, now)',
+        'self.at_stripe("authorized", stripe_id, order, now).with_wanted("capture", now)',
     ),
 )
 _mutant(

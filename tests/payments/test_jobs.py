@@ -316,6 +316,41 @@ async def test_an_authenticated_payment_is_noticed_without_webhooks(
     assert await world.published() == ["PaymentAuthorized"]
 
 
+async def test_an_authenticated_payment_is_noticed_when_its_buyer_comes_back(
+    world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The webhook is lost; the page to which the bank leads back lists the payments of the order."""
+    monkeypatch.setattr("admitone.payments.api._CHECKED_SECONDS", 0.0)
+    world = world_without_webhooks
+    order = await world.order()
+    await world.pay(order, "pm_card_authenticationRequired")
+    await world.sandbox.authenticate(await world.intent(order))
+    assert (await world.payment(order)).state == "requires_action"
+    listed = await world.bob.get("/api/payments", params={"orderId": str(order.id)})
+    assert listed.json()["payments"][0]["status"] == "requires_action"
+    await world.state(order, "authorized")
+
+
+async def test_a_payment_that_was_just_checked_is_not_checked_for_its_buyer(world_without_webhooks: World) -> None:
+    world = world_without_webhooks
+    order = await world.order()
+    await world.pay(order, "pm_card_authenticationRequired")
+    before = await world.payment(order)
+    assert (await world.bob.get("/api/payments", params={"orderId": str(order.id)})).status_code == 200
+    assert await world.payment(order) == before
+
+
+async def test_an_authenticated_payment_is_noticed_before_the_deadline_of_its_order(
+    world_without_webhooks: World,
+) -> None:
+    world = world_without_webhooks
+    order = await world.order(seconds=11)
+    await world.pay(order, "pm_card_authenticationRequired")
+    await world.sandbox.authenticate(await world.intent(order))
+    await world.state(order, "authorized")
+    assert await world.published() == ["PaymentAuthorized"]
+
+
 async def test_reconciliation_finds_what_no_webhook_reported(
     provider_behind: None, world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,17 @@ def test_what_is_wanted_at_stripe_is_only_dropped_when_stripe_shows_it_done(stat
     assert after.due_at is not None
 
 
+@pytest.mark.parametrize(
+    ("seconds_left", "checked_after"), [(900, 60), (65, 55), (40, 30), (10, 7), (9, 6), (3, 60), (-5, 60)]
+)
+def test_a_payment_that_waits_for_its_buyer_is_checked_before_its_order_ends(
+    seconds_left: int, checked_after: int
+) -> None:
+    order = msgspec.structs.replace(ORDER, expires_at=NOW + timedelta(seconds=seconds_left))
+    waiting, _ = BEGUN.apply(RequiresAction("pi_1", "secret", None), order, NOW, is_last_attempt=False)
+    assert waiting.due_at == NOW + timedelta(seconds=checked_after)
+
+
 REFUSED: Final = CaptureRefused("pi_1", "status_transition_invalid")
 AWAITING: Final = msgspec.structs.replace(ORDER, status="awaiting:payment")
 

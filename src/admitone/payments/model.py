@@ -33,6 +33,8 @@ _OPEN: Final = frozenset({"created", "requires_action", "authorized"})
 # How long a payment is left to the process that began it or took it to settle it.
 LEASE_SECONDS: Final = 30.0
 _CHECK_AGAIN: Final = timedelta(seconds=60)
+# When a payment is also checked before its order's deadline: after it, what the buyer has confirmed is given back.
+_CHECKS_BEFORE_DEADLINE: Final = (timedelta(seconds=10), timedelta(seconds=3))
 _RETRY_SECONDS: Final = 0.5
 _RETRY_SECONDS_MAX: Final = 60.0
 # After so many refusals, about two minutes apart from first to last, a capture is given up.
@@ -172,6 +174,7 @@ class Payment(msgspec.Struct, frozen=True):
 
     `wanted` is what must still be done at Stripe. `due_at` is when the background job looks at the payment next, and
     `tries` how often it has since something was last wanted. `refusals` counts those of its capture.
+    `checked_at` is when Stripe last reported what is held, or what the buyer must do.
     """
 
     id: UUID
@@ -184,6 +187,7 @@ class Payment(msgspec.Struct, frozen=True):
     idempotency_key: str | None
     created_at: datetime
     due_at: datetime | None
+    checked_at: datetime | None = None
     state: State = "created"
     wanted: Wanted | None = None
     stripe_id: str | None = None
@@ -271,10 +275,10 @@ class Payment(msgspec.Struct, frozen=True):
         match result:
             case Authorized(stripe_id) | Captured(stripe_id):
                 # Captured before orders decided, in Stripe's dashboard for example: orders decides all the same.
-                held = self.at_stripe("authorized", stripe_id, now)
+                held = self.at_stripe("authorized", stripe_id, order, now)
                 return (held.with_wanted("void", now), []) if is_cancelled else (held, [held.event(PaymentAuthorized)])
             case RequiresAction(stripe_id, client_secret, url):
-                waiting = self.at_stripe("requires_action", stripe_id, now, client_secret, url)
+                waiting = self.at_stripe("requires_action", stripe_id, order, now, client_secret, url)
                 return (waiting.with_wanted("void", now) if is_cancelled else waiting), []
             case Declined(code, reason, stripe_id):
                 failed = self.settled("failed", stripe_id, code, reason)
@@ -347,15 +351,24 @@ class Payment(msgspec.Struct, frozen=True):
     # How a payment changes.
 
     def at_stripe(
-        self, state: State, stripe_id: str, now: datetime, client_secret: str | None = None, url: str | None = None
+        self,
+        state: State,
+        stripe_id: str,
+        order: OrderReplica,
+        now: datetime,
+        client_secret: str | None = None,
+        url: str | None = None,
     ) -> "Payment":
+        """Return the payment in a state in which Stripe is asked again only later, and before its order's deadline."""
+        before_deadline = [order.expires_at - each for each in _CHECKS_BEFORE_DEADLINE]
         return msgspec.structs.replace(
             self,
             state=state,
             stripe_id=stripe_id,
             client_secret=client_secret,
             action_url=url,
-            due_at=now + _CHECK_AGAIN,
+            due_at=min([now + _CHECK_AGAIN, *(each for each in before_deadline if each > now)]),
+            checked_at=now,
             tries=0,
         )
 

@@ -159,16 +159,16 @@ async def save_payments(tx: Transaction, changed: Sequence[Payment]) -> None:
         "UPDATE payment SET state = changed.state, wanted = changed.wanted, stripe_id = changed.stripe_id, "
         "client_secret = changed.client_secret, action_url = changed.action_url, reason_code = changed.reason_code, "
         "reason = changed.reason, traceparent = changed.traceparent, due_at = changed.due_at, tries = changed.tries, "
-        "refusals = changed.refusals, refunded_cents = changed.refunded_cents "
+        "checked_at = changed.checked_at, refusals = changed.refusals, refunded_cents = changed.refunded_cents "
         "FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], "
-        "$9::text[], $10::timestamptz[], $11::integer[], $12::integer[], $13::bigint[]) "
+        "$9::text[], $10::timestamptz[], $11::integer[], $12::integer[], $13::bigint[], $14::timestamptz[]) "
         "AS changed (id, state, wanted, stripe_id, client_secret, action_url, reason_code, reason, traceparent, "
-        "due_at, tries, refusals, refunded_cents) "
+        "due_at, tries, refusals, refunded_cents, checked_at) "
         "WHERE payment.id = changed.id",
         *columns(
             changed,
             *("id", "state", "wanted", "stripe_id", "client_secret", "action_url", "reason_code", "reason"),
-            *("traceparent", "due_at", "tries", "refusals", "refunded_cents"),
+            *("traceparent", "due_at", "tries", "refusals", "refunded_cents", "checked_at"),
         ),
     )
     assert affected_rows(tag) == len(changed), "a payment that was read for a change is gone"
@@ -180,6 +180,18 @@ async def make_due(tx: Transaction, payment_ids: Sequence[UUID]) -> None:
     """Make payments due now and wake the job that settles them."""
     await tx.execute("UPDATE payment SET due_at = instant(), tries = 0 WHERE id = ANY($1::uuid[])", payment_ids)
     tx.wake(SETTLE_PAYMENTS)
+
+
+async def make_waiting_due(database: Database, order_id: UUID, checked_seconds: float) -> None:
+    """Make an order's payment that waits for its buyer due now, unless it is being checked or was so lately."""
+    tag = await database.execute(
+        "UPDATE payment SET due_at = instant() WHERE order_id = $1 AND state = 'requires_action' AND wanted IS NULL "
+        "AND tries = 0 AND due_at > instant() AND checked_at < instant() - make_interval(secs => $2)",
+        order_id,
+        checked_seconds,
+    )
+    if affected_rows(tag):
+        database.signal(SETTLE_PAYMENTS).set()
 
 
 _TAKEN: Final = ", ".join(f"taken.{each}" for each in Payment.__struct_fields__)
