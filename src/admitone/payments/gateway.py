@@ -51,7 +51,7 @@ _PAGE: Final = 100
 # How long after the beginning of a payment Stripe may create its intent.
 _CREATED_WITHIN: Final = timedelta(minutes=2)
 # How far the database's clock, by which a payment's age is known, may have been set meanwhile.
-_CLOCK_CHANGE_MAX: Final = timedelta(minutes=10)
+_CLOCK_CHANGE_MAX: Final = timedelta(minutes=20)
 _LOOKUPS_MAX: Final = 1000
 _SIGNATURE_SECONDS_MAX: Final = 300
 

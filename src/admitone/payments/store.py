@@ -283,18 +283,21 @@ class Binding(msgspec.Struct, frozen=True):
 
 async def bind_installation(db: Statements) -> Binding:
     """Return the installation, which belongs to this database if it belongs to none yet."""
-    await db.execute("UPDATE installation SET database = present_database() WHERE database IS NULL")
-    row = await db.fetchrow("SELECT id, database, present_database() FROM installation")
+    row = await db.fetchrow(
+        "UPDATE installation SET database = coalesce(database, present_database()) "
+        "RETURNING id, database, present_database()"
+    )
     assert row is not None
     return from_row(Binding, row)
 
 
 async def bind_account(db: Statements, account: str) -> str:
     """Return the account of Stripe that the payments are in, which is the given one if none is known yet."""
-    await db.execute("UPDATE installation SET stripe_account = $1 WHERE stripe_account IS NULL", account)
-    bound = await db.fetchval("SELECT stripe_account FROM installation")
-    assert isinstance(bound, str)
-    return bound
+    row = await db.fetchrow(
+        "UPDATE installation SET stripe_account = coalesce(stripe_account, $1) RETURNING stripe_account", account
+    )
+    assert row is not None
+    return str(row["stripe_account"])
 
 
 async def add_unknown_intents(db: Statements, found: Sequence[tuple[str, datetime]]) -> None:
