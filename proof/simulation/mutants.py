@@ -25,7 +25,9 @@ from admitone.orders import store as order_store
 from admitone.orders.model import Order
 from admitone.payments import handlers as payment_handlers
 from admitone.payments import jobs as payment_jobs
+from admitone.payments import model as payment_model
 from admitone.payments import store as payment_store
+from admitone.payments.gateway import Gateway
 from admitone.payments.model import Payment
 from admitone.tickets import handlers as ticket_handlers
 from admitone.tickets.model import Ticket
@@ -174,9 +176,25 @@ _mutant(
     *_more_often("provider times out before", 0.4),
 )
 _mutant(
+    # A refusal that says nothing about the card is an unknown outcome, and what is wanted stays wanted all the same.
+    "a provider that finds nothing decides and drops what is wanted",
+    _code(Gateway.retrieve, "return _unknown(error)", 'return Declined("refused", "No such payment_intent")'),
+    _code(
+        Payment._apply_over,
+        "return self.retried_later(now) if self.wanted is not None else self.at_rest()",
+        "return self.at_rest()",
+    ),
+    *_more_often("provider finds nothing", 0.3),
+)
+_mutant(
+    "a refused capture is tried for ever",
+    (payment_model, "_REFUSALS_MAX", 1_000_000),
+    *_more_often("capture refused for good", 0.5),
+)
+_mutant(
     "no version guard on the replica of orders",
     (payment_handlers, "is_next", lambda _event, have_version: have_version >= 0),
-    _code(payment_store.save_orders, " AND orders.version = changed.version - 1", ""),
+    _code(payment_store.save_orders, " AND orders.version < changed.version", ""),
 )
 
 
@@ -198,7 +216,7 @@ _UNPUBLISH_NOTHING: Final = (
 _mutant(
     "no version guard on the replica of tickets",
     (order_handlers, "is_next", lambda *_: True),
-    _sql(order_store, "_SAVE_TICKETS", "WHERE ticket.version = excluded.version - 1", ""),
+    _sql(order_store, "_SAVE_TICKETS", "WHERE ticket.version <= excluded.version", ""),
 )
 _mutant(
     # A repeated event is known by its id, and a repeated beginning by its order.
