@@ -20,6 +20,7 @@ import uvloop
 from admitone.kernel.database.pool import Database
 from admitone.kernel.messaging import outbox
 from admitone.local.postgres import binaries
+from admitone.payments import store as payments
 from admitone.registry import SERVICES
 from deploy.marketplace import REPLICAS, Marketplace, prepared_marketplace, running
 from deploy.traders import Traders
@@ -39,6 +40,15 @@ async def run_program(name: str, *arguments: str) -> None:
     await asyncio.to_thread(subprocess.run, [str(binaries() / name), *arguments], check=True)
 
 
+async def adopt(market: Marketplace) -> None:
+    """Let payments act on Stripe with the restored data, as `admitone adopt --cancel-unknown` does."""
+    database = await Database.connect(market.settings.migrator_urls["payments"], application="drill", connections=2)
+    async with database.transaction() as tx:
+        await payments.adopt_database(tx)
+        await payments.cancel_unknown_intents(tx)
+    await database.close()
+
+
 async def restore(market: Marketplace, service: str, saved: Path) -> None:
     """Stop the service, replace its database by the saved one, and start the service."""
     server_url = market.postgres.url()
@@ -48,6 +58,8 @@ async def restore(market: Marketplace, service: str, saved: Path) -> None:
     await connection.execute(f"DROP DATABASE {service} WITH (FORCE)")
     await connection.close()
     await run_program("pg_restore", "--create", f"--dbname={server_url}", str(saved))
+    if service == "payments":
+        await adopt(market)
     for _ in range(REPLICAS):
         await market.start_replica(service)
 

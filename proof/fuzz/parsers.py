@@ -39,7 +39,7 @@ BODIES: Final = {each.body for each in _OPERATIONS if each.body is not None}
 QUERIES: Final = {each.query for each in _OPERATIONS if each.query is not None}
 
 _WEBHOOK_SECRET: Final = "whsec_fuzz"
-_GATEWAY: Final = Gateway(None, None, False, (_WEBHOOK_SECRET,))  # type: ignore[arg-type]  # its client is not used
+_GATEWAY: Final = Gateway(None, None, False, (_WEBHOOK_SECRET,), None)  # type: ignore[arg-type]  # its client is not used
 _KEYS: Final = SigningKeys.from_pem(new_signing_key())
 _SCOPE: Final = "newest\nfado"
 

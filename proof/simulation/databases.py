@@ -102,7 +102,7 @@ class WorkerDatabases:
             if used := self.run(store.owner.fetch(sql, store.tables)):
                 names = ", ".join(row["name"] for row in used)
                 self.execute(service, f"TRUNCATE {names} RESTART IDENTITY CASCADE")
-        sql = "UPDATE installation SET id = $1, reconciled_until = $2"
+        sql = "UPDATE installation SET id = $1, reconciled_until = $2, database = NULL, stripe_account = NULL"
         self.execute("payments", sql, INSTALLATION, instant)
 
     def close(self) -> None:

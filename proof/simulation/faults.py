@@ -33,6 +33,8 @@ CHANCES: Final = {
     "provider times out after": 0.06,
     "provider says too many": 0.06,
     "provider is slow": 0.15,
+    "provider finds nothing": 0.05,
+    "capture refused for good": 0.1,
     "search lags": 0.5,
     "webhook lost": 0.3,
     "webhook late": 0.3,

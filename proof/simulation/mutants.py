@@ -25,7 +25,9 @@ from admitone.orders import store as order_store
 from admitone.orders.model import Order
 from admitone.payments import handlers as payment_handlers
 from admitone.payments import jobs as payment_jobs
+from admitone.payments import model as payment_model
 from admitone.payments import store as payment_store
+from admitone.payments.gateway import Gateway
 from admitone.payments.model import Payment
 from admitone.tickets import handlers as ticket_handlers
 from admitone.tickets.model import Ticket
@@ -44,11 +46,13 @@ def _mutant(name: str, *changes: Change) -> None:
     MUTANTS[name] = lambda _databases: replaced(*changes)
 
 
-def _sql(owner: Any, name: str, old: str, new: str) -> Change:
-    """Replace a part of a statement."""
+def _sql(owner: Any, name: str, old: str, new: str, *more: tuple[str, str]) -> Change:
+    """Replace parts of a statement."""
     statement: str = getattr(owner, name)
-    assert old in statement, f"{owner.__name__}.{name} has no {old!r} any more"
-    return owner, name, statement.replace(old, new)
+    for part, replacement in ((old, new), *more):
+        assert part in statement, f"{owner.__name__}.{name} has no {part!r} any more"
+        statement = statement.replace(part, replacement)
+    return owner, name, statement
 
 
 def _code(function: Any, old: str, new: str) -> Change:
@@ -155,8 +159,8 @@ _mutant(
     "the money is taken before orders decide",
     _code(
         Payment._apply_in_progress,
-        'self.at_stripe("authorized", stripe_id, now)',
-        'self.at_stripe("authorized", stripe_id, now).with_wanted("capture", now)',
+        'self.at_stripe("authorized", stripe_id, order, now)',
+        'self.at_stripe("authorized", stripe_id, order, now).with_wanted("capture", now)',
     ),
 )
 _mutant(
@@ -174,6 +178,22 @@ _mutant(
     (payment_jobs, "reconcile", _nothing),
     (payment_jobs, "is_known", lambda *_: True),
     *_more_often("provider times out before", 0.4),
+)
+_mutant(
+    # A refusal that says nothing about the card is an unknown outcome, and what is wanted stays wanted all the same.
+    "a provider that finds nothing decides and drops what is wanted",
+    _code(Gateway.retrieve, "return _unknown(error)", 'return Declined("refused", "No such payment_intent")'),
+    _code(
+        Payment._apply_over,
+        "return self.retried_later(now) if self.wanted is not None else self.at_rest()",
+        "return self.at_rest()",
+    ),
+    *_more_often("provider finds nothing", 0.3),
+)
+_mutant(
+    "a refused capture is tried for ever",
+    (payment_model, "_REFUSALS_MAX", 1_000_000),
+    *_more_often("capture refused for good", 0.5),
 )
 _mutant(
     "no version guard on the replica of orders",
@@ -278,9 +298,14 @@ _mutant(
     (idempotency, "_STORE", f"{idempotency._STORE} ON CONFLICT DO NOTHING"),
 )
 _mutant(
+    # The response would be stored twice, which the table's key forbids.
     "a repeated order is made twice",
     _sql(
-        order_store, "_RESERVE", "idempotent_response.user_id = request.buyer_id", "idempotent_response.user_id IS NULL"
+        order_store,
+        "_RESERVE",
+        "idempotent_response.user_id = request.buyer_id",
+        "idempotent_response.user_id IS NULL",
+        ("WHERE key IS NOT NULL ORDER BY buyer_id, key", "WHERE key IS NOT NULL ON CONFLICT DO NOTHING"),
     ),
 )
 _mutant(

@@ -44,6 +44,7 @@ class SimulatedProvider:
         self._found_from: dict[str, float] = {}
         self._in_progress: set[str] = set()
         self._known_events: set[str] = set()
+        self._not_capturable: set[str] = set()
 
     async def request(self, method: str, path: str, headers: Mapping[str, str], body: str) -> httpx.Response:
         """Send one request over the network. Raises stripe.APIConnectionError."""
@@ -53,6 +54,8 @@ class SimulatedProvider:
             raise _connection_error("unreachable")
         if faults.strikes("provider says too many"):
             return _failure(429, "rate_limit")
+        if faults.strikes("provider finds nothing"):
+            return _failure(404, "resource_missing", "invalid_request_error")
         if faults.strikes("provider is slow"):
             await asyncio.sleep(self._random.uniform(1.0, 8.0))
         if faults.strikes("provider times out before"):
@@ -78,6 +81,8 @@ class SimulatedProvider:
         await self._execute(method, path, headers, body)
 
     async def _execute(self, method: str, path: str, headers: Mapping[str, str], body: str) -> httpx.Response:
+        if path.endswith("/capture") and self._refuses_capture(path):
+            return _failure(400, "status_transition_invalid", "invalid_request_error")
         if method == "POST" and self._world.faults.strikes("provider fails after"):
             await self._http.post("/sandbox/faults", json=_FAILS_AFTER)
         response = await self._http.request(method, path, headers=dict(headers), content=body)
@@ -92,6 +97,12 @@ class SimulatedProvider:
             response = httpx.Response(200, json=found | {"data": data})
         await self._send_webhooks()
         return response
+
+    def _refuses_capture(self, path: str) -> bool:
+        """Decide whether an intent cannot be captured; it stays so."""
+        if self._world.faults.strikes("capture refused for good"):
+            self._not_capturable.add(path)
+        return path in self._not_capturable
 
     def _note_created(self, response: Json) -> None:
         """Let the search lag behind a new intent."""
@@ -168,5 +179,5 @@ def _connection_error(message: str) -> stripe.APIConnectionError:
     return stripe.APIConnectionError(message, should_retry=True)  # type: ignore[no-untyped-call]
 
 
-def _failure(status: int, code: str) -> httpx.Response:
-    return httpx.Response(status, json={"error": {"code": code, "message": code, "type": "api_error"}})
+def _failure(status: int, code: str, kind: str = "api_error") -> httpx.Response:
+    return httpx.Response(status, json={"error": {"code": code, "message": code, "type": kind}})

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from admitone import __version__
+from admitone.commands.adopt import adopt
 from admitone.commands.check import check
 from admitone.commands.dead_letters import dead_letters
 from admitone.commands.demo import demo
@@ -42,7 +43,7 @@ def main() -> None:
     """
 
 
-for command in (up, serve, migrate, demo, check, replay, resync, dead_letters, events):
+for command in (up, serve, migrate, demo, check, replay, resync, dead_letters, adopt, events):
     main.add_command(command)
 
 

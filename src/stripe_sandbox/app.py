@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from secrets import token_urlsafe
@@ -22,8 +23,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from stripe_sandbox import payment_intents
-from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error
+from stripe_sandbox import (
+    accounts,  # noqa: F401 – it declares an operation
+    payment_intents,
+)
+from stripe_sandbox.errors import ApiError, IntentFailed, Json, internal_error, not_found
 from stripe_sandbox.events import RETRY_DELAYS_SECONDS, Webhooks
 from stripe_sandbox.faults import Faults, RequestFault, take
 from stripe_sandbox.operations import OPERATIONS, ApiOperation, Context, Run, new_id
@@ -212,7 +216,9 @@ def create_app(
 
 
 def create_server(app: Starlette, port: int) -> uvicorn.Server:
-    config = uvicorn.Config(app, LOOPBACK, port, access_log=False, log_level="error", timeout_keep_alive=60)
+    config = uvicorn.Config(
+        app, LOOPBACK, port, access_log=False, log_level="error", timeout_keep_alive=60, date_header=False
+    )
     config.timeout_graceful_shutdown = 2
     return uvicorn.Server(config)
 
@@ -235,6 +241,10 @@ async def _suffer(fault: RequestFault, when: Literal["before", "during", "after"
             raise internal_error()
         case "too_many_requests":
             raise ApiError("Request rate limit exceeded", 429, code="rate_limit")
+        case "not_found":
+            raise not_found()
+        case "refused":
+            raise ApiError("This operation is not allowed for this account", code="status_transition_invalid")
         case "drop":
             raise ConnectionDropped
 
@@ -247,7 +257,9 @@ def _check_program(request: Request) -> None:
 
 
 def _response(reply: Reply, headers: Mapping[str, str] | None = None) -> Response:
-    headers = {"request-id": reply.request_id, **(headers or {})}
+    # The clock of `created`, by which clients compare theirs.
+    date = formatdate(time.time(), usegmt=True)
+    headers = {"request-id": reply.request_id, "date": date, **(headers or {})}
     return Response(reply.body, reply.status, headers, media_type="application/json")
 
 

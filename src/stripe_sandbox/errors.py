@@ -36,3 +36,7 @@ def no_such(kind: str, object_id: str, param: str, status: int = 404) -> ApiErro
 
 def internal_error() -> ApiError:
     return ApiError("An unknown error occurred", 500, type_="api_error")
+
+
+def not_found() -> ApiError:
+    return ApiError("No such object; a similar object exists in another account", 404, code="resource_missing")

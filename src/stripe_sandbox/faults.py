@@ -18,13 +18,14 @@ class RequestFault(Fault):
 
     `when` places it on the way to the provider, while the provider works on the request (its idempotency key is in use
     then), or on the way back, after the effect. A 500 after the effect is what the idempotency key returns from then
-    on, as with Stripe; a dropped connection loses only the response.
+    on, as with Stripe; a dropped connection loses only the response. `not_found` is what another account's key gets,
+    `refused` what a request gets that Stripe does not accept for good.
     """
 
     names: list[str] = field(name="operations", default_factory=list)
     when: Literal["before", "during", "after"] = "before"
     delay_ms: int = 0
-    answer: Literal["none", "internal_error", "too_many_requests", "drop"] = "none"
+    answer: Literal["none", "internal_error", "too_many_requests", "not_found", "refused", "drop"] = "none"
 
 
 class WebhookFault(Fault):

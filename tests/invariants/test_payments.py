@@ -21,6 +21,21 @@ async def test_i2_a_charge_at_the_provider_for_a_cancelled_order(copies: Copies)
     assert f"order {order}, which is cancelled" in findings["I2"].samples()[0]
 
 
+@pytest.mark.parametrize("left_cents", [1, 0])
+async def test_i2_a_refund_in_the_providers_dashboard_is_no_violation(copies: Copies, left_cents: int) -> None:
+    [intent] = [each for each in copies.intents if each.taken_cents]
+    refunded_cents = intent.taken_cents - left_cents
+    changed = msgspec.structs.replace(intent, taken_cents=left_cents, refunded_cents=refunded_cents)
+    copies.intents = [changed if each is intent else each for each in copies.intents]
+    state = "captured" if left_cents else "refunded"
+    await copies.damage(
+        "payments",
+        "UPDATE payment SET state = $1, refunded_cents = $2 WHERE id = $3",
+        *(state, refunded_cents, intent.payment_id),
+    )
+    assert await copies.violated() == set()
+
+
 async def test_i3_an_order_charged_twice(copies: Copies) -> None:
     copies.intents = [*copies.intents, msgspec.structs.replace(copies.intents[0], id="pi_again")]
     assert await copies.violated() == {"I3"}

@@ -169,6 +169,27 @@ async def test_a_repeated_key_gets_the_same_response_and_another_request_none(da
         assert len(await published(database)) == 1
 
 
+async def test_one_key_used_at_once_for_many_tickets_holds_one_of_them(databases: engines.Databases) -> None:
+    """Concurrent statements, and concurrent reservations that share one."""
+    async with orders_database(databases) as database:
+        reserve_batched = Batcher[Reservation, ReservationResult](
+            lambda reservations: reserve_tickets(database, reservations, 900, 201)
+        )
+
+        async def alone(reservation: Reservation) -> ReservationResult:
+            [result] = await reserve_tickets(database, [reservation], 900, 201)
+            return result
+
+        for reserve in (alone, reserve_batched):
+            for _ in range(5):
+                tickets, bob = [listed() for _ in range(8)], new_id()
+                await consume(database, *tickets)
+                reservations = [Reservation(each.id, bob, None, "key-1", each.id.bytes) for each in tickets]
+                results = await asyncio.gather(*map(reserve, reservations))
+                assert sorted(each.outcome for each in results) == ["held"] + ["key reused"] * 7
+                assert await database.fetchval("SELECT count(*) FROM orders WHERE buyer_id = $1", bob) == 1
+
+
 @pytest.mark.parametrize("price_cents", [50, 1999, 99_999_999])
 async def test_the_price_is_exact_in_the_response_and_the_event(databases: engines.Databases, price_cents: int) -> None:
     async with orders_database(databases) as database:

@@ -10,6 +10,8 @@ from uuid import UUID
 import pytest
 
 from admitone.kernel import ids
+from admitone.payments.model import Begun, PaymentRequest
+from admitone.payments.transitions import begin_payments
 from tests.payments.support import World, awaiting, cancelled, ordered, running_world
 from tests.support import messages_of
 
@@ -187,6 +189,20 @@ async def test_an_idempotency_key_of_another_request_is_refused(world: World) ->
     assert (await world.pay(second, key="a-key")).status_code == 422
     assert (await world.pay(first, "tok_mastercard", key="a-key")).status_code == 422
     assert not await world.payments(second)
+
+
+async def test_one_key_used_at_once_for_many_orders_begins_one_payment(world: World) -> None:
+    for number in range(5):
+        orders = [ordered(world.bob_id) for _ in range(8)]
+        await world.consume(*orders)
+        requests = [PaymentRequest(ids.new_id(), each.id, world.bob_id, "tok_visa", f"key {number}") for each in orders]
+        begun = await asyncio.gather(*(begin_payments(world.service.database, [each], 3) for each in requests))
+        kinds = sorted(each.kind if isinstance(each, Begun) else type(each).__name__ for [each] in begun)
+        assert kinds == ["IdempotencyKeyReused"] * 7 + ["new"]
+    first, second = await world.order(), await world.order()
+    bob = world.bob
+    responses = await asyncio.gather(*(world.pay(each, client=bob, key="a-key") for each in (first, second)))
+    assert sorted(each.status_code for each in responses) == [201, 422]
 
 
 async def test_two_people_may_use_the_same_idempotency_key(world: World) -> None:

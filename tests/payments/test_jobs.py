@@ -1,10 +1,13 @@
 """Settlement and reconciliation while the provider fails, is slow or does not respond: nobody pays twice."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -131,6 +134,29 @@ async def test_g15_an_order_that_ends_before_the_response_charges_nobody(
     assert not await world.intents(absent)
 
 
+@pytest.fixture
+def provider_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the provider's clock be behind ours, so that our clock is ahead."""
+    monkeypatch.setattr("stripe_sandbox.app.time", SimpleNamespace(time=lambda: time.time() - 300))
+
+
+async def test_g15_a_hold_is_found_while_the_search_fails_and_the_clocks_differ(
+    impatient: None, provider_behind: None, world_without_webhooks: World
+) -> None:
+    world = world_without_webhooks
+    order = await world.order()
+    await world.sandbox.inject(
+        requests=[
+            {"operations": ["create_intent"], "answer": "drop", "when": "after", "count": 3},
+            {"operations": ["search_intents"], "answer": "internal_error", "count": 0},
+        ]
+    )
+    assert (await world.pay(order)).status_code == 202
+    await world.consume(cancelled(order))
+    await world.state(order, "voided")
+    assert (await world.intent(order)).status == "canceled"
+
+
 @pytest.mark.parametrize("operation", ["capture_intent", "retrieve_intent"])
 @pytest.mark.parametrize("response", ["internal_error", "drop", "too_many_requests"])
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -145,6 +171,21 @@ async def test_g15_a_capture_is_retried_until_it_succeeds_once(
     await world.state(order, "captured")
     assert (await world.intent(order)).amount_received == 1999
     assert await world.published() == ["PaymentAuthorized", "PaymentCreated"]
+
+
+async def test_g15_a_capture_that_is_refused_for_good_fails_the_payment(
+    impatient: None, world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "_RETRY_SECONDS_MAX", 0.1)
+    world = world_without_webhooks
+    order = await world.order()
+    await world.pay(order)
+    await world.sandbox.inject(requests=[{"operations": ["capture_intent"], "answer": "refused", "count": 0}])
+    await world.consume(awaiting(order, (await world.payment(order)).id))
+    failed = await world.state(order, "failed")
+    assert failed.reason == "The payment could not be completed"
+    assert (await world.intent(order)).status == "canceled"
+    assert await world.published() == ["PaymentAuthorized", "PaymentFailed"]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -227,6 +268,42 @@ async def test_a_wrong_secret_key_does_not_fail_a_payment(
         assert (await world.payment(order)).state == "created"
 
 
+NOTHING_FOUND: dict[str, Any] = {"answer": "not_found", "count": 0}
+
+
+@pytest.mark.parametrize("wanted", ["capture", "void", "refund"])
+async def test_a_provider_that_knows_no_payment_decides_nothing(
+    impatient: None, world_without_webhooks: World, wanted: str
+) -> None:
+    """Every request gets a 404, as with the key of another account: what is wanted stays wanted."""
+    world = world_without_webhooks
+    order = await world.order()
+    await world.pay(order)
+    payment = await world.payment(order)
+    if wanted == "refund":
+        await world.consume(awaiting(order, payment.id))
+        await world.state(order, "captured")
+    await world.sandbox.inject(requests=[NOTHING_FOUND])
+    decided = awaiting(order, payment.id) if wanted == "capture" else cancelled(order, 2 if wanted == "refund" else 1)
+    await world.consume(decided)
+    await eventually(lambda: _was_tried(world, order, 4), "it was tried several times")
+    refused = await world.payment(order)
+    assert (refused.state, refused.wanted) == ("captured" if wanted == "refund" else "authorized", wanted)
+    await world.sandbox.clear_faults()
+    await world.state(order, {"capture": "captured", "void": "voided", "refund": "refunded"}[wanted])
+
+
+async def test_a_refused_request_to_authorize_is_not_a_declined_card(
+    impatient: None, world_without_webhooks: World
+) -> None:
+    world = world_without_webhooks
+    order = await world.order()
+    await world.sandbox.inject(requests=[NOTHING_FOUND])
+    assert (await world.pay(order)).status_code == 202
+    await world.sandbox.clear_faults()
+    await world.state(order, "authorized")
+
+
 async def test_an_authenticated_payment_is_noticed_without_webhooks(
     world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,12 +316,48 @@ async def test_an_authenticated_payment_is_noticed_without_webhooks(
     assert await world.published() == ["PaymentAuthorized"]
 
 
-async def test_reconciliation_finds_what_no_webhook_reported(
+async def test_an_authenticated_payment_is_noticed_when_its_buyer_comes_back(
     world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The webhook is lost; the page to which the bank leads back lists the payments of the order."""
+    monkeypatch.setattr("admitone.payments.api._CHECKED_SECONDS", 0.0)
+    world = world_without_webhooks
+    order = await world.order()
+    await world.pay(order, "pm_card_authenticationRequired")
+    await world.sandbox.authenticate(await world.intent(order))
+    assert (await world.payment(order)).state == "requires_action"
+    listed = await world.bob.get("/api/payments", params={"orderId": str(order.id)})
+    assert listed.json()["payments"][0]["status"] == "requires_action"
+    await world.state(order, "authorized")
+
+
+async def test_a_payment_that_was_just_checked_is_not_checked_for_its_buyer(world_without_webhooks: World) -> None:
+    world = world_without_webhooks
+    order = await world.order()
+    await world.pay(order, "pm_card_authenticationRequired")
+    before = await world.payment(order)
+    assert (await world.bob.get("/api/payments", params={"orderId": str(order.id)})).status_code == 200
+    assert await world.payment(order) == before
+
+
+async def test_an_authenticated_payment_is_noticed_before_the_deadline_of_its_order(
+    world_without_webhooks: World,
+) -> None:
+    world = world_without_webhooks
+    order = await world.order(seconds=11)
+    await world.pay(order, "pm_card_authenticationRequired")
+    await world.sandbox.authenticate(await world.intent(order))
+    await world.state(order, "authorized")
+    assert await world.published() == ["PaymentAuthorized"]
+
+
+async def test_reconciliation_finds_what_no_webhook_reported(
+    provider_behind: None, world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The intent of a failed payment was confirmed with another card elsewhere."""
     monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
     world = world_without_webhooks
+    assert await jobs.reconcile(world.service) == 0
     order = await world.order()
     await world.sandbox.inject(requests=[{"operations": ["cancel_intent"], "answer": "drop", "count": 0}])
     await world.pay(order, "tok_chargeDeclined")
@@ -262,7 +375,7 @@ async def test_reconciliation_finds_what_no_webhook_reported(
     assert await jobs.reconcile(world.service) == 0
 
 
-async def test_reconciliation_cancels_intents_that_a_restored_database_lost(
+async def test_intents_that_a_restored_database_lost_are_canceled_only_when_an_operator_allowed_it(
     world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
@@ -283,11 +396,35 @@ async def test_reconciliation_cancels_intents_that_a_restored_database_lost(
     )
     await resources.gateway.authorize(lost, "https://tickets.example/")
     foreign = await authorized(world.sandbox.client)  # of another installation with the same account
-    assert await jobs.reconcile(world.service) == 1
-    assert {intent.id: intent.status for intent in await world.intents()} == {
-        foreign.id: "requires_capture",
-        (await world.intent(order)).id: "canceled",
-    }
+    unknown = await world.intent(order)
+
+    async def statuses() -> dict[str, str]:
+        await jobs.reconcile(world.service)
+        await jobs.review_unknown_intents(world.service)
+        return {intent.id: intent.status for intent in await world.intents()}
+
+    assert await statuses() == {foreign.id: "requires_capture", unknown.id: "requires_capture"}
+    assert await store.unknown_intents(world.service.database) == 1
+    await owner(world, "UPDATE installation SET cancel_unknown_before = instant() - interval '1 minute'")
+    assert (await statuses())[unknown.id] == "requires_capture"
+    await owner(world, "UPDATE installation SET cancel_unknown_before = instant() + interval '1 minute'")
+    assert await statuses() == {foreign.id: "requires_capture", unknown.id: "canceled"}
+    assert await store.unknown_intents(world.service.database) == 0
+
+
+async def owner(world: World, sql: str) -> None:
+    """Change the database as its owner: the service may not."""
+    url = httpx.URL(world.service.settings.database_url("payments"))
+    owned = url.copy_with(username="payments_migrator", password="payments-migrator-password")
+    connection = await asyncpg.connect(str(owned))
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+async def _was_tried(world: World, order: OrderCreated, times: int) -> bool:
+    return (await world.payment(order)).tries >= times
 
 
 async def _is_at_rest(world: World, order: OrderCreated) -> bool:

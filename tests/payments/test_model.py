@@ -17,6 +17,7 @@ from admitone.payments.model import (
     Begun,
     Canceled,
     Captured,
+    CaptureRefused,
     Declined,
     IntentNotFound,
     NoAttemptsLeft,
@@ -73,6 +74,7 @@ RESULTS: Final[list[ProviderResult]] = [
     Authorized("pi_1"),
     RequiresAction("pi_1", "pi_1_secret", "https://bank.example/"),
     Captured("pi_1"),
+    CaptureRefused("pi_1", "status_transition_invalid"),
     Refunded("pi_1"),
     Declined("card_declined", "Your card was declined.", "pi_1"),
     Declined("token_invalid", "The payment provider refused the request"),
@@ -167,6 +169,71 @@ def test_a_cancelled_payment_leaves_nothing_at_stripe(steps: list[ProviderResult
     assert (payment.wanted, payment.due_at) == (None, None)
     assert payment.state in {"voided", "failed", "refunded"}
     assert at_stripe in {"nothing", "returned"}
+
+
+@pytest.mark.parametrize(
+    "result", [IntentNotFound(), Declined("refused", "The payment provider refused the request"), Unknown("a reason")]
+)
+@pytest.mark.parametrize("state", ["requires_action", "authorized", "captured", "failed"])
+def test_what_is_wanted_at_stripe_is_only_dropped_when_stripe_shows_it_done(state: Any, result: ProviderResult) -> None:
+    wanted = "refund" if state == "captured" else "void"
+    reason = "The card was refused" if state == "failed" else None
+    payment = msgspec.structs.replace(BEGUN, state=state, stripe_id="pi_1", wanted=wanted, reason=reason)
+    after, _ = payment.apply(result, ORDER, NOW, is_last_attempt=False)
+    assert after.wanted == wanted
+    assert after.due_at is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds_left", "checked_after"), [(900, 60), (65, 55), (40, 30), (10, 7), (9, 6), (3, 60), (-5, 60)]
+)
+def test_a_payment_that_waits_for_its_buyer_is_checked_before_its_order_ends(
+    seconds_left: int, checked_after: int
+) -> None:
+    order = msgspec.structs.replace(ORDER, expires_at=NOW + timedelta(seconds=seconds_left))
+    waiting, _ = BEGUN.apply(RequiresAction("pi_1", "secret", None), order, NOW, is_last_attempt=False)
+    assert waiting.due_at == NOW + timedelta(seconds=checked_after)
+
+
+REFUSED: Final = CaptureRefused("pi_1", "status_transition_invalid")
+AWAITING: Final = msgspec.structs.replace(ORDER, status="awaiting:payment")
+
+
+def given_up() -> Payment:
+    """Return a payment whose capture Stripe refused too often."""
+    payment = msgspec.structs.replace(BEGUN, state="authorized", stripe_id="pi_1").capture(NOW)
+    for _ in range(8):
+        payment, _ = payment.apply(REFUSED, AWAITING, NOW, is_last_attempt=False)
+    return payment
+
+
+def test_a_capture_that_is_refused_for_good_fails_once_nothing_is_held() -> None:
+    payment = given_up()
+    assert (payment.state, payment.wanted) == ("authorized", "void")
+    still_held, events = payment.apply(Authorized("pi_1"), AWAITING, NOW, is_last_attempt=False)
+    assert (still_held.state, events) == ("authorized", [])
+    failed, events = payment.apply(Canceled("pi_1"), AWAITING, NOW, is_last_attempt=False)
+    assert (failed.state, failed.wanted, failed.reason_code) == ("failed", None, "status_transition_invalid")
+    assert [type(event).__name__ for event in events] == ["PaymentFailed"]
+
+
+def test_unknown_outcomes_of_a_capture_are_no_refusals() -> None:
+    payment = msgspec.structs.replace(BEGUN, state="authorized", stripe_id="pi_1").capture(NOW)
+    for _ in range(100):
+        payment, _ = payment.apply(Unknown("TimeoutError"), AWAITING, NOW, is_last_attempt=False)
+    assert (payment.state, payment.wanted) == ("authorized", "capture")
+
+
+def test_a_capture_that_takes_effect_while_it_is_given_up_completes_the_order() -> None:
+    captured, events = given_up().apply(Captured("pi_1"), AWAITING, NOW, is_last_attempt=False)
+    assert (captured.state, captured.wanted) == ("captured", None)
+    assert [type(event).__name__ for event in events] == ["PaymentCreated"]
+
+
+def test_a_capture_that_is_given_up_for_a_cancelled_order_is_a_void() -> None:
+    cancelled = msgspec.structs.replace(ORDER, status="cancelled")
+    voided, events = given_up().cancel(NOW).apply(Canceled("pi_1"), cancelled, NOW, is_last_attempt=False)
+    assert (voided.state, [type(event).__name__ for event in events]) == ("voided", ["PaymentVoided"])
 
 
 # Beginning a payment

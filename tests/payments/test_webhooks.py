@@ -9,7 +9,7 @@ import pytest
 import stripe
 
 from admitone.kernel import ids
-from tests.payments.support import World, awaiting, cancelled, running_world
+from tests.payments.support import World, awaiting, cancelled, rejected, running_world
 from tests.stripe_sandbox.running import WEBHOOK_SECRET
 from tests.support import eventually
 
@@ -240,11 +240,29 @@ async def test_a_manual_refund_is_noticed(world: World) -> None:
     await world.consume(awaiting(order, (await world.payment(order)).id))
     await world.state(order, "captured")
     await world.sandbox.client.v1.refunds.create_async({"payment_intent": intent.id, "amount": 999})
-    await eventually(lambda: _all_processed(world, 3), "the webhooks are processed")
+    await eventually(lambda: _is_refunded(world, order, 999), "the refund of a part is noticed")
     assert (await world.payment(order)).state == "captured"
+    await world.sandbox.client.v1.refunds.create_async({"payment_intent": intent.id, "amount": 1})
+    await eventually(lambda: _is_refunded(world, order, 1000), "another refund is noticed")
     await world.sandbox.client.v1.refunds.create_async({"payment_intent": intent.id})
-    await world.state(order, "refunded")
+    assert (await world.state(order, "refunded")).refunded_cents == 1999
     assert await world.published() == ["PaymentAuthorized", "PaymentCreated", "PaymentRefunded"]
+
+
+async def test_what_is_left_after_a_manual_refund_is_returned(world: World) -> None:
+    order, intent = await authorized(world)
+    payment = await world.payment(order)
+    await world.consume(awaiting(order, payment.id))
+    await world.state(order, "captured")
+    await world.sandbox.client.v1.refunds.create_async({"payment_intent": intent.id, "amount": 999})
+    await world.consume(rejected(order, payment.id))
+    await world.state(order, "refunded")
+    refunds = (await world.sandbox.client.v1.refunds.list_async()).data
+    assert [refund.amount for refund in refunds] == [1000, 999]
+
+
+async def _is_refunded(world: World, order: Any, cents: int) -> bool:
+    return (await world.payment(order)).refunded_cents == cents
 
 
 async def _all_processed(world: World, count: int) -> bool:

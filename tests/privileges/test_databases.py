@@ -31,13 +31,19 @@ OWN: Final[Mapping[str, Mapping[str, str]]] = {
     "tickets": {"ticket": KEPT},
     "orders": {"ticket": KEPT, "orders": KEPT},
     "expiration": {"deadline": ALL},
-    "payments": {"installation": "SELECT", "orders": KEPT, "payment": KEPT, "webhook": LISTED},
+    "payments": {
+        "installation": "SELECT",
+        "orders": KEPT,
+        "payment": KEPT,
+        "unknown_intent": ALL,
+        "webhook": LISTED,
+    },
 }
 # The columns that a service may update in tables without the UPDATE privilege.
 UPDATABLE_COLUMNS: Final[Mapping[str, set[str]]] = {
     "outbox": {"stream_sequence", "copies"},
     "account": {"email", "password_hash", "version"},
-    "installation": {"reconciled_until"},
+    "installation": {"reconciled_until", "database", "stripe_account"},
     "webhook": {"processed_at", "outcome"},
 }
 

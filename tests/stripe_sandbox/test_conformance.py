@@ -309,3 +309,9 @@ async def test_a_list_can_be_filtered_by_creation_time(provider: stripe.StripeCl
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
 def test_every_offered_parameter_is_one_of_stripe_s(operation: ApiOperation) -> None:
     assert set(operation.params.__struct_fields__) <= set(operation.sdk_params.__annotations__)
+
+
+async def test_the_account_of_a_key_is_always_the_same(provider: stripe.StripeClient) -> None:
+    account = await provider.v1.accounts.retrieve_current_async()
+    assert account.id.startswith("acct_")
+    assert (await provider.v1.accounts.retrieve_current_async()).id == account.id

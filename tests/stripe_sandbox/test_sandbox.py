@@ -3,7 +3,9 @@
 import asyncio
 import sqlite3
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -341,3 +343,12 @@ async def _has(endpoint: WebhookEndpoint, count: int) -> bool:
 
 async def _was_attempted(endpoint: WebhookEndpoint) -> bool:
     return endpoint.attempts > 0
+
+
+async def test_the_date_of_a_response_is_by_the_clock_of_its_objects(
+    sandbox: RunningSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stripe_sandbox.app.time", SimpleNamespace(time=lambda: 2_000_000_000.0))
+    response = await sandbox.http.get("/v1/account", headers={"authorization": f"Bearer {API_KEY}"})
+    assert parsedate_to_datetime(response.headers["date"]).timestamp() == response.json()["created"] == 2_000_000_000
+    assert len(response.headers.get_list("date")) == 1

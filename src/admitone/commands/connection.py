@@ -1,17 +1,19 @@
 """How commands reach the marketplace: by the environment, otherwise by what runs on the data folder."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from admitone import registry
+from admitone.auth.tokens import new_signing_key
 from admitone.commands.errors import CannotRun
 from admitone.kernel.database.pool import UNREACHABLE, Database, DatabaseUnreachable, connecting
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.settings import Settings
-from admitone.local.installation import running_settings
+from admitone.local.folder import open_data_folder
+from admitone.local.installation import Installation, running_settings
 
 
 def effective_settings() -> Settings:
@@ -41,11 +43,50 @@ def database_url(settings: Settings, service: str) -> str:
         ) from None
 
 
-@asynccontextmanager
-async def open_database(settings: Settings, service: str) -> AsyncIterator[Database]:
+def owner_url(settings: Settings, service: str) -> tuple[str, str, str]:
+    """Return the URL for the owner of a service's tables, the service, and which of its variables has the URL.
+
+    Raises CannotRun if it is not known.
+    """
+    for variable, urls in (("MIGRATOR_URL", settings.migrator_urls), ("DATABASE_URL", settings.database_urls)):
+        if url := urls.get(service):
+            return url, service, variable
+    raise CannotRun(
+        f"No database of {service} is known: start `admitone up`, or set ADMITONE_{service.upper()}_MIGRATOR_URL."
+    )
+
+
+@contextmanager
+def settings_of_databases(service: str) -> Iterator[Settings]:
+    """Yield settings that lead to a service's database; a PostgreSQL of the data folder that is stopped runs meanwhile.
+
+    This is for a marketplace that cannot start before the command has run.
+    """
+    settings = effective_settings()
+    path = Path(settings.data).expanduser().absolute()
+    if service in settings.database_urls or not (path / "postgres").exists():
+        yield settings
+        return
+    with open_data_folder(path) as folder:
+        installation = Installation(folder, settings, registry.SERVICES)
+        postgres = installation.postgres()
+        assert postgres is not None
+        try:
+            postgres.start()
+            yield installation.resolved(postgres, None, new_signing_key)
+        finally:
+            postgres.stop()
+
+
+def open_database(settings: Settings, service: str) -> AbstractAsyncContextManager[Database]:
     """Connect to a service's database for the duration of one command; raises DatabaseUnreachable or CannotRun."""
-    url = database_url(settings, service)
-    with connecting(service, url):
+    return open_database_at(database_url(settings, service), service)
+
+
+@asynccontextmanager
+async def open_database_at(url: str, service: str, variable: str = "DATABASE_URL") -> AsyncIterator[Database]:
+    """Connect to a service's database at a URL; raises DatabaseUnreachable, or SettingsError about the `variable`."""
+    with connecting(service, url, variable):
         database = await Database.connect(url, application="admitone command", connections=2)
     database.silent_seconds_max = None
     try:

@@ -69,4 +69,5 @@ def _parsed(listed: _ListedIntent) -> ProviderIntent:
         currency=listed.currency,
         order_id=UUID(listed.metadata["order_id"]),
         payment_id=UUID(listed.metadata["payment_id"]),
+        refunded_cents=refunded_cents,
     )

@@ -54,7 +54,10 @@ class ClientRecord(
 
 
 class ProviderIntent(msgspec.Struct, frozen=True):
-    """One payment in the provider's books; `taken_cents` is what the buyer is charged after refunds."""
+    """One payment in the provider's books; `taken_cents` is what the buyer is charged after refunds.
+
+    A part that was refunded in Stripe's dashboard leaves a charge of the whole amount.
+    """
 
     id: str
     status: str
@@ -63,6 +66,7 @@ class ProviderIntent(msgspec.Struct, frozen=True):
     currency: str
     order_id: UUID
     payment_id: UUID
+    refunded_cents: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Snapshot:
             if row["state"] == "captured"
         ]
         theirs = [
-            TakenCharge(f"charge {each.id}", each.order_id, each.taken_cents, each.currency)
+            TakenCharge(f"charge {each.id}", each.order_id, each.taken_cents + each.refunded_cents, each.currency)
             for each in self.intents or ()
             if each.taken_cents
         ]

@@ -6,6 +6,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 import msgspec
+from asyncpg import UniqueViolationError
 from msgspec.structs import asdict
 
 from admitone.events import Offer
@@ -46,7 +47,8 @@ class ReservationResult(msgspec.Struct, frozen=True):
 #   published   writes the events of both to the outbox
 #
 # `held` reads `expired` (count(*) >= 0) only to run after it: the unique index then ignores the cancelled order. Rows
-# are inserted by ticket id, so that two such statements cannot deadlock.
+# are inserted by ticket id, then responses by key, so that two such statements cannot deadlock. A key that
+# another request has just used fails the whole statement, so that it holds nothing.
 _RESERVE: Final = f"""
 WITH request AS (
     SELECT *
@@ -86,8 +88,7 @@ WITH request AS (
     SELECT created_id, 'OrderCreated', id, version, event, traceparent FROM reserved
 ), responded AS (
     INSERT INTO idempotent_response (user_id, key, request_hash, status, body)
-    SELECT buyer_id, key, request_hash, $10, body FROM reserved WHERE key IS NOT NULL
-    ON CONFLICT DO NOTHING
+    SELECT buyer_id, key, request_hash, $10, body FROM reserved WHERE key IS NOT NULL ORDER BY buyer_id, key
 )
 SELECT
     CASE
@@ -115,8 +116,23 @@ async def reserve_tickets(
     """Hold each ticket for its buyer if it is free; the results are in the order of the reservations.
 
     Unless `may_evict`, an overdue order keeps its ticket: the event that it was paid in time may not have arrived.
+    Raises UniqueViolationError if several have the same key and none of them is stored yet: then run each alone.
     """
-    rows = await db.fetch(
+    try:
+        rows = await _reserve(db, reservations, hold_seconds, response_status, may_evict=may_evict)
+    except UniqueViolationError:
+        if len(reservations) > 1:
+            raise
+        # A concurrent request with the same key was faster, and its response is stored now.
+        rows = await _reserve(db, reservations, hold_seconds, response_status, may_evict=may_evict)
+    db.published()
+    return [ReservationResult(row["outcome"], row["body"]) for row in rows]
+
+
+async def _reserve(
+    db: Database, reservations: Sequence[Reservation], hold_seconds: int, response_status: int, *, may_evict: bool
+) -> list[Row]:
+    return await db.fetch(
         _RESERVE,
         [ids.new_id() for _ in reservations],
         *columns(reservations, "ticket_id", "buyer_id"),
@@ -127,8 +143,6 @@ async def reserve_tickets(
         response_status,
         may_evict,
     )
-    db.published()
-    return [ReservationResult(row["outcome"], row["body"]) for row in rows]
 
 
 # Orders

@@ -34,6 +34,8 @@ from admitone.payments.views import NewPayment, PaymentsOf, PaymentsView, Paymen
 _WAIT_SECONDS: Final = 8.0
 _FIRST_PAUSE_SECONDS: Final = 0.02
 _PAUSE_SECONDS_MAX: Final = 0.25
+# How often the buyer's page can cause a request to Stripe.
+_CHECKED_SECONDS: Final = 5.0
 
 
 @operation(
@@ -134,7 +136,10 @@ def _response(payment: Payment) -> Response:
     signed_in=True,
 )
 async def list_payments(request: Request[PaymentsOf, Resources]) -> Response:
-    """List every attempt to pay one of the caller's orders, newest first."""
+    """List every attempt to pay one of the caller's orders, newest first.
+
+    An attempt that waits for the caller is checked at Stripe soon afterwards: the caller may have just confirmed it.
+    """
     order_id = request.input.order_id
     order = await wait_for_replica(
         lambda: store.order(request.db, order_id),
@@ -147,6 +152,8 @@ async def list_payments(request: Request[PaymentsOf, Resources]) -> Response:
     if order.buyer_id != request.user.id:
         raise NotYourOrder
     payments = await store.payments_of(request.db, [order.id])
+    if any(each.state == "requires_action" for each in payments):
+        await store.make_waiting_due(request.db, order.id, _CHECKED_SECONDS)
     left = attempts_left(payments, request.resources.attempts_max) if order.status == "created" else 0
     return Response(OK, PaymentsView([view(each) for each in reversed(payments)], left))
 

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.running import RunningService
 from admitone.kernel.tracing import trace_span
 from admitone.payments import store
-from admitone.payments.gateway import CLOCK_SKEW_MAX, NO_RESPONSE, Gateway, PaymentIntent, WebhookEvent
+from admitone.payments.gateway import NO_RESPONSE, Gateway, PaymentIntent, WebhookEvent
 from admitone.payments.model import (
     Authorized,
     Captured,
@@ -51,6 +51,9 @@ _WEBHOOK_DAYS: Final = 30
 
 _RECONCILE_SECONDS: Final = 60.0
 _SETTLES_WITHIN: Final = timedelta(seconds=30)
+_PERIOD: Final = timedelta(minutes=10)
+# An intent may appear in the list a moment after its time.
+_OVERLAP: Final = timedelta(seconds=60)
 # The statuses that the intent of a payment may have in each state; with any other the payment is checked.
 _STATUSES: Final = {
     "created": frozenset[str](),
@@ -151,7 +154,7 @@ async def _request_unknown(
             return await gateway.retrieve(msgspec.structs.replace(payment, stripe_id=result.stripe_id))
         if not isinstance(result, Unknown):
             return result
-    found = await gateway.find(payment)
+    found = await gateway.find(payment, age)
     return Unknown("it may still be in flight") if isinstance(found, IntentNotFound) and age < _IN_FLIGHT else found
 
 
@@ -184,7 +187,7 @@ async def _process_batch(service: RunningService[Resources]) -> int:
     outcomes: list[tuple[int, str]] = []
     to_check: list[UUID] = []
     for webhook, event, payment in zip(webhooks, events, payments, strict=True):
-        outcome = _outcome(webhook, event, payment, livemode=service.resources.gateway.livemode)
+        outcome = _outcome(webhook, event, payment, service.resources.gateway)
         if outcome is None:
             continue
         outcomes.append((webhook.number, outcome))
@@ -212,13 +215,13 @@ async def _payments_of(
     return [by_stripe_id.get(stripe_id or "") or by_id.get(payment_id or UUID(int=0)) for stripe_id, payment_id in ids]
 
 
-def _outcome(webhook: StoredWebhook, event: WebhookEvent, payment: Payment | None, *, livemode: bool) -> str | None:
+def _outcome(webhook: StoredWebhook, event: WebhookEvent, payment: Payment | None, gateway: Gateway) -> str | None:
     """Return the outcome of processing a webhook; None while the response that reports the same may still arrive."""
     if payment is None:
         return "unknown object"
-    if event.livemode != livemode:
+    if event.livemode != gateway.livemode:
         return "mode differs"
-    if event.intent is not None and (mismatch := event.intent.mismatch(payment, livemode=livemode)) is not None:
+    if event.intent is not None and (mismatch := gateway.mismatch(payment, event.intent)) is not None:
         return mismatch
     if is_known(event, payment):
         return "known"
@@ -258,47 +261,71 @@ async def reconcile_payments(service: RunningService[Resources]) -> None:
             await reconcile(service)
         except NO_RESPONSE as error:
             log.warning("payments could not be compared with Stripe's list", extra={"error": repr(error)})
+        await review_unknown_intents(service)
 
 
 async def reconcile(service: RunningService[Resources]) -> int:
-    """Compare the intents created since the last comparison that had time to settle; return how many differed."""
-    since, now = await store.reconciled_until(service.database)
-    until = now - _SETTLES_WITHIN
+    """Compare the intents created since the last comparison that had time to settle; return how many differed.
+
+    Times are by Stripe's clock. Each period that was compared is saved, so that a failure costs no more than one.
+    """
+    gateway = service.resources.gateway
+    await gateway.check_account()
+    since = await store.reconciled_until(service.database)
+    end = gateway.now() - _SETTLES_WITHIN
     differing = 0
-    page: list[PaymentIntent] = []
-    async for intent in service.resources.gateway.intents(since - CLOCK_SKEW_MAX, until):
-        page.append(intent)
-        if len(page) == _BATCH:
-            differing += await _compare(service, page)
-            page = []
-    differing += await _compare(service, page)
-    await store.save_reconciled_until(service.database, until)
-    return differing
+    while True:
+        until = min(since + _PERIOD, end)
+        intents, after = await gateway.intents(since - _OVERLAP, until)
+        differing += await _compare(service, intents)
+        while after is not None:
+            intents, after = await gateway.intents(since - _OVERLAP, until, after)
+            differing += await _compare(service, intents)
+        await store.save_reconciled_until(service.database, until)
+        if until == end:
+            return differing
+        since = until
 
 
 async def _compare(service: RunningService[Resources], intents: Sequence[PaymentIntent]) -> int:
     payments = await _payments_of(service, [(intent.id, intent.payment_id) for intent in intents])
     to_check: list[UUID] = []
-    orphans = 0
+    unknown: list[tuple[str, datetime]] = []
     for intent, payment in zip(intents, payments, strict=True):
-        if payment is None:
-            orphans += 1
-            await _cancel_orphan(service, intent)
-        elif payment.wanted is None and intent.status not in _STATUSES[payment.state]:
+        if payment is None and not intent.is_over:
+            about = {"intent": intent.id, "status": intent.status, "order": intent.metadata.get("order_id")}
+            log.error("no payment knows an intent of this installation; an operator must decide", extra=about)
+            unknown.append((intent.id, datetime.fromtimestamp(intent.created, UTC)))
+        elif payment is not None and payment.wanted is None and intent.status not in _STATUSES[payment.state]:
             facts = {"payment": payment.id, "state": payment.state, "status": intent.status}
             log.warning("a payment differs from its intent", extra=facts)
             to_check.append(payment.id)
     if to_check:
         async with service.database.transaction() as tx:
             await store.make_due(tx, to_check)
-    return len(to_check) + orphans
+    if unknown:
+        await store.add_unknown_intents(service.database, unknown)
+    return len(to_check) + len(unknown)
 
 
-async def _cancel_orphan(service: RunningService[Resources], intent: PaymentIntent) -> None:
-    """Cancel an intent of this installation that has no payment: this database was restored and lost it."""
-    facts = {"intent": intent.id, "status": intent.status, "order": intent.metadata.get("order_id")}
-    if intent.status in _CANCELABLE:
-        log.error("an intent without a payment is canceled", extra=facts)
+async def review_unknown_intents(service: RunningService[Resources]) -> None:
+    """Look again at each intent that no payment knows, and cancel it if an operator allowed that."""
+    last = ""
+    while found := await store.unknown_intents_after(service.database, last, _BATCH):
+        for stripe_id, may_cancel in found:
+            try:
+                await _review(service, stripe_id, may_cancel=may_cancel)
+            except NO_RESPONSE as error:
+                facts = {"intent": stripe_id, "error": repr(error)}
+                log.warning("an intent that no payment knows could not be reviewed", extra=facts)
+            last = stripe_id
+
+
+async def _review(service: RunningService[Resources], stripe_id: str, *, may_cancel: bool) -> None:
+    intent = await service.resources.gateway.intent(stripe_id)
+    if may_cancel and intent.status in _CANCELABLE:
+        log.warning("an intent that no payment knows is canceled", extra={"intent": stripe_id})
         await service.resources.gateway.cancel_intent(intent)
-    elif intent.status != "canceled":
-        log.error("money was taken for an unknown payment; an operator must decide", extra=facts)
+    elif not intent.is_over:
+        return
+    await store.delete_unknown_intent(service.database, stripe_id)

@@ -33,8 +33,13 @@ _OPEN: Final = frozenset({"created", "requires_action", "authorized"})
 # How long a payment is left to the process that began it or took it to settle it.
 LEASE_SECONDS: Final = 30.0
 _CHECK_AGAIN: Final = timedelta(seconds=60)
+# When a payment is also checked before its order's deadline: after it, what the buyer has confirmed is given back.
+_CHECKS_BEFORE_DEADLINE: Final = (timedelta(seconds=10), timedelta(seconds=3))
 _RETRY_SECONDS: Final = 0.5
 _RETRY_SECONDS_MAX: Final = 60.0
+# After so many refusals, about two minutes apart from first to last, a capture is given up.
+_REFUSALS_MAX: Final = 8
+_CAPTURE_REFUSED: Final = "The payment could not be completed"
 
 
 class NoSuchOrder(NotFound):
@@ -92,9 +97,18 @@ class RequiresAction:
 
 @dataclass(frozen=True)
 class Captured:
-    """The money was taken."""
+    """The money was taken, and a part of it may have been returned."""
 
     stripe_id: str
+    refunded_cents: int = 0
+
+
+@dataclass(frozen=True)
+class CaptureRefused:
+    """Stripe refused to take the money, which is still held."""
+
+    stripe_id: str
+    code: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +146,9 @@ class Unknown:
     reason: str
 
 
-ProviderResult = Authorized | RequiresAction | Captured | Refunded | Declined | Canceled | IntentNotFound | Unknown
+ProviderResult = (
+    Authorized | RequiresAction | Captured | CaptureRefused | Refunded | Declined | Canceled | IntentNotFound | Unknown
+)
 
 
 class OrderReplica(msgspec.Struct, frozen=True):
@@ -157,7 +173,8 @@ class Payment(msgspec.Struct, frozen=True):
     """One attempt to pay an order.
 
     `wanted` is what must still be done at Stripe. `due_at` is when the background job looks at the payment next, and
-    `tries` how often it has since something was last wanted.
+    `tries` how often it has since something was last wanted. `refusals` counts those of its capture.
+    `checked_at` is when Stripe last reported what is held, or what the buyer must do.
     """
 
     id: UUID
@@ -170,6 +187,7 @@ class Payment(msgspec.Struct, frozen=True):
     idempotency_key: str | None
     created_at: datetime
     due_at: datetime | None
+    checked_at: datetime | None = None
     state: State = "created"
     wanted: Wanted | None = None
     stripe_id: str | None = None
@@ -178,6 +196,8 @@ class Payment(msgspec.Struct, frozen=True):
     reason_code: str | None = None
     reason: str | None = None
     tries: int = 0
+    refusals: int = 0
+    refunded_cents: int = 0
     traceparent: str | None = None
 
     @property
@@ -189,6 +209,11 @@ class Payment(msgspec.Struct, frozen=True):
     def is_open(self) -> bool:
         """Whether this payment may still fail or be voided."""
         return self.state in _OPEN
+
+    @property
+    def gives_up_capture(self) -> bool:
+        """Whether the hold is being released because Stripe refuses to capture it."""
+        return self.state == "authorized" and self.wanted == "void" and self.reason_code is not None
 
     @property
     def provider_key(self) -> str:
@@ -206,6 +231,8 @@ class Payment(msgspec.Struct, frozen=True):
         """Return the payment to be voided, or refunded if it was captured; unchanged if nothing is left to cancel."""
         if self.state == "captured":
             return self if self.wanted == "refund" else self.with_wanted("refund", now)
+        if self.gives_up_capture:
+            return msgspec.structs.replace(self, reason_code=None)
         if not self.is_open or self.wanted == "void":
             return self
         # While the first response is outstanding, its result leads to the void: Stripe would find nothing to void now.
@@ -221,18 +248,20 @@ class Payment(msgspec.Struct, frozen=True):
 
         With the last attempt the order fails, too.
         """
-        if isinstance(result, Unknown):
+        is_hidden = isinstance(result, IntentNotFound) and self.stripe_id is not None
+        if isinstance(result, Unknown) or is_hidden:
             return self.retried_later(now), []
         match self.state:
             case "created" | "requires_action":
                 return self._apply_in_progress(result, order, now, is_last_attempt=is_last_attempt)
             case "authorized":
-                return self._apply_authorized(result, now)
+                return self._apply_authorized(result, order, now)
             case "captured":
                 if isinstance(result, Refunded):
-                    refunded = self.settled("refunded")
+                    refunded = self.settled("refunded").with_refunded(self.amount_cents)
                     return refunded, [refunded.event(PaymentRefunded)]
-                return (self.at_rest() if self.wanted is None else self.retried_later(now)), []
+                kept = self.with_refunded(result.refunded_cents) if isinstance(result, Captured) else self
+                return (kept.at_rest() if kept.wanted is None else kept.retried_later(now)), []
             case "failed" | "voided":
                 return self._apply_over(result, now), []
             case "refunded":
@@ -246,10 +275,10 @@ class Payment(msgspec.Struct, frozen=True):
         match result:
             case Authorized(stripe_id) | Captured(stripe_id):
                 # Captured before orders decided, in Stripe's dashboard for example: orders decides all the same.
-                held = self.at_stripe("authorized", stripe_id, now)
+                held = self.at_stripe("authorized", stripe_id, order, now)
                 return (held.with_wanted("void", now), []) if is_cancelled else (held, [held.event(PaymentAuthorized)])
             case RequiresAction(stripe_id, client_secret, url):
-                waiting = self.at_stripe("requires_action", stripe_id, now, client_secret, url)
+                waiting = self.at_stripe("requires_action", stripe_id, order, now, client_secret, url)
                 return (waiting.with_wanted("void", now) if is_cancelled else waiting), []
             case Declined(code, reason, stripe_id):
                 failed = self.settled("failed", stripe_id, code, reason)
@@ -264,13 +293,20 @@ class Payment(msgspec.Struct, frozen=True):
                 failed = self.settled("failed", _stripe_id(result), "not_completed", NOT_COMPLETED)
                 return failed, [failed.event(PaymentFailed)] if fails_order else []
 
-    def _apply_authorized(self, result: ProviderResult, now: datetime) -> tuple["Payment", list[Event]]:
+    def _apply_authorized(
+        self, result: ProviderResult, order: OrderReplica, now: datetime
+    ) -> tuple["Payment", list[Event]]:
         match result:
-            case Captured() if self.wanted == "capture":
+            case Captured() if self.wanted == "capture" or (self.gives_up_capture and order.status != "cancelled"):
                 captured = self.settled("captured")
                 return captured, [captured.event(PaymentCreated)]
             case Captured() if self.wanted == "void":
                 return self.settled("captured").cancel(now), []
+            case CaptureRefused() if self.wanted == "capture":
+                return self._with_refusal(result, now), []
+            case Canceled() | Refunded() | IntentNotFound() if self.gives_up_capture:
+                failed = self.settled("failed", None, self.reason_code, _CAPTURE_REFUSED)
+                return failed, [failed.event(PaymentFailed)]
             case Canceled() | Refunded() | IntentNotFound() if self.wanted == "void":
                 voided = self.settled("voided")
                 return voided, [voided.event(PaymentVoided)]
@@ -285,6 +321,16 @@ class Payment(msgspec.Struct, frozen=True):
             case _:
                 return self.retried_later(now), []
 
+    def _with_refusal(self, refused: CaptureRefused, now: datetime) -> "Payment":
+        """Return the payment to be captured again later, or to be voided after too many refusals.
+
+        The order ends only when the hold is gone: until then a capture without a response may still take effect.
+        """
+        counted = msgspec.structs.replace(self, refusals=self.refusals + 1)
+        if counted.refusals < _REFUSALS_MAX:
+            return counted.retried_later(now)
+        return msgspec.structs.replace(counted.with_wanted("void", now), reason_code=refused.code)
+
     def _apply_over(self, result: ProviderResult, now: datetime) -> "Payment":
         """Return the payment so that what Stripe still holds or has taken for it is returned; nothing is published."""
         match result:
@@ -296,21 +342,33 @@ class Payment(msgspec.Struct, frozen=True):
                 )
             case Declined(stripe_id=str(stripe_id)):
                 return self.retried_later(now) if self.wanted is not None else self.with_wanted("void", now, stripe_id)
-            case _:
+            case Canceled() | Refunded():
                 return self.at_rest()
+            case _:
+                # Nothing shows that Stripe holds nothing any more: what is wanted stays wanted.
+                return self.retried_later(now) if self.wanted is not None else self.at_rest()
 
     # How a payment changes.
 
     def at_stripe(
-        self, state: State, stripe_id: str, now: datetime, client_secret: str | None = None, url: str | None = None
+        self,
+        state: State,
+        stripe_id: str,
+        order: OrderReplica,
+        now: datetime,
+        client_secret: str | None = None,
+        url: str | None = None,
     ) -> "Payment":
+        """Return the payment in a state in which Stripe is asked again only later, and before its order's deadline."""
+        before_deadline = [order.expires_at - each for each in _CHECKS_BEFORE_DEADLINE]
         return msgspec.structs.replace(
             self,
             state=state,
             stripe_id=stripe_id,
             client_secret=client_secret,
             action_url=url,
-            due_at=now + _CHECK_AGAIN,
+            due_at=min([now + _CHECK_AGAIN, *(each for each in before_deadline if each > now)]),
+            checked_at=now,
             tries=0,
         )
 
@@ -334,6 +392,10 @@ class Payment(msgspec.Struct, frozen=True):
 
     def with_wanted(self, wanted: Wanted, now: datetime, stripe_id: str | None = None) -> "Payment":
         return msgspec.structs.replace(self, wanted=wanted, due_at=now, tries=0, stripe_id=self.stripe_id or stripe_id)
+
+    def with_refunded(self, cents: int) -> "Payment":
+        """Return the payment with what was returned of it; a response that does not show refunds takes none back."""
+        return msgspec.structs.replace(self, refunded_cents=max(self.refunded_cents, cents))
 
     def retried_later(self, now: datetime) -> "Payment":
         """Return the payment due after a growing delay, unless it has become due meanwhile."""

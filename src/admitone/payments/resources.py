@@ -1,5 +1,7 @@
 """What payments is configured with and opens at start: the gateway to Stripe, and batchers of its transactions."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,11 +18,18 @@ from admitone.kernel.running import RunningService
 from admitone.kernel.settings import Settings, SettingsError, Variable
 from admitone.kernel.waiting import WaitLimit
 from admitone.payments import gateway, store, transitions
-from admitone.payments.gateway import Gateway
+from admitone.payments.gateway import NO_RESPONSE, Gateway, WrongAccount
 from admitone.payments.model import Begun, Payment, PaymentRequest, ProviderResult
+
+log = logging.getLogger(__name__)
 
 # Source: Stripe, "API keys": secret and restricted keys of a sandbox, which take test cards only.
 _TEST_KEYS: Final = ("sk_test_", "rk_test_")
+_CHECK_SECONDS: Final = 5.0
+_COPIED: Final = (
+    "The data of payments was copied from another database, whose payments at Stripe must not be changed from here. Run"
+    " `admitone adopt` if this database replaces the other one, or `admitone adopt --new-installation` if it is a copy"
+)
 
 
 class PaymentSettings(msgspec.Struct, frozen=True):
@@ -78,9 +87,24 @@ class Resources:
     outcome_waits: WaitLimit
 
 
+async def _check_account(opened: Gateway) -> None:
+    """Check the account now if Stripe can be reached soon; otherwise the first request does."""
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await opened.check_account()
+    except WrongAccount as error:
+        raise SettingsError(str(error)) from error
+    except NO_RESPONSE as error:
+        log.warning("the account at Stripe could not be checked yet", extra={"error": repr(error)})
+
+
 @asynccontextmanager
 async def open_resources(service: RunningService[None]) -> AsyncIterator[Resources]:
-    """Open the gateway; raises SettingsError without Stripe's keys, or if test cards would buy tickets in public."""
+    """Open the gateway.
+
+    Raises SettingsError without Stripe's keys, if test cards would buy tickets in public, and if the data belongs to
+    another database or to another account of Stripe.
+    """
     settings, database = service.settings.read(PaymentSettings), service.database
     if not settings.stripe_secret_key:
         raise SettingsError("STRIPE_SECRET_KEY is not set")
@@ -98,10 +122,17 @@ async def open_resources(service: RunningService[None]) -> AsyncIterator[Resourc
         await store.add_webhooks(database, webhooks)
         return [None] * len(webhooks)
 
-    installation = await store.installation_id(database)
+    binding = await store.bind_installation(database)
+    if binding.database != binding.present_database:
+        raise SettingsError(_COPIED)
     async with gateway.open_gateway(
-        settings.stripe_url, settings.stripe_secret_key, settings.stripe_webhook_secret, installation
+        settings.stripe_url,
+        settings.stripe_secret_key,
+        settings.stripe_webhook_secret,
+        binding.id,
+        lambda account: store.bind_account(database, account),
     ) as opened:
+        await _check_account(opened)
         yield Resources(
             attempts_max=settings.payment_attempts,
             gateway=opened,

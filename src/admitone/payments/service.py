@@ -33,5 +33,6 @@ SERVICE = Service(
     gauges=(
         Gauge("admitone_payment_unsettled_seconds", "Age of the oldest unsettled payment", store.seconds_unsettled),
         Gauge("admitone_webhooks_waiting", "Webhooks not processed yet", store.webhooks_waiting),
+        Gauge("admitone_unknown_intents", "Intents at Stripe that no payment knows", store.unknown_intents),
     ),
 )

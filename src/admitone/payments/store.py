@@ -94,6 +94,19 @@ async def payment(db: Statements, payment_id: UUID) -> Payment | None:
     return None if row is None else from_row(Payment, row)
 
 
+async def lock_keys(tx: Transaction, requests: Sequence[PaymentRequest]) -> None:
+    """Lock the Idempotency-Keys of these requests until the transaction ends.
+
+    Keys are locked after orders, and in one order everywhere, so that two batches cannot deadlock.
+    """
+    await tx.execute(
+        "SELECT pg_advisory_xact_lock(number) FROM ("
+        "SELECT DISTINCT hashtextextended(buyer_id::text || key, 0) AS number "
+        "FROM unnest($1::uuid[], $2::text[]) AS request (buyer_id, key) ORDER BY number) AS numbers",
+        *columns(requests, "buyer_id", "idempotency_key"),
+    )
+
+
 async def payments_by_key(db: Statements, requests: Sequence[PaymentRequest]) -> list[Payment]:
     """Return the payments that the buyers of these requests began with the same Idempotency-Keys."""
     rows = await db.fetch(
@@ -145,14 +158,17 @@ async def save_payments(tx: Transaction, changed: Sequence[Payment]) -> None:
     tag = await tx.execute(
         "UPDATE payment SET state = changed.state, wanted = changed.wanted, stripe_id = changed.stripe_id, "
         "client_secret = changed.client_secret, action_url = changed.action_url, reason_code = changed.reason_code, "
-        "reason = changed.reason, traceparent = changed.traceparent, due_at = changed.due_at, tries = changed.tries "
+        "reason = changed.reason, traceparent = changed.traceparent, due_at = changed.due_at, tries = changed.tries, "
+        "checked_at = changed.checked_at, refusals = changed.refusals, refunded_cents = changed.refunded_cents "
         "FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], "
-        "$9::text[], $10::timestamptz[], $11::integer[]) AS changed (id, state, wanted, stripe_id, client_secret, "
-        "action_url, reason_code, reason, traceparent, due_at, tries) WHERE payment.id = changed.id",
+        "$9::text[], $10::timestamptz[], $11::integer[], $12::integer[], $13::bigint[], $14::timestamptz[]) "
+        "AS changed (id, state, wanted, stripe_id, client_secret, action_url, reason_code, reason, traceparent, "
+        "due_at, tries, refusals, refunded_cents, checked_at) "
+        "WHERE payment.id = changed.id",
         *columns(
             changed,
             *("id", "state", "wanted", "stripe_id", "client_secret", "action_url", "reason_code", "reason"),
-            *("traceparent", "due_at", "tries"),
+            *("traceparent", "due_at", "tries", "refusals", "refunded_cents", "checked_at"),
         ),
     )
     assert affected_rows(tag) == len(changed), "a payment that was read for a change is gone"
@@ -164,6 +180,18 @@ async def make_due(tx: Transaction, payment_ids: Sequence[UUID]) -> None:
     """Make payments due now and wake the job that settles them."""
     await tx.execute("UPDATE payment SET due_at = instant(), tries = 0 WHERE id = ANY($1::uuid[])", payment_ids)
     tx.wake(SETTLE_PAYMENTS)
+
+
+async def make_waiting_due(database: Database, order_id: UUID, checked_seconds: float) -> None:
+    """Make an order's payment that waits for its buyer due now, unless it is being checked or was so lately."""
+    tag = await database.execute(
+        "UPDATE payment SET due_at = instant() WHERE order_id = $1 AND state = 'requires_action' AND wanted IS NULL "
+        "AND tries = 0 AND due_at > instant() AND checked_at < instant() - make_interval(secs => $2)",
+        order_id,
+        checked_seconds,
+    )
+    if affected_rows(tag):
+        database.signal(SETTLE_PAYMENTS).set()
 
 
 _TAKEN: Final = ", ".join(f"taken.{each}" for each in Payment.__struct_fields__)
@@ -245,17 +273,97 @@ async def delete_old_webhooks(db: Statements, days: int) -> None:
 # The installation
 
 
-async def installation_id(db: Statements) -> UUID:
-    found = await db.fetchval("SELECT id FROM installation")
-    assert isinstance(found, UUID)
-    return found
+class Binding(msgspec.Struct, frozen=True):
+    """This installation's id at Stripe, the database it belongs to, and the one its data is in."""
+
+    id: UUID
+    database: str
+    present_database: str
 
 
-async def reconciled_until(db: Statements) -> tuple[datetime, datetime]:
-    """Return the time up to which payments were compared with Stripe's list, and the present time."""
-    row = await db.fetchrow("SELECT reconciled_until, instant() AS now FROM installation")
+async def bind_installation(db: Statements) -> Binding:
+    """Return the installation, which belongs to this database if it belongs to none yet."""
+    row = await db.fetchrow(
+        "UPDATE installation SET database = coalesce(database, present_database()) "
+        "RETURNING id, database, present_database()"
+    )
     assert row is not None
-    return row["reconciled_until"], row["now"]
+    return from_row(Binding, row)
+
+
+async def bind_account(db: Statements, account: str) -> str:
+    """Return the account of Stripe that the payments are in, which is the given one if none is known yet."""
+    row = await db.fetchrow(
+        "UPDATE installation SET stripe_account = coalesce(stripe_account, $1) RETURNING stripe_account", account
+    )
+    assert row is not None
+    return str(row["stripe_account"])
+
+
+async def add_unknown_intents(db: Statements, found: Sequence[tuple[str, datetime]]) -> None:
+    """Keep intents (id, time of creation) that no payment knows, except those that are kept already."""
+    await db.execute(
+        "INSERT INTO unknown_intent (stripe_id, created_at) "
+        "SELECT * FROM unnest($1::text[], $2::timestamptz[]) ON CONFLICT DO NOTHING",
+        [stripe_id for stripe_id, _ in found],
+        [created_at for _, created_at in found],
+    )
+
+
+async def unknown_intents_after(db: Statements, stripe_id: str, limit: int) -> list[tuple[str, bool]]:
+    """Return the ids of unknown intents that follow one, in order, and whether each may be canceled."""
+    rows = await db.fetch(
+        "SELECT stripe_id, coalesce(created_at < cancel_unknown_before, false) AS may_cancel "
+        "FROM unknown_intent CROSS JOIN installation WHERE stripe_id > $1 ORDER BY stripe_id LIMIT $2",
+        stripe_id,
+        limit,
+    )
+    return [(row["stripe_id"], row["may_cancel"]) for row in rows]
+
+
+async def delete_unknown_intent(db: Statements, stripe_id: str) -> None:
+    await db.execute("DELETE FROM unknown_intent WHERE stripe_id = $1", stripe_id)
+
+
+async def cancel_unknown_intents(tx: Transaction) -> None:
+    """Let intents be canceled that no payment knows and that were created before now."""
+    await tx.execute("UPDATE installation SET cancel_unknown_before = instant()")
+
+
+async def adopt_database(tx: Transaction) -> None:
+    """Let the data belong to the database it is in."""
+    await tx.execute("UPDATE installation SET database = present_database()")
+
+
+async def forget_account(tx: Transaction) -> None:
+    """Let the data belong to the account whose key is used next."""
+    await tx.execute("UPDATE installation SET stripe_account = NULL")
+
+
+async def renew_installation(tx: Transaction) -> None:
+    """Give the installation another id, by which its payments differ from the original's."""
+    await tx.execute("UPDATE installation SET id = gen_random_uuid()")
+    await tx.execute("DELETE FROM unknown_intent")
+
+
+async def abandon_payments(tx: Transaction) -> int:
+    """End every open payment without a request to Stripe; return how many there were."""
+    tag = await tx.execute(
+        "UPDATE payment SET wanted = NULL, due_at = NULL, "
+        "state = CASE WHEN is_open THEN 'failed' ELSE state END, "
+        "reason_code = CASE WHEN is_open THEN 'abandoned' ELSE reason_code END, "
+        "reason = CASE WHEN is_open THEN 'The payment belongs to another installation' ELSE reason END "
+        "FROM (SELECT id, state IN ('created', 'requires_action', 'authorized') AS is_open FROM payment) AS found "
+        "WHERE found.id = payment.id AND (is_open OR due_at IS NOT NULL)"
+    )
+    return affected_rows(tag)
+
+
+async def reconciled_until(db: Statements) -> datetime:
+    """Return the time, by Stripe's clock, up to which payments were compared with its list."""
+    until = await db.fetchval("SELECT reconciled_until FROM installation")
+    assert isinstance(until, datetime)
+    return until
 
 
 async def save_reconciled_until(db: Statements, until: datetime) -> None:
@@ -275,3 +383,7 @@ async def seconds_unsettled(db: Statements) -> float:
 
 async def webhooks_waiting(db: Statements) -> float:
     return float(await db.fetchval("SELECT count(*) FROM webhook WHERE processed_at IS NULL"))
+
+
+async def unknown_intents(db: Statements) -> float:
+    return float(await db.fetchval("SELECT count(*) FROM unknown_intent"))

@@ -31,6 +31,8 @@ async def begin_payments(
         orders = await store.orders_for_change(tx, [request.order_id for request in requests])
         found = await store.payments_of(tx, list(orders))
         if keyed := [request for request in requests if request.idempotency_key is not None]:
+            # Two orders may be paid with one key at once: the second waits, and finds the payment of the first.
+            await store.lock_keys(tx, keyed)
             found += await store.payments_by_key(tx, keyed)
         known = {payment.id: payment for payment in found}
         added: dict[UUID, Payment] = {}
