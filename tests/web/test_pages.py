@@ -59,6 +59,28 @@ async def test_a_page_is_compressed_if_the_browser_accepts_it(app: App) -> None:
     assert compressed.text == plain.text
 
 
+@pytest.mark.parametrize("path", ["/", assets.url("style.css")])
+@pytest.mark.parametrize(
+    ("accepted", "is_compressed"),
+    [
+        ("gzip;q=0", False),
+        ("br, GZIP; Q=0.000", False),
+        ("*;q=0", False),
+        ("gzip;q=0, *", False),
+        ("xgzip", False),
+        ("", False),
+        ("*", True),
+        ("*;q=0, gzip;q=0.001", True),
+        ("br;q=1.0, GZIP;q=0.5", True),
+    ],
+)
+async def test_gzip_is_not_sent_to_a_client_that_excludes_it(
+    app: App, path: str, accepted: str, is_compressed: bool
+) -> None:
+    response = await app.client().get(path, headers={"accept-encoding": accepted})
+    assert ("content-encoding" in response.headers) == is_compressed
+
+
 async def test_browsers_do_not_store_pages_of_signed_in_users(app: App) -> None:
     assert (await signed_in(app, "alice").get("/sell")).headers["cache-control"] == "no-store"
     assert (await app.client().get("/")).headers["cache-control"] == "private, no-cache"
