@@ -1,11 +1,14 @@
 """Listing tickets and editing them, with a browser."""
 
 import re
+from decimal import Decimal
 
 import pytest
 from playwright.async_api import expect
 
+from admitone.web.formatting import money
 from tests.browser.visitors import Visitors
+from tests.web.amounts import AMOUNTS, NOT_AMOUNTS, UNCLEAR_AMOUNTS
 
 # A browser must be used in the event loop in which it was started.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -33,6 +36,20 @@ async def test_alice_lists_a_ticket_and_sees_a_preview(visitors: Visitors) -> No
     await alice.go("/sell")
     await expect(page.get_by_role("listitem")).to_contain_text(["Fado night"])
     await expect(page.get_by_role("listitem")).to_contain_text(["On sale"])
+
+
+async def test_the_preview_understands_an_amount_as_the_server_does(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
+    await alice.go("/tickets/new")
+    price = alice.page.locator(".ticket-price")
+    for typed in (*AMOUNTS, *UNCLEAR_AMOUNTS, *NOT_AMOUNTS):
+        await alice.page.get_by_label("Price").fill(typed)
+        await expect(price).to_have_text(money(Decimal(AMOUNTS[typed]), "usd") if typed in AMOUNTS else "")
+    await alice.page.get_by_label("Price").fill("1,500")
+    await alice.page.get_by_label("Title").fill("Fado night")
+    await expect(alice.page.get_by_label("Price")).to_have_value("1,500")
+    await alice.page.get_by_role("button", name="List the ticket").click()
+    await expect(alice.page.locator("#price-wrong")).to_contain_text("1,500 can mean 1500 or 1.50")
 
 
 async def test_each_error_in_a_listing_is_shown(visitors: Visitors) -> None:

@@ -165,7 +165,7 @@ async def test_the_face_value_is_shown_on_the_ticket_and_removed_by_an_edit(app:
         edit = {"title": "Fado night", "price": "19.50", "etag": unescape(etag[1])}
         wrong = await alice.post(f"{ticket}/edit", data={**edit, "faceValue": "a lot"})
         assert wrong.status_code == 400
-        assert "FaceValue must be a number" in wrong.text
+        assert "Face value must be an amount in USD" in wrong.text
         assert (await alice.post(f"{ticket}/edit", data={**edit, "faceValue": " "})).status_code == 303
         assert "Face value" not in (await app.client().get(ticket)).text
 
@@ -297,3 +297,28 @@ async def test_the_cached_listings_page_contains_nothing_about_a_user(app: App) 
     assert "alice" not in await shown_to(alice)
     assert await shown_to(bob) == await shown_to(alice)
     assert "Sign out" not in await shown_to(app.client())
+
+
+@pytest.mark.parametrize("typed", ["1,500", "12,500", "1.500"])
+@pytest.mark.parametrize(("field", "name"), [("price", "Price"), ("faceValue", "Face value")])
+async def test_an_amount_that_can_mean_two_is_refused_beside_its_field(
+    app: App, typed: str, field: str, name: str
+) -> None:
+    alice = signed_in(app, "alice")
+    ticket = await list_ticket(alice)
+    form = {"title": "Fado night", "price": "20", "key": "k", "etag": '"0"', field: typed}
+    for path in ("/tickets/new", f"{ticket}/edit"):
+        response = await alice.post(path, data=form)
+        assert response.status_code == 400
+        beside = re.search(rf'<span class="wrong" id="{field}-wrong">([^<]*)</span>', response.text)
+        assert beside is not None
+        assert beside[1].startswith(f"{name} is not clear: {typed} can mean ")
+        assert f'value="{typed}"' in response.text
+    assert [each["price"] for each in (await alice.get("/api/tickets/mine")).json()["tickets"]] == [19.5]
+
+
+async def test_an_amount_may_be_typed_with_its_currency_and_thousands(app: App) -> None:
+    alice = signed_in(app, "alice")
+    ticket = await list_ticket(alice, price="1.234,50", faceValue="$1 500")
+    shown = (await alice.get(f"/api{ticket}")).json()
+    assert (shown["price"], shown["faceValue"]) == (1234.5, 1500)

@@ -13,11 +13,12 @@ from admitone.kernel.errors import FieldError, Forbidden, Invalid, PreconditionF
 from admitone.kernel.http.app import status_of
 from admitone.kernel.http.operations import OK
 from admitone.web.api_client import ServiceRefused, TicketJson
-from admitone.web.forms import Form, idempotency_key, parse_amount
+from admitone.web.forms import Form, NotAnAmount, idempotency_key, read_amount
 from admitone.web.page_request import PageRequest, redirect, with_query
 
 _OPTIONAL_TEXTS: Final = ("venue", "section", "row", "seat", "note")
 _FIELDS: Final = ("title", "price", "faceValue", "eventDate", *_OPTIONAL_TEXTS)
+_AMOUNTS: Final = {"price": "Price", "faceValue": "Face value"}
 _LISTINGS_PER_PAGE: Final = 50
 
 
@@ -44,21 +45,23 @@ async def new_ticket_form(request: PageRequest) -> Response:
 
 async def list_ticket(request: PageRequest) -> Response:
     fields = await request.form()
+    currency = request.resources.policy.currency
+    body = ticket_body(fields, currency)
     try:
-        ticket = await request.api.create_ticket(request.forwarded, ticket_body(fields), idempotency_key(fields))
+        ticket = await request.api.create_ticket(request.forwarded, body, idempotency_key(fields))
     except ServiceRefused as refused:
         if not issubclass(refused.kind, Invalid):
             raise
-        form = Form(_FIELDS, fields, refused.errors)
+        form = Form(_FIELDS, fields, _errors(refused, fields, currency))
         return _new_ticket_page(request, form, fields, status=status_of(refused.kind))
     return redirect(f"/tickets/{ticket.id}")
 
 
-def ticket_body(fields: Mapping[str, str]) -> dict[str, Any]:
+def ticket_body(fields: Mapping[str, str], currency: str) -> dict[str, Any]:
     """Return the form's fields as the API's body; a price that is not an amount is left to the API to refuse."""
-    body: dict[str, Any] = {"title": fields.get("title", ""), "price": _amount(fields, "price")}
+    body: dict[str, Any] = {"title": fields.get("title", ""), "price": _amount(fields, "price", currency)}
     if fields.get("faceValue", "").strip():
-        body["faceValue"] = _amount(fields, "faceValue")
+        body["faceValue"] = _amount(fields, "faceValue", currency)
     for name in _OPTIONAL_TEXTS:
         if text := " ".join(fields.get(name, "").split()):
             body[name] = text
@@ -67,10 +70,31 @@ def ticket_body(fields: Mapping[str, str]) -> dict[str, Any]:
     return body
 
 
-def _amount(fields: Mapping[str, str], name: str) -> Decimal | str:
+def _amount(fields: Mapping[str, str], name: str, currency: str) -> Decimal | str:
     typed = fields.get(name, "")
-    amount = parse_amount(typed)
-    return typed if amount is None else amount
+    try:
+        return read_amount(typed, currency)
+    except NotAnAmount:
+        return typed
+
+
+def _parsed_amount(fields: Mapping[str, str], name: str, currency: str) -> Decimal | None:
+    amount = _amount(fields, name, currency)
+    return amount if isinstance(amount, Decimal) and amount >= 0 else None
+
+
+def _errors(refused: ServiceRefused, fields: Mapping[str, str], currency: str) -> list[FieldError]:
+    """Return the service's errors; about a text that is not an amount, the form knows more."""
+    errors = []
+    for error in refused.errors:
+        message = error.message
+        if error.field in _AMOUNTS:
+            try:
+                read_amount(fields.get(error.field, ""), currency)
+            except NotAnAmount as reason:
+                message = f"{_AMOUNTS[error.field]} {reason}"
+        errors.append(FieldError(message, error.field))
+    return errors
 
 
 def _event_date(fields: Mapping[str, str]) -> str:
@@ -116,8 +140,8 @@ def ticket_preview(fields: Mapping[str, str], currency: str) -> TicketPreview:
     return TicketPreview(
         title=fields.get("title", "").strip() or "Title",
         currency=currency,
-        price=parse_amount(fields.get("price", "")),
-        face_value=parse_amount(fields.get("faceValue", "")),
+        price=_parsed_amount(fields, "price", currency),
+        face_value=_parsed_amount(fields, "faceValue", currency),
         event_date=_parse_event_date(fields),
         **texts,
     )
@@ -132,13 +156,15 @@ async def edit_ticket_form(request: PageRequest) -> Response:
 async def save_ticket(request: PageRequest) -> Response:
     """Edit a listing, unless somebody is buying it or it changed since the form was shown."""
     fields = await request.form()
+    currency = (await _ticket_of_user(request))[0].currency
+    body = ticket_body(fields, currency)
     try:
-        await request.api.edit_ticket(request.forwarded, request.id, ticket_body(fields), fields.get("etag", ""))
+        await request.api.edit_ticket(request.forwarded, request.id, body, fields.get("etag", ""))
     except ServiceRefused as refused:
         if not issubclass(refused.kind, (Invalid, PreconditionFailed)):
             raise
         ticket, etag = await _ticket_of_user(request)
-        errors = refused.errors
+        errors = _errors(refused, fields, currency)
         if issubclass(refused.kind, PreconditionFailed):
             errors = [FieldError("The ticket changed since you opened this page. Look it over and save again.")]
         form = Form(_FIELDS, fields, errors)
