@@ -76,6 +76,34 @@ async def test_alice_edits_her_ticket(visitors: Visitors) -> None:
     assert (shown["price"], shown["eventDate"], shown["note"]) == (25, "2027-07-01T20:30:00Z", "Row three")
 
 
+@pytest.mark.parametrize("date", ["2027-10-31T00:30:00Z", "2027-10-31T01:30:00Z", "2027-07-01T20:30:45Z"])
+async def test_an_edit_of_the_price_keeps_the_date_exactly(visitors: Visitors, date: str) -> None:
+    """The first two dates are both 01:30 in Lisbon, where clocks are set back at two o'clock."""
+    alice = await visitors.signed_in("alice", timezone_id="Europe/Lisbon")
+    ticket = await alice.list_ticket("Fado night", eventDate=date)
+    page = alice.page
+    await alice.go(f"/tickets/{ticket}/edit")
+    await page.get_by_label("Price").fill("1,500")  # refused once, so that the form is shown again as it was typed
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.locator("#price-wrong")).to_be_visible()
+    await page.get_by_label("Price").fill("25")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+    shown = (await alice.client.get(f"/api/tickets/{ticket}")).json()
+    assert (shown["price"], shown["eventDate"]) == (25, date)
+
+
+async def test_a_date_that_was_edited_is_in_the_sellers_time_zone(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice", timezone_id="Europe/Lisbon")
+    ticket = await alice.list_ticket("Fado night", eventDate="2027-10-31T01:30:00Z")
+    await alice.go(f"/tickets/{ticket}/edit")
+    await alice.page.get_by_label("When is it?").fill("2027-07-01T21:30")
+    await alice.page.get_by_role("button", name="Save").click()
+    await expect(alice.page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+    shown = (await alice.client.get(f"/api/tickets/{ticket}")).json()
+    assert shown["eventDate"] == "2027-07-01T20:30:00Z"
+
+
 async def test_an_edit_of_a_ticket_that_changed_meanwhile_is_refused(visitors: Visitors) -> None:
     alice = await visitors.signed_in("alice", java_script_enabled=False)
     ticket = await alice.list_ticket("Fado night")

@@ -170,6 +170,20 @@ async def test_the_face_value_is_shown_on_the_ticket_and_removed_by_an_edit(app:
         assert "Face value" not in (await app.client().get(ticket)).text
 
 
+async def test_an_edit_without_scripts_keeps_the_seconds_of_the_date(app: App) -> None:
+    async with signed_in(app, "alice") as alice:
+        dates = ("2027-10-31T01:30:45Z", "2027-10-31T01:30:00Z", "2027-10-31T00:00:00Z")
+        for date in dates:
+            listed = await alice.post("/api/tickets", json={"title": "Fado night", "price": 20, "eventDate": date})
+            path = f"/tickets/{listed.json()['id']}"
+            shown = re.search(r'<input id="eventDate"[^>]* value="([^"]*)"', (await alice.get(f"{path}/edit")).text)
+            assert shown is not None
+            edit = {"title": "Fado night", "price": "25", "etag": '"0"', "eventDate": shown[1], "eventInstant": ""}
+            assert (await alice.post(f"{path}/edit", data=edit)).status_code == 303
+            edited = (await alice.get(f"/api{path}")).json()
+            assert (edited["price"], edited["eventDate"]) == (25, date)
+
+
 async def test_each_user_sees_only_their_own_session(app: App) -> None:
     alice, bob = app.client(), app.client()
     await alice.post("/auth/signup", data={"email": "alice@example.com", "password": PASSWORD, "key": "a"})

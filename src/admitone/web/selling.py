@@ -182,9 +182,17 @@ async def _ticket_of_user(request: PageRequest) -> tuple[TicketJson, str]:
 
 def _form_values(ticket: TicketJson) -> dict[str, str]:
     texts = {name: getattr(ticket, name) or "" for name in _OPTIONAL_TEXTS}
-    date = ticket.event_date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M") if ticket.event_date else ""
+    # With its seconds, if it has any: without scripts, the form sends back what it shows.
+    date = ticket.event_date.astimezone(UTC).replace(tzinfo=None) if ticket.event_date else None
+    typed_date = date.isoformat(timespec="seconds" if date.second else "minutes") if date else ""
     face_value = "" if ticket.face_value is None else str(ticket.face_value)
-    return {"title": ticket.title, "price": str(ticket.price), "faceValue": face_value, "eventDate": date, **texts}
+    return {
+        "title": ticket.title,
+        "price": str(ticket.price),
+        "faceValue": face_value,
+        "eventDate": typed_date,
+        **texts,
+    }
 
 
 def _edit_page(

@@ -72,20 +72,32 @@ function completeAmount(input) {
   if (cents !== null) input.value = amountOf(cents);
 }
 
-/** Let the field be in the reader's time zone and submit the instant in `eventInstant`; without scripts both are UTC. */
+const twoDigits = (number) => String(number).padStart(2, "0");
+
+/** Return a time in the reader's time zone as the value of a `datetime-local` field, with seconds if it has any. */
+function localValue(date) {
+  const day = `${date.getFullYear()}-${twoDigits(date.getMonth() + 1)}-${twoDigits(date.getDate())}`;
+  const seconds = date.getSeconds() ? `:${twoDigits(date.getSeconds())}` : "";
+  return `${day}T${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}${seconds}`;
+}
+
+/**
+ * Let the field be in the reader's time zone and submit the instant in `eventInstant`; without scripts both are UTC.
+ *
+ * While the field shows the time it was given, that instant is submitted as it is: in the hour that is repeated when
+ * clocks are set back, the field's value can mean two.
+ */
 function useLocalTime(input, hint) {
   const instant = input.form.elements.eventInstant;
+  const given = input.dataset.instant;
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   hint.textContent = `In your time zone, ${zone}`;
-  const twoDigits = (number) => String(number).padStart(2, "0");
-  if (input.dataset.instant) {
-    const date = new Date(input.dataset.instant);
-    const day = `${date.getFullYear()}-${twoDigits(date.getMonth() + 1)}-${twoDigits(date.getDate())}`;
-    input.value = `${day}T${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}`;
-  }
+  if (given) input.value = localValue(new Date(given));
+  const givenValue = input.value;
   const updateInstant = () => {
     const date = new Date(input.value);
-    instant.value = input.value && !Number.isNaN(date.getTime()) ? date.toISOString() : "";
+    if (given && input.value === givenValue) instant.value = given;
+    else instant.value = input.value && !Number.isNaN(date.getTime()) ? date.toISOString() : "";
   };
   input.addEventListener("input", updateInstant);
   updateInstant();
