@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 from admitone.kernel import ids
 from admitone.kernel.errors import FieldError, Invalid, UnsupportedMediaType
 from admitone.kernel.http.app import read_bytes
+from admitone.kernel.text import clean_line
 from admitone.web.formatting import currency_signs
 
 _FIELDS_MAX: Final = 20
@@ -78,7 +79,10 @@ def read_amount(typed: str, currency: str) -> Decimal:
 
     Raises NotAnAmount for anything else, and for `1,500`, which can be 1500 or 1.50. `centsOf` in forms.js agrees.
     """
-    text = re.sub(r"\s", " ", typed.strip()).replace("’", "'")
+    try:
+        text = clean_line(typed).replace("’", "'")
+    except ValueError:
+        text = ""
     minus, text = ("-", text[1:].lstrip()) if text.startswith("-") else ("", text)
     for sign in currency_signs(currency):
         if text.lower().startswith(sign):

@@ -33,6 +33,9 @@ export function allowSubmit(form) {
   for (const button of form.querySelectorAll("[aria-disabled]")) button.removeAttribute("aria-disabled");
 }
 
+// What copying leaves at the ends of words, as in kernel/text.py.
+const INVISIBLE_AT_ENDS = /(?<![^\s])[\u00ad\u200b-\u200f\u2060\ufeff]+|[\u00ad\u200b-\u200f\u2060\ufeff]+(?![^\s])/g;
+
 // A point or a comma before exactly three digits can mean thousands or decimals.
 const UNCLEAR_AMOUNT = /^[1-9]\d{0,2}[.,]\d{3}$/;
 const AMOUNTS = [
@@ -45,7 +48,7 @@ const AMOUNTS = [
 
 /** Return a typed amount in whole cents, or null, as `read_amount` in forms.py does; money is never a float. */
 function centsOf(typed, signs) {
-  let text = typed.trim().replaceAll(/\s/g, " ").replaceAll("’", "'");
+  let text = typed.replaceAll(INVISIBLE_AT_ENDS, "").trim().replaceAll(/\s+/g, " ").replaceAll("’", "'");
   for (const sign of signs) {
     const lowered = text.toLowerCase();
     if (lowered.startsWith(sign)) text = text.slice(sign.length).trimStart();
