@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import expect
 
 from admitone.web.formatting import money
-from tests.browser.visitors import Visitors
+from tests.browser.visitors import PASSWORD, Visitors
 from tests.web.amounts import AMOUNTS, NOT_AMOUNTS, UNCLEAR_AMOUNTS
 
 # A browser must be used in the event loop in which it was started.
@@ -74,6 +74,41 @@ async def test_alice_edits_her_ticket(visitors: Visitors) -> None:
     await expect(alice.page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
     shown = (await alice.client.get(f"/api/tickets/{ticket}")).json()
     assert (shown["price"], shown["eventDate"], shown["note"]) == (25, "2027-07-01T20:30:00Z", "Row three")
+
+
+async def test_what_alice_typed_is_kept_when_her_session_ends(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice", timezone_id="Europe/Lisbon")
+    bob = await visitors.signed_in("bob")
+    assert alice.email is not None
+    page = alice.page
+    ticket = await alice.list_ticket("Fado night")
+    for path in ("/tickets/new", f"/tickets/{ticket}/edit"):
+        await alice.go(path)
+        await page.get_by_label("Title").fill("Fado night, front row")
+        await page.get_by_label("Price").fill("25")
+        await page.get_by_label("When is it?").fill("2027-07-01T21:30")
+        await page.get_by_label("Anything else").fill("Row three")
+        await alice.context.clear_cookies()
+        if path.endswith("/edit"):
+            # The page fetches itself again, signed out, and must not leave the form.
+            async with page.expect_response(f"**{path}"):
+                order = await bob.reserve(ticket)
+            await bob.client.delete(f"/api/orders/{order}")
+        await page.get_by_role("button", name=re.compile("List the ticket|Save")).click()
+        await expect(page.get_by_role("heading", name="Sign in again")).to_be_visible()
+        await page.get_by_label("E-mail").fill(alice.email)
+        await page.get_by_label("Password").fill(PASSWORD)
+        await page.get_by_role("button", name="Sign in again").click()
+        await expect(page.get_by_label("Title")).to_have_value("Fado night, front row")
+        await expect(page.get_by_label("Price")).to_have_value("25.00")
+        await expect(page.get_by_label("When is it?")).to_have_value("2027-07-01T21:30")
+        await expect(page.get_by_label("Anything else")).to_have_value("Row three")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("alert")).to_contain_text("The ticket changed since you opened this page")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+    shown = (await alice.client.get(f"/api/tickets/{ticket}")).json()
+    assert (shown["title"], shown["eventDate"]) == ("Fado night, front row", "2027-07-01T20:30:00Z")
 
 
 @pytest.mark.parametrize("date", ["2027-10-31T00:30:00Z", "2027-10-31T01:30:00Z", "2027-07-01T20:30:45Z"])

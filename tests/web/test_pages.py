@@ -336,3 +336,67 @@ async def test_an_amount_may_be_typed_with_its_currency_and_thousands(app: App) 
     ticket = await list_ticket(alice, price="1.234,50", faceValue="$1 500")
     shown = (await alice.get(f"/api{ticket}")).json()
     assert (shown["price"], shown["faceValue"]) == (1234.5, 1500)
+
+
+def hidden_fields(html: str) -> dict[str, str]:
+    found = re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)">', html)
+    return {name: unescape(value) for name, value in found}
+
+
+FILLED_IN = {"title": 'Fado "night"', "price": "1.234,50", "venue": "Clube de Fado", "eventDate": "2027-07-01T20:30"}
+
+
+def assert_is_filled_in(html: str) -> None:
+    for name, value in FILLED_IN.items():
+        assert re.search(rf'<input id="{name}" [^>]*value="{re.escape(value.replace(chr(34), "&#34;"))}"', html), name
+
+
+async def test_a_form_that_was_filled_in_when_the_session_ended_is_shown_again_after_signing_in(app: App) -> None:
+    alice = app.client()
+    await sign_up(alice, "alice@example.com")
+    listed = await list_ticket(alice)
+    for path, more in (("/tickets/new", {}), (f"{listed}/edit", {"etag": '"0"'})):
+        alice.cookies.clear()
+        page = await alice.post(path, data={**FILLED_IN, **more, "key": "k", "password": "not to be kept"})
+        assert page.status_code == 401
+        assert "Your session has ended" in page.text
+        assert "not to be kept" not in page.text
+        kept = hidden_fields(page.text)
+        assert kept == {**FILLED_IN, **more}
+        credentials = {"email": "alice@example.com", "password": "not the password"}
+        page = await alice.post(f"{path}/signin", data={**kept, **credentials})
+        assert page.status_code == 400
+        assert "Invalid credentials" in page.text
+        assert hidden_fields(page.text) == kept
+        page = await alice.post(f"{path}/signin", data={**kept, **credentials, "password": PASSWORD})
+        assert page.status_code == 200
+        assert "Sign out" in page.text
+        assert_is_filled_in(page.text)
+        assert f'action="{path}"' in page.text
+        saved = await alice.post(path, data={**FILLED_IN, **hidden_fields(page.text)})
+        assert saved.status_code == 303
+        ticket = (await alice.get(f"/api{saved.headers['location']}")).json()
+        assert (ticket["title"], ticket["price"]) == (FILLED_IN["title"], 1234.5)
+
+
+async def test_a_form_is_kept_if_only_the_service_knows_that_the_session_ended(app: App) -> None:
+    alice = app.client()
+    await sign_up(alice, "alice@example.com")
+    user = await app.running["web"].sessions.user(alice.cookies["session"])
+    assert user is not None
+    app.running["tickets"].sessions.revoke(user.session_id)
+    page = await alice.post("/tickets/new", data={**FILLED_IN, "key": "k"})
+    assert page.status_code == 401
+    assert hidden_fields(page.text) == FILLED_IN
+    assert "Sign out" not in page.text
+
+
+async def test_an_edit_is_not_restored_for_another_user(app: App) -> None:
+    ticket = await list_ticket(signed_in(app, "alice"))
+    bob = app.client()
+    await sign_up(bob, "bob@example.com")
+    bob.cookies.clear()
+    credentials = {"email": "bob@example.com", "password": PASSWORD}
+    response = await bob.post(f"{ticket}/edit/signin", data={**FILLED_IN, **credentials})
+    assert (response.status_code, response.headers["location"]) == (303, f"{ticket}/edit")
+    assert (await bob.get(f"{ticket}/edit")).status_code == 403

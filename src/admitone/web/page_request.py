@@ -48,6 +48,7 @@ class PageRequest:
     resources: WebResources
     http: HttpRequest
     maybe_user: SignedInUser | None
+    _form: dict[str, str] | None = None
 
     @property
     def api(self) -> ApiClient:
@@ -92,7 +93,10 @@ class PageRequest:
             self.resources.sessions.revoke(self.maybe_user.session_id)
 
     async def form(self) -> dict[str, str]:
-        return await read_form(self.http)
+        """Return the fields of the posted form; the body can be read once, so they are kept."""
+        if self._form is None:
+            self._form = await read_form(self.http)
+        return self._form
 
     def query(self, name: str, default: str = "") -> str:
         return self.http.query_params.get(name, default)

@@ -12,12 +12,15 @@ from admitone.kernel import clock, ids
 from admitone.kernel.errors import FieldError, Forbidden, Invalid, PreconditionFailed
 from admitone.kernel.http.app import status_of
 from admitone.kernel.http.operations import OK
+from admitone.web import account
 from admitone.web.api_client import ServiceRefused, TicketJson
 from admitone.web.forms import Form, NotAnAmount, idempotency_key, read_amount
 from admitone.web.page_request import PageRequest, redirect, with_query
 
 _OPTIONAL_TEXTS: Final = ("venue", "section", "row", "seat", "note")
 _FIELDS: Final = ("title", "price", "faceValue", "eventDate", *_OPTIONAL_TEXTS)
+# What is kept while a user whose session ended signs in again; none of it is secret.
+_KEPT_FIELDS: Final = (*_FIELDS, "eventInstant", "etag")
 _AMOUNTS: Final = {"price": "Price", "faceValue": "Face value"}
 _LISTINGS_PER_PAGE: Final = 50
 
@@ -55,6 +58,20 @@ async def list_ticket(request: PageRequest) -> Response:
         form = Form(_FIELDS, fields, _errors(refused, fields, currency))
         return _new_ticket_page(request, form, fields, status=status_of(refused.kind))
     return redirect(f"/tickets/{ticket.id}")
+
+
+async def sign_in_and_restore_new_ticket(request: PageRequest) -> Response:
+    """Sign in again, and show the form of a new ticket as it was filled in."""
+    kept = kept_fields(await request.form())
+
+    async def show_form(signed_in: PageRequest) -> Response:
+        return _new_ticket_page(signed_in, Form(_FIELDS, kept), kept)
+
+    return await account.sign_in_again(request, kept, show_form)
+
+
+def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: fields[name] for name in _KEPT_FIELDS if name in fields}
 
 
 def ticket_body(fields: Mapping[str, str], currency: str) -> dict[str, Any]:
@@ -170,6 +187,17 @@ async def save_ticket(request: PageRequest) -> Response:
         form = Form(_FIELDS, fields, errors)
         return _edit_page(request, ticket, etag, form, fields, status=status_of(refused.kind))
     return redirect(f"/tickets/{request.id}")
+
+
+async def sign_in_and_restore_edit(request: PageRequest) -> Response:
+    """Sign in again, and show the form of an edit as it was filled in; edits made meanwhile still refuse it."""
+    kept = kept_fields(await request.form())
+
+    async def show_form(signed_in: PageRequest) -> Response:
+        ticket, _ = await _ticket_of_user(signed_in)
+        return _edit_page(signed_in, ticket, kept.get("etag", ""), Form(_FIELDS, kept), kept)
+
+    return await account.sign_in_again(request, kept, show_form)
 
 
 async def _ticket_of_user(request: PageRequest) -> tuple[TicketJson, str]:
