@@ -71,6 +71,12 @@ def test_the_domain_of_an_email_has_one_spelling(typed: str, email: str) -> None
     assert read_email(email) == email
 
 
+def test_an_email_that_is_short_enough_in_ascii_only_is_accepted() -> None:
+    email = f"alice@{'.'.join(['座' * 30] * 3)}.example"
+    assert len(email.encode()) > 254
+    assert read_email(email) == read_email(ascii_spelling(email)) == ascii_spelling(email)
+
+
 @given(st.text(st.characters(codec="utf-8", categories=["L", "M", "N"]), min_size=1, max_size=20))
 def test_both_spellings_of_a_domain_are_one_email(label: str) -> None:
     try:

@@ -149,6 +149,8 @@ def read_email(value: Any) -> str:
     local_part, _, typed_domain = email.rpartition("@")
     domain = _unicode_domain(typed_domain)
     email = f"{local_part}@{domain}"
+    if len(email.encode()) > EMAIL_OCTETS_MAX:
+        email = ascii_spelling(email)  # three octets of UTF-8 may be one of Punycode
     if len(email.encode()) > EMAIL_OCTETS_MAX or not (_is_local_part(local_part) and _is_domain(domain)):
         raise ValueError
     return email
