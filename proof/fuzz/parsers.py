@@ -26,7 +26,7 @@ from admitone.registry import SERVICES
 from admitone.tickets.model import Position, searchable_words, words_of
 from admitone.tickets.views import EntityTags, TicketListing, read_cursor, write_cursor
 from admitone.web.formatting import money
-from admitone.web.forms import parse_amount, read_form
+from admitone.web.forms import NotAnAmount, parse_amount, read_amount, read_form
 from admitone.web.page_request import local_url
 from admitone.web.selling import ticket_body, ticket_preview
 from proof.clients import stripe_signature
@@ -159,6 +159,8 @@ def text(octets: bytes) -> None:
         assert read_email(email) == email
     amount = parse_amount(typed)
     assert amount is None or len(money(amount, "usd")) < 120
+    with suppress(NotAnAmount):
+        assert len(money(read_amount(typed, "usd"), "usd")) < 20
     place = local_url(typed)
     assert place.isprintable()
     assert place.startswith("/")
@@ -172,7 +174,7 @@ def form(octets: bytes) -> None:
     kind = (b"content-type", b"application/x-www-form-urlencoded")
     with suppress(Refusal):
         fields = _result(read_form(_request([kind], octets)))
-        msgspec.json.encode(ticket_body(fields))
+        msgspec.json.encode(ticket_body(fields, "usd"))
         ticket_preview(fields, "usd")
 
 

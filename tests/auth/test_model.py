@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from admitone.auth.model import Attempts, network_of
+from admitone.auth.model import Attempts, ascii_spelling, network_of, read_email
 from admitone.kernel.errors import TooManyRequests
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -46,3 +48,40 @@ def test_attempts_older_than_an_hour_do_not_count() -> None:
 )
 def test_a_client_network_is_the_prefix_of_one_customer(address: str | None, network: str) -> None:
     assert network_of(ip_address(address) if address else None) == ip_network(network)
+
+
+@pytest.mark.parametrize(
+    ("typed", "email"),
+    [
+        ("x@müller-karten.example", "x@müller-karten.example"),
+        ("x@xn--mller-karten-dlb.example", "x@müller-karten.example"),
+        ("x@XN--MLLER-KARTEN-DLB.EXAMPLE", "x@müller-karten.example"),
+        ("x@MÜLLER-KARTEN.example", "x@müller-karten.example"),
+        ("x@ｆａｄｏ.example", "x@fado.example"),
+        ("x@例え。jp", "x@例え.jp"),
+        ("x@faß.example", "x@faß.example"),
+        ("x@col·lecció.example", "x@xn--collecci-ioa91d.example"),
+        ("x@xn--collecci-ioa91d.example", "x@xn--collecci-ioa91d.example"),
+        ("x@xn--a.example", "x@xn--a.example"),
+        ("x@r3---sn.example", "x@r3---sn.example"),
+    ],
+)
+def test_the_domain_of_an_email_has_one_spelling(typed: str, email: str) -> None:
+    assert read_email(typed) == email
+    assert read_email(email) == email
+
+
+def test_an_email_that_is_short_enough_in_ascii_only_is_accepted() -> None:
+    email = f"alice@{'.'.join(['座' * 30] * 3)}.example"
+    assert len(email.encode()) > 254
+    assert read_email(email) == read_email(ascii_spelling(email)) == ascii_spelling(email)
+
+
+@given(st.text(st.characters(codec="utf-8", categories=["L", "M", "N"]), min_size=1, max_size=20))
+def test_both_spellings_of_a_domain_are_one_email(label: str) -> None:
+    try:
+        email = read_email(f"x@{label}.example")
+    except ValueError:
+        return
+    assert read_email(email) == email
+    assert read_email(ascii_spelling(email)) == email

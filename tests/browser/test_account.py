@@ -147,3 +147,15 @@ async def test_signing_out_everywhere_ends_the_other_device_too(visitors: Visito
 
     await expect(phone.page).to_have_url(re.compile("/orders"))
     await is_signed_out()
+
+
+async def test_alice_signs_in_with_an_email_whose_domain_has_an_umlaut(visitors: Visitors) -> None:
+    alice = await visitors.signed_out()
+    email = f"alice-{ids.new_token(6)}@müller-karten.example"
+    response = await alice.client.post("/api/users/signup", json={"email": email, "password": PASSWORD})
+    assert response.status_code == 201
+    await alice.go("/auth/signin?next=/account")
+    await alice.page.get_by_label("E-mail").fill(email)
+    await alice.page.get_by_label("Password").fill(PASSWORD)
+    await alice.page.get_by_role("button", name="Sign in").click()
+    await expect(alice.page.get_by_role("heading", name="Account")).to_be_visible()

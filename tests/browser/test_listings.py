@@ -196,6 +196,26 @@ async def test_a_page_that_was_offline_catches_up(visitors: Visitors) -> None:
     await expect(carol.page.get_by_role("heading", name="Being bought")).to_be_visible()
 
 
+async def test_a_page_says_that_it_is_offline_until_the_live_connection_is_back(visitors: Visitors) -> None:
+    alice, bob = await visitors.all_signed_in("alice", "bob")
+    order = await bob.reserve(await alice.list_ticket("Fado night"))
+    bob.may_fail_requests = True
+    failures = 0
+
+    async def cut(route: Route) -> None:
+        nonlocal failures
+        failures += 1
+        await route.abort()
+
+    await bob.page.route("**/live?*", cut)
+    await bob.go(f"/orders/{order}")
+    notice = bob.page.get_by_text("Reconnecting")
+    await expect(notice).to_be_visible()
+    assert failures > 1
+    await bob.page.unroute("**/live?*")
+    await expect(notice).to_be_hidden()
+
+
 @pytest.mark.parametrize("failure", ["network", "unavailable"])
 async def test_an_update_that_cannot_be_fetched_is_fetched_again(visitors: Visitors, failure: str) -> None:
     """The message that announces a change comes once, so the page must not depend on the first fetch after it."""

@@ -1,11 +1,14 @@
 """Listing tickets and editing them, with a browser."""
 
 import re
+from decimal import Decimal
 
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.visitors import Visitors
+from admitone.web.formatting import money
+from tests.browser.visitors import PASSWORD, Visitors
+from tests.web.amounts import AMOUNTS, NOT_AMOUNTS, UNCLEAR_AMOUNTS
 
 # A browser must be used in the event loop in which it was started.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -35,6 +38,20 @@ async def test_alice_lists_a_ticket_and_sees_a_preview(visitors: Visitors) -> No
     await expect(page.get_by_role("listitem")).to_contain_text(["On sale"])
 
 
+async def test_the_preview_understands_an_amount_as_the_server_does(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
+    await alice.go("/tickets/new")
+    price = alice.page.locator(".ticket-price")
+    for typed in (*AMOUNTS, *UNCLEAR_AMOUNTS, *NOT_AMOUNTS):
+        await alice.page.get_by_label("Price").fill(typed)
+        await expect(price).to_have_text(money(Decimal(AMOUNTS[typed]), "usd") if typed in AMOUNTS else "")
+    await alice.page.get_by_label("Price").fill("1,500")
+    await alice.page.get_by_label("Title").fill("Fado night")
+    await expect(alice.page.get_by_label("Price")).to_have_value("1,500")
+    await alice.page.get_by_role("button", name="List the ticket").click()
+    await expect(alice.page.locator("#price-wrong")).to_contain_text("1,500 can mean 1500 or 1.50")
+
+
 async def test_each_error_in_a_listing_is_shown(visitors: Visitors) -> None:
     alice = await visitors.signed_in("alice")
     await alice.go("/tickets/new")
@@ -57,6 +74,69 @@ async def test_alice_edits_her_ticket(visitors: Visitors) -> None:
     await expect(alice.page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
     shown = (await alice.client.get(f"/api/tickets/{ticket}")).json()
     assert (shown["price"], shown["eventDate"], shown["note"]) == (25, "2027-07-01T20:30:00Z", "Row three")
+
+
+async def test_what_alice_typed_is_kept_when_her_session_ends(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice", timezone_id="Europe/Lisbon")
+    bob = await visitors.signed_in("bob")
+    assert alice.email is not None
+    page = alice.page
+    ticket = await alice.list_ticket("Fado night")
+    for path in ("/tickets/new", f"/tickets/{ticket}/edit"):
+        await alice.go(path)
+        await page.get_by_label("Title").fill("Fado night, front row")
+        await page.get_by_label("Price").fill("25")
+        await page.get_by_label("When is it?").fill("2027-07-01T21:30")
+        await page.get_by_label("Anything else").fill("Row three")
+        await alice.context.clear_cookies()
+        if path.endswith("/edit"):
+            # The page fetches itself again, signed out, and must not leave the form.
+            async with page.expect_response(f"**{path}"):
+                order = await bob.reserve(ticket)
+            await bob.client.delete(f"/api/orders/{order}")
+        await page.get_by_role("button", name=re.compile("List the ticket|Save")).click()
+        await expect(page.get_by_role("heading", name="Sign in again")).to_be_visible()
+        await page.get_by_label("E-mail").fill(alice.email)
+        await page.get_by_label("Password").fill(PASSWORD)
+        await page.get_by_role("button", name="Sign in again").click()
+        await expect(page.get_by_label("Title")).to_have_value("Fado night, front row")
+        await expect(page.get_by_label("Price")).to_have_value("25.00")
+        await expect(page.get_by_label("When is it?")).to_have_value("2027-07-01T21:30")
+        await expect(page.get_by_label("Anything else")).to_have_value("Row three")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("alert")).to_contain_text("The ticket changed since you opened this page")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+    shown = (await alice.client.get(f"/api/tickets/{ticket}")).json()
+    assert (shown["title"], shown["eventDate"]) == ("Fado night, front row", "2027-07-01T20:30:00Z")
+
+
+@pytest.mark.parametrize("date", ["2027-10-31T00:30:00Z", "2027-10-31T01:30:00Z", "2027-07-01T20:30:45Z"])
+async def test_an_edit_of_the_price_keeps_the_date_exactly(visitors: Visitors, date: str) -> None:
+    """The first two dates are both 01:30 in Lisbon, where clocks are set back at two o'clock."""
+    alice = await visitors.signed_in("alice", timezone_id="Europe/Lisbon")
+    ticket = await alice.list_ticket("Fado night", eventDate=date)
+    page = alice.page
+    await alice.go(f"/tickets/{ticket}/edit")
+    await page.get_by_label("Price").fill("1,500")  # refused once, so that the form is shown again as it was typed
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.locator("#price-wrong")).to_be_visible()
+    await page.get_by_label("Price").fill("25")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+    shown = (await alice.client.get(f"/api/tickets/{ticket}")).json()
+    assert (shown["price"], shown["eventDate"]) == (25, date)
+
+
+async def test_a_date_that_was_edited_is_in_the_sellers_time_zone(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice", timezone_id="Europe/Lisbon")
+    ticket = await alice.list_ticket("Fado night", eventDate="2027-10-31T01:30:00Z")
+    await alice.go(f"/tickets/{ticket}/edit")
+    await alice.page.get_by_label("When is it?").fill("2027-07-01T21:30")
+    await alice.page.get_by_role("button", name="Save").click()
+    await expect(alice.page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+    shown = (await alice.client.get(f"/api/tickets/{ticket}")).json()
+    assert shown["eventDate"] == "2027-07-01T20:30:00Z"
 
 
 async def test_an_edit_of_a_ticket_that_changed_meanwhile_is_refused(visitors: Visitors) -> None:

@@ -46,7 +46,8 @@ GET    /api/payments                  401    403      200   403    401     401  
 POST   /api/payments/webhook          200    200      200   200    200     200   200    200      200  200  200   200 200
 """
 
-# The pages that need a session; 401 stands for a redirect to sign in, 303 for the redirect after a successful form.
+# The pages that need a session; 401 stands for a redirect to sign in, or for the page itself, 303 for the redirect
+# after a successful form.
 TABLE_OF_PAGES = """
                                       nobody stranger buyer seller expired ended issuer audience type none hs256 kid key
 GET    /account                       401    200      200   200    401     401   401    401      401  401  401   401 401
@@ -67,6 +68,8 @@ POST   /orders/{id}/cancel            401    403      303   403    401     401  
 PUBLIC_PAGES = {
     *("/static/{fingerprint}/{name}", "/live", "/", "/auth/signup", "/auth/signin", "/auth/signout", "/tickets/{id}"),
     "/{anything:path}",
+    # Like /auth/signin, they need no session but a password, and show a form to its user only.
+    *("/tickets/new/signin", "/tickets/{id}/edit/signin"),
 }
 
 PEOPLE = ("stranger", "buyer", "seller")

@@ -1,15 +1,21 @@
 """What the database refuses, whatever the code does."""
 
+import re
+import unicodedata
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from uuid import UUID
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
+from admitone.kernel.database import migrations
 from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
 from admitone.tickets import store
+from admitone.tickets.model import searchable_words
+from admitone.tickets.views import TicketListing
 from tests import engines
 from tests.tickets.support import insert, listing_of, tickets_database
 
@@ -122,3 +128,44 @@ async def test_the_json_always_agrees_with_the_row(database: Database) -> None:
     found = await store.shown_ticket(database, ticket_id)
     assert found is not None
     assert b'"price":20.50,' in found[1]
+
+
+TITLES = [
+    "Kłusowski & Bjørn Ærø", "Đorđe Œuvre Þór", "Iĸ ŋ ħ ŧ ı", "Fado night", "コンサート大阪2027",
+    "大阪フィルハーモニー交響楽団演奏会", "J-popコンサートEN 𠮷野家", "Straße İstanbul", f"{'æ' * 90} x",
+]  # fmt: skip
+
+
+def words_until_0004(text: str) -> list[str]:
+    plain = "".join(each for each in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(each))
+    return sorted({word[:100] for word in re.findall(r"[^\W_]+", plain)})
+
+
+async def test_older_tickets_get_the_words_of_newer_ones(databases: engines.Databases) -> None:
+    fresh = await databases.fresh("tickets")
+    database = await Database.connect(fresh.url, application="tickets")
+    owner = await asyncpg.connect(fresh.migrator_url)
+    try:
+        offers = {}
+        for title in TITLES:
+            listing = TicketListing(title=title, price=Decimal(20), venue="Łódź")
+            offers[UUID((await insert(database, listing))["id"])] = listing.offer("usd")
+        await owner.execute("ALTER TABLE ticket DISABLE TRIGGER guard_ticket")
+        for ticket_id, offer in offers.items():
+            words = words_until_0004(f"{offer.title} {offer.venue}")
+            await owner.execute(
+                "UPDATE ticket SET words = array_to_tsvector($2::text[]) WHERE id = $1", ticket_id, words
+            )
+        await owner.execute("ALTER TABLE ticket ENABLE TRIGGER guard_ticket")
+        [sql] = [sql for name, sql in migrations.known("tickets") if name == "tickets/0005_words.sql"]
+        await owner.execute(sql)
+        rows = await owner.fetch("SELECT id, version, tsvector_to_array(words) AS words FROM ticket")
+        assert {row["id"]: sorted(row["words"]) for row in rows} == {
+            ticket_id: searchable_words(offer) for ticket_id, offer in offers.items()
+        }
+        assert {row["version"] for row in rows} == {0}
+        with pytest.raises(asyncpg.RaiseError, match="goes from version"):
+            await owner.execute("UPDATE ticket SET title = 'Jazz'")
+    finally:
+        await owner.close()
+        await database.close()

@@ -9,7 +9,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import Message
 
 from admitone.kernel.errors import FieldError, Invalid, Refusal, UnsupportedMediaType
-from admitone.web.forms import Form, idempotency_key, parse_amount, read_form
+from admitone.web.forms import Form, NotAnAmount, idempotency_key, parse_amount, read_amount, read_form
+from tests.web.amounts import AMOUNTS, NOT_AMOUNTS, UNCLEAR_AMOUNTS
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -56,19 +57,38 @@ def test_an_error_is_shown_at_its_field() -> None:
     assert form.value("title") == "x"
 
 
-@pytest.mark.parametrize(
-    ("typed", "amount"),
-    [("19.5", "19.5"), (" 19,50 ", "19.50"), ("-3", "-3"), ("0", "0"), ("999999999.9999", "999999999.9999")],
-)
-def test_an_amount_may_have_a_comma_or_spaces_around_it(typed: str, amount: str) -> None:
-    assert parse_amount(typed) == Decimal(amount)
+@pytest.mark.parametrize("text", ["19.5", "-3", "0", "999999999.9999"])
+def test_an_amount_that_a_page_wrote_is_read(text: str) -> None:
+    assert parse_amount(text) == Decimal(text)
 
 
-@pytest.mark.parametrize(
-    "typed", ["", "x", "1e9", "1E+999999999", "NaN", "Infinity", "1_000", "1.000,50", "१९", "9" * 40]
-)
+@pytest.mark.parametrize("text", ["", "x", "1e9", "1E+999999999", "NaN", "Infinity", "1_000", "1,5", "१९", "9" * 40])
+def test_anything_else_is_not_an_amount_of_a_page(text: str) -> None:
+    assert parse_amount(text) is None
+
+
+@pytest.mark.parametrize(("typed", "amount"), AMOUNTS.items())
+def test_an_amount_may_be_typed_as_people_write_it(typed: str, amount: str) -> None:
+    assert read_amount(typed, "usd") == Decimal(amount)
+
+
+@pytest.mark.parametrize("typed", UNCLEAR_AMOUNTS)
+def test_an_amount_that_can_mean_two_is_refused_with_both(typed: str) -> None:
+    with pytest.raises(NotAnAmount, match=r"is not clear: \S+ can mean \d+ or \d+\.\d\d\. Type one of these instead"):
+        read_amount(typed, "usd")
+
+
+@pytest.mark.parametrize("typed", NOT_AMOUNTS)
 def test_anything_else_is_not_an_amount(typed: str) -> None:
-    assert parse_amount(typed) is None
+    with pytest.raises(NotAnAmount, match=r"must be an amount in USD with at most two decimals, such as 45 or 19\.50"):
+        read_amount(typed, "usd")
+
+
+@pytest.mark.parametrize(("typed", "currency"), [("A$20", "aud"), ("20 €", "eur"), ("PLN 20", "pln")])
+def test_an_amount_may_be_marked_with_its_own_currency_only(typed: str, currency: str) -> None:
+    assert read_amount(typed, currency) == 20
+    with pytest.raises(NotAnAmount):
+        read_amount(typed, "gbp")
 
 
 def test_a_malformed_idempotency_key_is_replaced() -> None:

@@ -1,7 +1,7 @@
 """Use cases of auth: signing up, in and out, changing an account, and the public keys of session tokens."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -19,9 +19,10 @@ from admitone.auth.model import (
     Session,
     TooBusyToHash,
     WrongCurrentPassword,
+    ascii_spelling,
     network_of,
 )
-from admitone.auth.passwords import is_outdated
+from admitone.auth.passwords import Passwords, is_outdated
 from admitone.auth.resources import Resources
 from admitone.auth.tokens import KeySet
 from admitone.auth.views import AccountChange, CurrentUser, SignedOut, SignIn, SignUp, UserView, user_view
@@ -76,7 +77,8 @@ async def sign_up(request: Request[SignUp, Resources]) -> Response:
         existing = await store.find_account_by_sign_up_key(request.db, key) if key is not None else None
         if existing is None:
             raise EmailInUse
-        is_repeated = existing.email == request.input.email and await passwords.verify(
+        emails = {request.input.email, ascii_spelling(request.input.email)}
+        is_repeated = existing.email in emails and await passwords.verify(
             request.input.password, existing.password_hash
         )
         if not is_repeated:
@@ -101,13 +103,14 @@ async def sign_in(request: Request[SignIn, Resources]) -> Response:
     network = _client_network(request)
     passwords = request.resources.passwords
     with passwords.slot():
-        account, is_known_network = await store.find_account_by_email(request.db, request.input.email, network)
+        accounts, is_known_network = await store.find_accounts_by_email(request.db, request.input.email, network)
         account_limit = RateLimit.of_account(request.input.email, network if is_known_network else None)
         network_limit = RateLimit.of_network(network)
         await rate_limiting.count_attempt(request.db, [account_limit, network_limit])
-        is_correct = await passwords.verify(request.input.password, account.password_hash if account else None)
-        if account is None or not is_correct:
-            log.info("sign-in refused", extra={"account": account.id if account else None, "network": str(network)})
+        account = await _account_with_password(passwords, accounts, request.input.password)
+        if account is None:
+            refused_id = accounts[0].id if accounts else None
+            log.info("sign-in refused", extra={"account": refused_id, "network": str(network)})
             raise InvalidCredentials
         new_hash: str | None = None
         if is_outdated(account.password_hash):
@@ -184,6 +187,9 @@ async def change_account(request: Request[AccountChange, Resources]) -> Response
     ended: list[UUID] = []
     async with request.db.transaction() as tx:
         if changed is not account:
+            older_email = ascii_spelling(changed.email)
+            if changed.email != account.email and await store.has_another_account(tx, older_email, account.id):
+                raise EmailInUse
             if not await store.change_account(tx, changed):
                 raise Conflict
             tx.publish(UserUpdated(id=changed.id, email=changed.email, version=changed.version))
@@ -205,6 +211,16 @@ async def change_account(request: Request[AccountChange, Resources]) -> Response
 async def public_keys(request: Request[None, Resources]) -> Response:
     """Return the public keys that verify session tokens, as a JSON Web Key Set."""
     return Response(OK, request.resources.keys.published, ((b"cache-control", b"public, max-age=60"),))
+
+
+async def _account_with_password(passwords: Passwords, accounts: Sequence[Account], password: str) -> Account | None:
+    """Return the account whose password this is; without any account, it takes as long to find none."""
+    for account in accounts:
+        if await passwords.verify(password, account.password_hash):
+            return account
+    if not accounts:
+        await passwords.verify(password, None)
+    return None
 
 
 async def _start_session(

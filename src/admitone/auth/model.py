@@ -3,11 +3,13 @@
 import hashlib
 import math
 import unicodedata
+from contextlib import suppress
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any, Final
 from uuid import UUID
 
+import idna
 import msgspec
 
 from admitone.kernel.errors import Invalid, TooManyRequests, Unavailable
@@ -132,7 +134,10 @@ def _digest(*parts: str) -> bytes:
 
 
 def read_email(value: Any) -> str:
-    """Return an e-mail address in lower case, which makes accounts unique; raises ValueError."""
+    """Return an e-mail address in the one spelling that makes accounts unique; raises ValueError.
+
+    That is lower case, and Unicode for the domain: browsers send `xn--mller-kva.example` for `müller.example`.
+    """
     if not isinstance(value, str):
         raise ValueError  # noqa: TRY004 – a broken rule, reported to the caller like any other
     try:
@@ -141,10 +146,47 @@ def read_email(value: Any) -> str:
         raise ValueError from None  # without the text, since the rule's own message applies
     # Lower-casing can denormalise text.
     email = unicodedata.normalize("NFC", typed.lower())
-    local_part, _, domain = email.rpartition("@")
+    local_part, _, typed_domain = email.rpartition("@")
+    domain = _unicode_domain(typed_domain)
+    email = f"{local_part}@{domain}"
+    if len(email.encode()) > EMAIL_OCTETS_MAX:
+        email = ascii_spelling(email)  # three octets of UTF-8 may be one of Punycode
     if len(email.encode()) > EMAIL_OCTETS_MAX or not (_is_local_part(local_part) and _is_domain(domain)):
         raise ValueError
     return email
+
+
+def ascii_spelling(email: str) -> str:
+    """Return an address that was read with its domain in ASCII, as accounts were stored for some browsers' users."""
+    local_part, _, domain = email.rpartition("@")
+    return f"{local_part}@{'.'.join(_ascii_label(label) or label for label in domain.split('.'))}"
+
+
+def _unicode_domain(domain: str) -> str:
+    """Return a domain in Unicode, as users know it. Source: RFC 5891, and UTS 46 for what may be typed."""
+    if not domain.isascii():
+        with suppress(UnicodeError):
+            domain = idna.uts46_remap(domain, std3_rules=False, transitional=False)
+    return ".".join(_unicode_label(label) for label in domain.split("."))
+
+
+def _unicode_label(label: str) -> str:
+    """Return a label in Unicode, or in ASCII if the rules of labels have no place for it; IDNA's others are kept."""
+    encoded = _ascii_label(label)
+    if encoded is None:
+        return label
+    decoded = idna.ulabel(encoded)
+    return decoded if _is_label(decoded) else encoded
+
+
+def _ascii_label(label: str) -> str | None:
+    """Return an internationalised label in ASCII, or None for any other."""
+    if label.isascii() and not label.startswith("xn--"):
+        return None
+    try:
+        return idna.alabel(label).decode()
+    except UnicodeError:
+        return None
 
 
 def _is_local_part(text: str) -> bool:

@@ -8,18 +8,21 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from admitone.auth.model import Account, Attempts, ClientNetwork, EmailInUse, Session
-from admitone.kernel.database.pool import Row, Statements, Transaction, affected_rows, columns, from_row
+from admitone.auth.model import Account, Attempts, ClientNetwork, EmailInUse, Session, ascii_spelling
+from admitone.kernel.database.pool import Statements, Transaction, affected_rows, columns, from_row
 
+# Accounts are no longer stored with the domain in ASCII, so nobody can add one between this look and the insert.
 _ADD_ACCOUNT: Final = """
-INSERT INTO account (id, email, password_hash, version, sign_up_key) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO account (id, email, password_hash, version, sign_up_key)
+SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM account WHERE email = $6)
 ON CONFLICT DO NOTHING
 """
 _FIND_BY_EMAIL: Final = """
 SELECT id, email, password_hash, version,
     EXISTS (SELECT 1 FROM session WHERE account_id = account.id AND network = $2) AS is_known_network
-FROM account WHERE email = $1
+FROM account WHERE email = ANY($1::text[]) ORDER BY email <> ($1::text[])[1]
 """
+_HAS_ANOTHER_ACCOUNT: Final = "SELECT EXISTS (SELECT FROM account WHERE email = $1 AND id <> $2)"
 _FIND_BY_ID: Final = """
 SELECT id, email, password_hash, version,
     EXISTS (SELECT 1 FROM session WHERE account_id = account.id AND network = $2) AS is_known_network
@@ -67,29 +70,37 @@ _DELETE_OLD_SESSIONS: Final = "DELETE FROM session WHERE expires_at < instant() 
 
 async def add_account(tx: Transaction, account: Account, sign_up_key: str | None) -> bool:
     """Insert an account; return False if one with the same e-mail or the same key exists."""
-    tag = await tx.execute(_ADD_ACCOUNT, account.id, account.email, account.password_hash, account.version, sign_up_key)
+    fields = (account.id, account.email, account.password_hash, account.version, sign_up_key)
+    tag = await tx.execute(_ADD_ACCOUNT, *fields, ascii_spelling(account.email))
     return affected_rows(tag) == 1
 
 
-async def find_account_by_email(db: Statements, email: str, network: ClientNetwork) -> tuple[Account | None, bool]:
-    """Return the account, and whether its owner has recently signed in from that network."""
-    return _account_and_known_network(await db.fetchrow(_FIND_BY_EMAIL, email, network))
+async def find_accounts_by_email(db: Statements, email: str, network: ClientNetwork) -> tuple[list[Account], bool]:
+    """Return the account, and whether its owner has recently signed in from that network.
+
+    They are two if one was created with each spelling of the domain before there was one spelling.
+    """
+    rows = await db.fetch(_FIND_BY_EMAIL, [email, ascii_spelling(email)], network)
+    return [msgspec.convert(dict(row), Account) for row in rows], any(row["is_known_network"] for row in rows)
+
+
+async def has_another_account(db: Statements, email: str, account_id: UUID) -> bool:
+    """Return whether an account other than this one is stored with exactly this spelling of an e-mail."""
+    found: bool = await db.fetchval(_HAS_ANOTHER_ACCOUNT, email, account_id)
+    return found
 
 
 async def find_account(db: Statements, account_id: UUID, network: ClientNetwork) -> tuple[Account | None, bool]:
     """Return the account, and whether its owner has recently signed in from that network."""
-    return _account_and_known_network(await db.fetchrow(_FIND_BY_ID, account_id, network))
+    row = await db.fetchrow(_FIND_BY_ID, account_id, network)
+    if row is None:
+        return None, False
+    return msgspec.convert(dict(row), Account), row["is_known_network"]
 
 
 async def find_account_by_sign_up_key(db: Statements, key: str) -> Account | None:
     row = await db.fetchrow(_FIND_BY_SIGN_UP_KEY, key)
     return None if row is None else msgspec.convert(dict(row), Account)
-
-
-def _account_and_known_network(row: Row | None) -> tuple[Account | None, bool]:
-    if row is None:
-        return None, False
-    return msgspec.convert(dict(row), Account), row["is_known_network"]
 
 
 async def change_account(tx: Transaction, account: Account) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -15,6 +15,16 @@ from admitone.kernel.errors import Forbidden, Invalid, NotFound, PreconditionFai
 # PostgreSQL's limit is 2046 bytes for a word; nobody types the hundredth letter of one to find a ticket.
 _WORD_MAX: Final = 100
 _WORD: Final = re.compile(r"[^\W_]+")
+# Letters whose strokes and ligatures Unicode does not decompose, and what people type who do not have them.
+_PLAIN_LETTERS: Final = str.maketrans({
+    "ł": "l", "ø": "o", "đ": "d", "ð": "d", "ħ": "h", "ŧ": "t", "ƀ": "b", "ı": "i", "ŋ": "n",
+    "æ": "ae", "œ": "oe", "þ": "th",
+})  # fmt: skip
+# Chinese characters and Japanese syllables: runs of them have no spaces between words.
+_CJK: Final = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+_CJK_OR_OTHER: Final = re.compile(f"([{_CJK}]+)|([^{_CJK}]+)")
+# A run is found by what begins at any of its characters, up to this many; a longer search is for several such pieces.
+_PIECE_MAX: Final = 10
 
 
 class NoSuchTicket(NotFound):
@@ -120,14 +130,27 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 def words_of(text: str) -> list[str]:
-    """Return a text's words for searching, each once: no case, no accents, nothing but letters and digits."""
-    plain = "".join(each for each in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(each))
-    return sorted({word[:_WORD_MAX] for word in _WORD.findall(plain)})
+    """Return the words to search for a text, each once: no case, no accents, nothing but letters and digits."""
+    found = set()
+    for run, word in _runs_and_words(text):
+        found |= {run[at : at + _PIECE_MAX] for at in range(0, len(run), _PIECE_MAX)} if run else {word}
+    return sorted(found)
 
 
 def searchable_words(offer: Offer) -> list[str]:
-    """Return the words by which a search finds a ticket."""
-    return words_of(f"{offer.title} {offer.venue or ''}")
+    """Return the words by whose beginnings a search finds a ticket; `0005_words.sql` makes them of older ones."""
+    found = set()
+    for run, word in _runs_and_words(f"{offer.title} {offer.venue or ''}"):
+        found |= {run[at : at + _PIECE_MAX] for at in range(len(run))} if run else {word}
+    return sorted(found)
+
+
+def _runs_and_words(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each run of Chinese or Japanese and each word of other scripts, as (run, "") or ("", word)."""
+    plain = "".join(each for each in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(each))
+    for together in _WORD.findall(plain.translate(_PLAIN_LETTERS)):
+        for run, word in _CJK_OR_OTHER.findall(together):
+            yield run, word[:_WORD_MAX]
 
 
 Sort = Literal["newest", "price", "-price", "date"]

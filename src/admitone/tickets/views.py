@@ -195,7 +195,10 @@ class TicketSearch(msgspec.Struct, frozen=True):
     cursor: _Cursor = None
     q: Annotated[
         str,
-        msgspec.Meta(max_length=QUERY_MAX, description="Words of title or venue; the beginning of each will do."),
+        msgspec.Meta(
+            max_length=QUERY_MAX,
+            description="Words of title or venue; the beginning of each will do. Of Chinese and Japanese, any part.",
+        ),
         Rule(f"Q must be text of at most {QUERY_MAX} characters", parsing.line(QUERY_MAX)),
     ] = ""
     sort: Annotated[

@@ -1,18 +1,21 @@
 """Accounts: signing up, in and out, and changing the e-mail address or the password."""
 
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from starlette.responses import Response
 
 from admitone.kernel import ids
-from admitone.kernel.errors import FieldError, Invalid, NotSignedIn, TooManyRequests
+from admitone.kernel.errors import FieldError, Invalid, NotSignedIn, Refusal, TooManyRequests
 from admitone.kernel.http.app import status_of
 from admitone.kernel.http.operations import OK
-from admitone.web.api_client import ServiceRefused
+from admitone.web.api_client import ServiceRefused, session_of
 from admitone.web.formatting import duration
 from admitone.web.forms import Form, idempotency_key
-from admitone.web.page_request import PageRequest, local_url, redirect, with_query
+from admitone.web.page_request import PageRequest, SignInRequired, local_url, redirect, with_query
 
+_SIGN_IN_AGAIN: Final = "/signin"
 _SIGN_IN_FIELDS: Final = ("email", "password")
 _ACCOUNT_FIELDS: Final = ("email", "emailPassword", "currentPassword", "password")
 _CHANGED: Final = {
@@ -54,6 +57,53 @@ async def _sign_in(request: PageRequest, *, new: bool) -> Response:
     return redirect(next_url, cookies)
 
 
+def sign_in_again_page(
+    request: PageRequest, kept: Mapping[str, str], form: Form | None = None, *, status: int | None = None
+) -> Response:
+    """Return a page to sign in on for a user whose session ended while filling in a form.
+
+    It posts the fields `kept` of that form along, to `/signin` below the form's path, where `sign_in_again` belongs.
+    """
+    form = form or Form(_SIGN_IN_FIELDS)
+    return request.page(
+        "signin.html",
+        _title("Sign in", form),
+        status=status or status_of(NotSignedIn),
+        heading="Sign in again",
+        reason="Your session has ended. Sign in, and your form is as you filled it in.",
+        form=form,
+        action=f"{request.path.removesuffix(_SIGN_IN_AGAIN)}{_SIGN_IN_AGAIN}",
+        hidden=kept,
+        new=False,
+        other_url=None,
+    )
+
+
+async def sign_in_again(
+    request: PageRequest, kept: Mapping[str, str], show_form: Callable[[PageRequest], Awaitable[Response]]
+) -> Response:
+    """Sign in and show the form that was being filled in."""
+    fields = await request.form()
+    typed = {name: fields.get(name, "") for name in _SIGN_IN_FIELDS}
+    try:
+        cookies = await request.api.sign_in(request.forwarded, typed)
+    except ServiceRefused as refused:
+        if not issubclass(refused.kind, (Invalid, TooManyRequests)):
+            raise
+        form = Form(_SIGN_IN_FIELDS, {"email": typed["email"]}, _errors(refused))
+        return sign_in_again_page(request, kept, form, status=status_of(refused.kind))
+    try:
+        sessions = request.resources.sessions
+        user = await sessions.user(session_of(cookies, sessions.cookie))
+        response = await show_form(replace(request, maybe_user=user))
+    except (Refusal, ServiceRefused, SignInRequired):
+        # Signed in all the same: the form's own page says what is wrong.
+        return redirect(request.path.removesuffix(_SIGN_IN_AGAIN), cookies)
+    for cookie in cookies:
+        response.headers.append("set-cookie", cookie)
+    return response
+
+
 def _errors(refused: ServiceRefused) -> list[FieldError]:
     """Return the service's errors, or the time to wait if it named one."""
     if issubclass(refused.kind, TooManyRequests) and refused.retry_after_seconds:
@@ -73,9 +123,8 @@ def _sign_in_page(request: PageRequest, form: Form, next_url: str, *, new: bool,
         reason=_reason(next_url),
         form=form,
         action="/auth/signup" if new else "/auth/signin",
-        next=next_url,
+        hidden={"next": next_url, **({"key": ids.new_token(16)} if new else {})},
         new=new,
-        key=ids.new_token(16),
         other_url=with_query("/auth/signin" if new else "/auth/signup", next=next_url if next_url != "/" else ""),
     )
 

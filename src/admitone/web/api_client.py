@@ -1,9 +1,10 @@
 """The client of the other services' HTTP API, and the JSON it returns as types."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from http.cookies import SimpleCookie
 from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
@@ -306,6 +307,14 @@ def _parse(response: httpx.Response, kind: type[T]) -> T:
 
 def _cookies(response: httpx.Response) -> list[str]:
     return response.headers.get_list("set-cookie")
+
+
+def session_of(cookies: Iterable[str], name: str) -> str | None:
+    """Return the session token that cookies to set contain, in the one of this name."""
+    jar: SimpleCookie = SimpleCookie()
+    for cookie in cookies:
+        jar.load(cookie)
+    return jar[name].value if name in jar else None
 
 
 def _refused(response: httpx.Response) -> ServiceRefused:

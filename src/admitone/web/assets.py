@@ -10,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from admitone.kernel.errors import NotFound
+from admitone.web.compression import accepts_gzip
 
 _HEADERS: Final = {"cache-control": "public, max-age=31536000, immutable", "vary": "accept-encoding"}
 _MEDIA_TYPES: Final = {
@@ -59,6 +60,6 @@ async def static_file(request: HttpRequest) -> Response:
     if asset is None or request.path_params["fingerprint"] != FINGERPRINT:
         raise NotFound
     headers = {**_HEADERS, "content-type": asset.media_type}
-    if "gzip" in request.headers.get("accept-encoding", ""):
+    if accepts_gzip(request):
         return Response(asset.compressed, headers={**headers, "content-encoding": "gzip"})
     return Response(asset.content, headers=headers)

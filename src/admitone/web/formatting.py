@@ -17,6 +17,13 @@ def money(amount: Decimal, currency: str) -> str:
     return f"{symbol}{amount:,.2f}"
 
 
+def currency_signs(currency: str) -> tuple[str, ...]:
+    """Return how people mark an amount in a currency, in lower case and the longest first: `a$`, `aud`, `$`."""
+    symbol = _SYMBOLS.get(currency, currency)
+    signs = {currency, symbol.lower(), *([f"{currency[:2]}$", "$"] if symbol.endswith("$") else [])}
+    return tuple(sorted(signs, key=lambda sign: (-len(sign), sign)))
+
+
 def date_and_time(instant: datetime) -> str:
     """Return `Thu 1 Jul 2027, 20:30 UTC`; a script replaces it with the time in the reader's zone."""
     utc = instant.astimezone(UTC)

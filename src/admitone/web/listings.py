@@ -12,7 +12,8 @@ from admitone.kernel.http.operations import OK
 from admitone.kernel.single_flight import SingleFlight
 from admitone.web import render
 from admitone.web.api_client import ServiceRefused, TicketJson, TicketListJson, parse_tickets
-from admitone.web.page_request import PageRequest, compress, with_query
+from admitone.web.compression import compress
+from admitone.web.page_request import PageRequest, with_query
 from admitone.web.resources import WebResources
 
 _TICKETS_PER_PAGE: Final = 50

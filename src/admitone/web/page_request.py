@@ -1,6 +1,5 @@
 """A request for a page, and the HTML response or redirect that answers it."""
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +15,7 @@ from admitone.kernel.http.operations import OK, SEE_OTHER
 from admitone.kernel.http.sessions import SignedInUser
 from admitone.web import render
 from admitone.web.api_client import ApiClient, ForwardedClient
+from admitone.web.compression import accepts_gzip, compress
 from admitone.web.forms import read_form
 from admitone.web.resources import WebResources
 
@@ -32,8 +32,6 @@ STRIPE_CONTENT_SECURITY_POLICY: Final = _CONTENT_SECURITY_POLICY.format(
 )
 _LOCAL_URL_CHARACTERS_MAX: Final = 500
 _COMPRESS_FROM_BYTES: Final = 1000
-_COMPRESSION_LEVEL: Final = 3  # a higher one takes twice the time and saves only 5 %
-_GZIP_WINDOW_BITS: Final = 31
 
 # The last part of a form's path; the page the form is on is at the path without it.
 _ACTIONS: Final = ("/buy", "/pay", "/cancel", "/email", "/password", "/signout-everywhere")
@@ -50,6 +48,7 @@ class PageRequest:
     resources: WebResources
     http: HttpRequest
     maybe_user: SignedInUser | None
+    _form: dict[str, str] | None = None
 
     @property
     def api(self) -> ApiClient:
@@ -94,7 +93,10 @@ class PageRequest:
             self.resources.sessions.revoke(self.maybe_user.session_id)
 
     async def form(self) -> dict[str, str]:
-        return await read_form(self.http)
+        """Return the fields of the posted form; the body can be read once, so they are kept."""
+        if self._form is None:
+            self._form = await read_form(self.http)
+        return self._form
 
     def query(self, name: str, default: str = "") -> str:
         return self.http.query_params.get(name, default)
@@ -141,15 +143,10 @@ class PageRequest:
             "cache-control": "no-store" if self.maybe_user is not None else "private, no-cache",
             "vary": "accept-encoding, cookie",
         }
-        if len(html) >= _COMPRESS_FROM_BYTES and "gzip" in self.http.headers.get("accept-encoding", ""):
+        if len(html) >= _COMPRESS_FROM_BYTES and accepts_gzip(self.http):
             content = compressed if compressed is not None else compress(html)
             headers["content-encoding"] = "gzip"
         return Response(content, status, headers)
-
-
-def compress(html: bytes) -> bytes:
-    stream = zlib.compressobj(_COMPRESSION_LEVEL, zlib.DEFLATED, _GZIP_WINDOW_BITS)
-    return stream.compress(html) + stream.flush()
 
 
 def redirect(url: str, cookies: Sequence[str] = ()) -> Response:

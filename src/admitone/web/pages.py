@@ -23,6 +23,7 @@ from admitone.web.resources import WebResources
 log = logging.getLogger(__name__)
 
 PageFunction = Callable[[PageRequest], Awaitable[Response]]
+KeptFields = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 # For each kind of refusal: what happened, and what to do next.
 _ERROR_TEXTS: Final[Mapping[type[Refusal], tuple[str, str]]] = {
@@ -52,11 +53,17 @@ class _PageEndpoint:
     """The ASGI endpoint of one page function; it turns whatever the function raises into a page or a redirect."""
 
     def __init__(
-        self, service: RunningService[WebResources], page_function: PageFunction, *, signed_in: bool = False
+        self,
+        service: RunningService[WebResources],
+        page_function: PageFunction,
+        *,
+        signed_in: bool = False,
+        kept_fields: KeptFields | None = None,
     ) -> None:
         self._service = service
         self._page_function = page_function
         self._signed_in = signed_in
+        self._kept_fields = kept_fields
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = PageRequest(self._service.resources, HttpRequest(scope, receive), None)
@@ -72,21 +79,23 @@ class _PageEndpoint:
 
     async def _respond(self, request: PageRequest) -> Response:
         if self._signed_in and request.maybe_user is None:
-            return _redirect_to_sign_in(request)
+            return await self._to_sign_in(request)
         try:
             return await self._page_function(request)
         except SignInRequired:
-            return _redirect_to_sign_in(request)
+            return await self._to_sign_in(request)
         except ServiceRefused as refused:
             if issubclass(refused.kind, errors.NotSignedIn):
                 # The service knows of a revocation that has not arrived here: the sign-in page would redirect back.
                 request.revoke_session()
-                return _redirect_to_sign_in(request)
+                request.maybe_user = None
+                return await self._to_sign_in(request)
             return _error_page(request, refused.kind)
 
-
-def _redirect_to_sign_in(request: PageRequest) -> Response:
-    return redirect(with_query("/auth/signin", next=request.return_url))
+    async def _to_sign_in(self, request: PageRequest) -> Response:
+        if self._kept_fields is not None:
+            return account.sign_in_again_page(request, self._kept_fields(await request.form()))
+        return redirect(with_query("/auth/signin", next=request.return_url))
 
 
 def _error_page(request: PageRequest, kind: type[Refusal] | None) -> Response:
@@ -128,6 +137,11 @@ def pages(service: RunningService[WebResources]) -> Sequence[BaseRoute]:
     def signed_in(path: str, function: PageFunction, method: str = "GET") -> Route:
         return Route(path, _PageEndpoint(service, function, signed_in=True), methods=[method])
 
+    def filled_in(path: str, function: PageFunction, kept_fields: KeptFields) -> Route:
+        """A form that takes long to fill in: its fields are kept if the session ended meanwhile."""
+        endpoint = _PageEndpoint(service, function, signed_in=True, kept_fields=kept_fields)
+        return Route(path, endpoint, methods=["POST"])
+
     return [
         Route("/static/{fingerprint}/{name}", assets.static_file, methods=["GET"]),
         Route("/live", LiveStream(service), methods=["GET"]),
@@ -143,9 +157,11 @@ def pages(service: RunningService[WebResources]) -> Sequence[BaseRoute]:
         signed_in("/account/password", account.change_password, "POST"),
         signed_in("/account/signout-everywhere", account.sign_out_everywhere, "POST"),
         signed_in("/tickets/new", selling.new_ticket_form),
-        signed_in("/tickets/new", selling.list_ticket, "POST"),
+        filled_in("/tickets/new", selling.list_ticket, selling.kept_fields),
+        page("/tickets/new/signin", selling.sign_in_and_restore_new_ticket, "POST"),
         signed_in("/tickets/{id}/edit", selling.edit_ticket_form),
-        signed_in("/tickets/{id}/edit", selling.save_ticket, "POST"),
+        filled_in("/tickets/{id}/edit", selling.save_ticket, selling.kept_fields),
+        page("/tickets/{id}/edit/signin", selling.sign_in_and_restore_edit, "POST"),
         signed_in("/sell", selling.show_listings_of_user),
         page("/tickets/{id}", listings.show_ticket),
         signed_in("/tickets/{id}/buy", buying.reserve_ticket, "POST"),

@@ -12,12 +12,16 @@ from admitone.kernel import clock, ids
 from admitone.kernel.errors import FieldError, Forbidden, Invalid, PreconditionFailed
 from admitone.kernel.http.app import status_of
 from admitone.kernel.http.operations import OK
+from admitone.web import account
 from admitone.web.api_client import ServiceRefused, TicketJson
-from admitone.web.forms import Form, idempotency_key, parse_amount
+from admitone.web.forms import Form, NotAnAmount, idempotency_key, read_amount
 from admitone.web.page_request import PageRequest, redirect, with_query
 
 _OPTIONAL_TEXTS: Final = ("venue", "section", "row", "seat", "note")
 _FIELDS: Final = ("title", "price", "faceValue", "eventDate", *_OPTIONAL_TEXTS)
+# What is kept while a user whose session ended signs in again; none of it is secret.
+_KEPT_FIELDS: Final = (*_FIELDS, "eventInstant", "etag")
+_AMOUNTS: Final = {"price": "Price", "faceValue": "Face value"}
 _LISTINGS_PER_PAGE: Final = 50
 
 
@@ -44,21 +48,37 @@ async def new_ticket_form(request: PageRequest) -> Response:
 
 async def list_ticket(request: PageRequest) -> Response:
     fields = await request.form()
+    currency = request.resources.policy.currency
+    body = ticket_body(fields, currency)
     try:
-        ticket = await request.api.create_ticket(request.forwarded, ticket_body(fields), idempotency_key(fields))
+        ticket = await request.api.create_ticket(request.forwarded, body, idempotency_key(fields))
     except ServiceRefused as refused:
         if not issubclass(refused.kind, Invalid):
             raise
-        form = Form(_FIELDS, fields, refused.errors)
+        form = Form(_FIELDS, fields, _errors(refused, fields, currency))
         return _new_ticket_page(request, form, fields, status=status_of(refused.kind))
     return redirect(f"/tickets/{ticket.id}")
 
 
-def ticket_body(fields: Mapping[str, str]) -> dict[str, Any]:
+async def sign_in_and_restore_new_ticket(request: PageRequest) -> Response:
+    """Sign in again, and show the form of a new ticket as it was filled in."""
+    kept = kept_fields(await request.form())
+
+    async def show_form(signed_in: PageRequest) -> Response:
+        return _new_ticket_page(signed_in, Form(_FIELDS, kept), kept)
+
+    return await account.sign_in_again(request, kept, show_form)
+
+
+def kept_fields(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: fields[name] for name in _KEPT_FIELDS if name in fields}
+
+
+def ticket_body(fields: Mapping[str, str], currency: str) -> dict[str, Any]:
     """Return the form's fields as the API's body; a price that is not an amount is left to the API to refuse."""
-    body: dict[str, Any] = {"title": fields.get("title", ""), "price": _amount(fields, "price")}
+    body: dict[str, Any] = {"title": fields.get("title", ""), "price": _amount(fields, "price", currency)}
     if fields.get("faceValue", "").strip():
-        body["faceValue"] = _amount(fields, "faceValue")
+        body["faceValue"] = _amount(fields, "faceValue", currency)
     for name in _OPTIONAL_TEXTS:
         if text := " ".join(fields.get(name, "").split()):
             body[name] = text
@@ -67,10 +87,31 @@ def ticket_body(fields: Mapping[str, str]) -> dict[str, Any]:
     return body
 
 
-def _amount(fields: Mapping[str, str], name: str) -> Decimal | str:
+def _amount(fields: Mapping[str, str], name: str, currency: str) -> Decimal | str:
     typed = fields.get(name, "")
-    amount = parse_amount(typed)
-    return typed if amount is None else amount
+    try:
+        return read_amount(typed, currency)
+    except NotAnAmount:
+        return typed
+
+
+def _parsed_amount(fields: Mapping[str, str], name: str, currency: str) -> Decimal | None:
+    amount = _amount(fields, name, currency)
+    return amount if isinstance(amount, Decimal) and amount >= 0 else None
+
+
+def _errors(refused: ServiceRefused, fields: Mapping[str, str], currency: str) -> list[FieldError]:
+    """Return the service's errors; about a text that is not an amount, the form knows more."""
+    errors = []
+    for error in refused.errors:
+        message = error.message
+        if error.field in _AMOUNTS:
+            try:
+                read_amount(fields.get(error.field, ""), currency)
+            except NotAnAmount as reason:
+                message = f"{_AMOUNTS[error.field]} {reason}"
+        errors.append(FieldError(message, error.field))
+    return errors
 
 
 def _event_date(fields: Mapping[str, str]) -> str:
@@ -116,8 +157,8 @@ def ticket_preview(fields: Mapping[str, str], currency: str) -> TicketPreview:
     return TicketPreview(
         title=fields.get("title", "").strip() or "Title",
         currency=currency,
-        price=parse_amount(fields.get("price", "")),
-        face_value=parse_amount(fields.get("faceValue", "")),
+        price=_parsed_amount(fields, "price", currency),
+        face_value=_parsed_amount(fields, "faceValue", currency),
         event_date=_parse_event_date(fields),
         **texts,
     )
@@ -132,18 +173,31 @@ async def edit_ticket_form(request: PageRequest) -> Response:
 async def save_ticket(request: PageRequest) -> Response:
     """Edit a listing, unless somebody is buying it or it changed since the form was shown."""
     fields = await request.form()
+    currency = (await _ticket_of_user(request))[0].currency
+    body = ticket_body(fields, currency)
     try:
-        await request.api.edit_ticket(request.forwarded, request.id, ticket_body(fields), fields.get("etag", ""))
+        await request.api.edit_ticket(request.forwarded, request.id, body, fields.get("etag", ""))
     except ServiceRefused as refused:
         if not issubclass(refused.kind, (Invalid, PreconditionFailed)):
             raise
         ticket, etag = await _ticket_of_user(request)
-        errors = refused.errors
+        errors = _errors(refused, fields, currency)
         if issubclass(refused.kind, PreconditionFailed):
             errors = [FieldError("The ticket changed since you opened this page. Look it over and save again.")]
         form = Form(_FIELDS, fields, errors)
         return _edit_page(request, ticket, etag, form, fields, status=status_of(refused.kind))
     return redirect(f"/tickets/{request.id}")
+
+
+async def sign_in_and_restore_edit(request: PageRequest) -> Response:
+    """Sign in again, and show the form of an edit as it was filled in; edits made meanwhile still refuse it."""
+    kept = kept_fields(await request.form())
+
+    async def show_form(signed_in: PageRequest) -> Response:
+        ticket, _ = await _ticket_of_user(signed_in)
+        return _edit_page(signed_in, ticket, kept.get("etag", ""), Form(_FIELDS, kept), kept)
+
+    return await account.sign_in_again(request, kept, show_form)
 
 
 async def _ticket_of_user(request: PageRequest) -> tuple[TicketJson, str]:
@@ -156,9 +210,17 @@ async def _ticket_of_user(request: PageRequest) -> tuple[TicketJson, str]:
 
 def _form_values(ticket: TicketJson) -> dict[str, str]:
     texts = {name: getattr(ticket, name) or "" for name in _OPTIONAL_TEXTS}
-    date = ticket.event_date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M") if ticket.event_date else ""
+    # With its seconds, if it has any: without scripts, the form sends back what it shows.
+    date = ticket.event_date.astimezone(UTC).replace(tzinfo=None) if ticket.event_date else None
+    typed_date = date.isoformat(timespec="seconds" if date.second else "minutes") if date else ""
     face_value = "" if ticket.face_value is None else str(ticket.face_value)
-    return {"title": ticket.title, "price": str(ticket.price), "faceValue": face_value, "eventDate": date, **texts}
+    return {
+        "title": ticket.title,
+        "price": str(ticket.price),
+        "faceValue": face_value,
+        "eventDate": typed_date,
+        **texts,
+    }
 
 
 def _edit_page(

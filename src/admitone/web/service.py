@@ -5,7 +5,7 @@
 - `page_request`: what such a function gets, and the responses it returns
 - `api_client`: the other services' API
 - `forms`, `formatting`, `render`: parsing what is typed, wording what is shown, and the templates
-- `assets`: the static files
+- `assets`, `compression`: the static files, and compressed responses
 - `hub`, `live`: events from the bus, fanned out to the open pages
 """
 

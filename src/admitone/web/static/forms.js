@@ -33,35 +33,74 @@ export function allowSubmit(form) {
   for (const button of form.querySelectorAll("[aria-disabled]")) button.removeAttribute("aria-disabled");
 }
 
-/** Return a typed amount in whole cents, or null; money is never a float. */
-function centsOf(typed) {
-  const match = /^\s*(\d{1,7})(?:[.,](\d{1,2}))?\s*$/.exec(typed);
-  return match ? Number(match[1]) * 100 + Number((match[2] ?? "").padEnd(2, "0")) : null;
+// What copying leaves at the ends of words, as in kernel/text.py.
+const INVISIBLE_AT_ENDS = /(?<![^\s])[\u00ad\u200b-\u200f\u2060\ufeff]+|[\u00ad\u200b-\u200f\u2060\ufeff]+(?![^\s])/g;
+
+// A point or a comma before exactly three digits can mean thousands or decimals.
+const UNCLEAR_AMOUNT = /^[1-9]\d{0,2}[.,]\d{3}$/;
+const AMOUNTS = [
+  /^(\d{1,9})(?:[.,](\d{1,2}))?$/,
+  /^([1-9]\d{0,2}(?: \d{3}){1,2})(?:[.,](\d{1,2}))?$/,
+  /^([1-9]\d{0,2}(?:'\d{3}){1,2})(?:[.,](\d{1,2}))?$/,
+  /^([1-9]\d{0,2}(?:,\d{3}){1,2})(?:\.(\d{1,2}))?$/,
+  /^([1-9]\d{0,2}(?:\.\d{3}){1,2})(?:,(\d{1,2}))?$/,
+];
+
+/** Return a typed amount in whole cents, or null, as `read_amount` in forms.py does; money is never a float. */
+function centsOf(typed, signs) {
+  let text = typed.replaceAll(INVISIBLE_AT_ENDS, "").trim().replaceAll(/\s+/g, " ").replaceAll("’", "'");
+  for (const sign of signs) {
+    const lowered = text.toLowerCase();
+    if (lowered.startsWith(sign)) text = text.slice(sign.length).trimStart();
+    else if (lowered.endsWith(sign)) text = text.slice(0, -sign.length).trimEnd();
+    else continue;
+    break;
+  }
+  if (UNCLEAR_AMOUNT.test(text)) return null;
+  for (const amount of AMOUNTS) {
+    const [, whole, decimals] = amount.exec(text) ?? [];
+    if (whole) return Number(whole.replaceAll(/\D/g, "")) * 100 + Number((decimals ?? "").padEnd(2, "0"));
+  }
+  return null;
 }
 
 function amountOf(cents) {
   return `${Math.floor(cents / 100)}.${String(cents % 100).padStart(2, "0")}`;
 }
 
+const centsIn = (input) => centsOf(input.value, input.dataset.currencySigns.split(" "));
+
 function completeAmount(input) {
-  const cents = centsOf(input.value);
+  const cents = centsIn(input);
   if (cents !== null) input.value = amountOf(cents);
 }
 
-/** Let the field be in the reader's time zone and submit the instant in `eventInstant`; without scripts both are UTC. */
+const twoDigits = (number) => String(number).padStart(2, "0");
+
+/** Return a time in the reader's time zone as the value of a `datetime-local` field, with seconds if it has any. */
+function localValue(date) {
+  const day = `${date.getFullYear()}-${twoDigits(date.getMonth() + 1)}-${twoDigits(date.getDate())}`;
+  const seconds = date.getSeconds() ? `:${twoDigits(date.getSeconds())}` : "";
+  return `${day}T${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}${seconds}`;
+}
+
+/**
+ * Let the field be in the reader's time zone and submit the instant in `eventInstant`; without scripts both are UTC.
+ *
+ * While the field shows the time it was given, that instant is submitted as it is: in the hour that is repeated when
+ * clocks are set back, the field's value can mean two.
+ */
 function useLocalTime(input, hint) {
   const instant = input.form.elements.eventInstant;
+  const given = input.dataset.instant;
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   hint.textContent = `In your time zone, ${zone}`;
-  const twoDigits = (number) => String(number).padStart(2, "0");
-  if (input.dataset.instant) {
-    const date = new Date(input.dataset.instant);
-    const day = `${date.getFullYear()}-${twoDigits(date.getMonth() + 1)}-${twoDigits(date.getDate())}`;
-    input.value = `${day}T${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}`;
-  }
+  if (given) input.value = localValue(new Date(given));
+  const givenValue = input.value;
   const updateInstant = () => {
     const date = new Date(input.value);
-    instant.value = input.value && !Number.isNaN(date.getTime()) ? date.toISOString() : "";
+    if (given && input.value === givenValue) instant.value = given;
+    else instant.value = input.value && !Number.isNaN(date.getTime()) ? date.toISOString() : "";
   };
   input.addEventListener("input", updateInstant);
   updateInstant();
@@ -70,7 +109,7 @@ function useLocalTime(input, hint) {
 function updatePreview(fields, preview) {
   const currency = preview.querySelector(".ticket-currency").textContent;
   const money = new Intl.NumberFormat("en", { style: "currency", currency: currency.toUpperCase() });
-  const formatAmount = (text) => (centsOf(text) === null ? "" : money.format(amountOf(centsOf(text))));
+  const formatAmount = (text, input) => (centsIn(input) === null ? "" : money.format(amountOf(centsIn(input))));
   const formats = {
     title: (text) => text || "Title",
     price: formatAmount,
@@ -81,7 +120,7 @@ function updatePreview(fields, preview) {
     const target = preview.querySelector(`[data-preview-of="${input.name}"]`);
     if (!target) return;
     const format = formats[input.name] ?? ((typed) => typed);
-    const text = format(input.value.trim());
+    const text = format(input.value.trim(), input);
     target.textContent = text;
     if (input.name === "price") target.classList.toggle("long", text.length > 9);
     const part = target.closest("dl > div") ?? (input.name === "note" ? target : null);

@@ -48,8 +48,10 @@ export function startLiveUpdates(enhance) {
 
   // A hidden page holds no connection, since browsers allow six per site.
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) disconnect();
-    else {
+    if (document.hidden) {
+      disconnect();
+      showOffline(false);
+    } else {
       connect();
       if (main().dataset.live === "order") update(); // its countdown may have stopped while the machine slept
     }
@@ -61,6 +63,14 @@ export function startLiveUpdates(enhance) {
     update();
   });
   document.addEventListener("admitone:time-is-up", update);
+  // A stream does not notice a network that is gone, as after unplugging it; the browser does.
+  window.addEventListener("offline", () => {
+    if (stream) showOffline(true);
+  });
+  window.addEventListener("online", () => {
+    disconnect();
+    connect();
+  });
 
   // A page that waits for an outcome polls as well: it must not depend on the stream.
   setInterval(() => {
@@ -70,11 +80,16 @@ export function startLiveUpdates(enhance) {
   connect();
 }
 
+/** Show the notice if the connection stays lost. Every failed attempt to reconnect gets here: only the first counts. */
 function showOffline(isOffline) {
   const notice = document.getElementById("offline");
-  clearTimeout(offlineTimer);
-  if (!isOffline) notice.hidden = true;
-  else offlineTimer = setTimeout(() => { notice.hidden = false; }, OFFLINE_AFTER_MS);
+  if (!isOffline) {
+    clearTimeout(offlineTimer);
+    offlineTimer = 0;
+    notice.hidden = true;
+  } else if (!offlineTimer) {
+    offlineTimer = setTimeout(() => { notice.hidden = false; }, OFFLINE_AFTER_MS);
+  }
 }
 
 /** Return whether the present content shows what the fetched one does, and need not be replaced. */

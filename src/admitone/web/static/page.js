@@ -20,9 +20,11 @@ export const main = () => document.getElementById("main");
 /** The page's URL; the response to a posted form names it, since `location` is then the form's action. */
 const address = () => main().dataset.address ?? location.href;
 
-/** Fetch the page again; return its `main` and title, or null if the browser navigates to it instead. */
+/** Fetch the page again; return its `main` and title, or null if the content must stay or the browser navigates. */
 async function fetchPage() {
   const response = await fetch(address(), { headers: { accept: "text/html" }, cache: "no-store" });
+  // The session ended, but what is typed must not be lost: saving the form leads to signing in and keeps it.
+  if (response.redirected && main().dataset.live === "edit") return null;
   if (response.redirected || response.status === 403 || response.status === 404) {
     // The session ended or the page is gone: the browser shows the sign-in page or the error.
     location.assign(address());
