@@ -46,6 +46,9 @@ async def test_payments_starts_again_once_its_data_is_adopted_and_a_copy_leaves_
 async def leaves_the_payments_of_its_original_alone(up: Up, settings: Settings) -> None:
     await change(settings, "payments", _OPEN)
     before = await value(settings, "payments", "SELECT id FROM installation")
+    not_owner = settings.database_urls["payments"]
+    refused = up.run("adopt", "--new-installation", ADMITONE_PAYMENTS_MIGRATOR_URL=not_owner)
+    assert (refused.returncode, "set ADMITONE_PAYMENTS_MIGRATOR_URL" in refused.stderr) == (2, True)
     adopted = up.run("adopt", "--new-installation")
     assert adopted.returncode == 0, adopted.stderr
     assert "1 open payments are left to the original" in adopted.stdout

@@ -1,7 +1,10 @@
 """Webhooks: they are accepted only if they are signed, and never trusted without reading the payment at Stripe."""
 
+import inspect
 import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,6 +12,7 @@ import pytest
 import stripe
 
 from admitone.kernel import ids
+from admitone.payments.jobs import is_known
 from tests.payments.support import World, awaiting, cancelled, rejected, running_world
 from tests.stripe_sandbox.running import WEBHOOK_SECRET
 from tests.support import eventually
@@ -274,3 +278,12 @@ async def _all_processed(world: World, count: int) -> bool:
 async def _is_checked(world: World, order: Any) -> bool:
     payment = await world.payment(order)
     return payment.tries == 0 and payment.due_at is not None and payment.due_at.timestamp() > time.time() + 31
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/operating.md"])
+def test_the_documents_name_the_endpoint_and_every_event_that_is_used(document: str) -> None:
+    text = Path(__file__).parents[2].joinpath(document).read_text()
+    types = re.findall(r'case "([a-z_.]+)"', inspect.getsource(is_known))
+    assert len(types) == 5
+    assert [each for each in types if f"`{each}`" not in text] == []
+    assert "/api/payments/webhook`" in text

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import click
 
 from admitone.commands.connection import open_database_at, owner_url, settings_of_databases
@@ -30,6 +31,9 @@ def adopt(*, new_installation: bool, new_account: bool, cancel_unknown: bool) ->
     holds for them is released, up to now, within a minute or two. Never use it on a copy: to the copy, every later
     payment of the original is unknown.
 
+    Connects with ADMITONE_PAYMENTS_MIGRATOR_URL, otherwise with ADMITONE_PAYMENTS_DATABASE_URL, otherwise to the
+    database in the data folder, whether `admitone up` runs on it or not.
+
     Payments that were made in another account can be settled, voided and refunded only with a key of that account.
 
     \b
@@ -49,7 +53,12 @@ def adopt(*, new_installation: bool, new_account: bool, cancel_unknown: bool) ->
             new_account=new_account,
             cancel_unknown=cancel_unknown,
         )
-        asyncio.run(changes)
+        try:
+            asyncio.run(changes)
+        except asyncpg.InsufficientPrivilegeError:
+            raise CannotRun(
+                "Only the owner of the tables may do this: set ADMITONE_PAYMENTS_MIGRATOR_URL to the owner's URL."
+            ) from None
 
 
 async def _adopt(
