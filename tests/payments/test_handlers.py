@@ -226,6 +226,23 @@ async def test_an_authorization_lost_before_its_capture_fails_the_payment(world:
     assert await world.published() == ["PaymentAuthorized", "PaymentFailed"]
 
 
+async def test_an_awaited_payment_of_which_only_the_provider_knows_is_captured(world: World) -> None:
+    """As after a restore: orders publishes again that it awaits a payment that is only begun here."""
+    order, payment_id = await world.order(), ids.new_id()
+    await world.service.database.execute(
+        "INSERT INTO payment (id, order_id, attempt, buyer_id, amount_cents, currency, token, due_at) "
+        "VALUES ($1, $2, 1, $3, 1999, 'usd', 'tok_visa', now() + interval '1 hour')",
+        payment_id,
+        order.id,
+        world.bob_id,
+    )
+    await world.service.resources.gateway.authorize(await world.payment(order), "http://localhost/")
+    await world.consume(awaiting(order, payment_id))
+    await world.service.database.execute("UPDATE payment SET due_at = now()")
+    await world.state(order, "captured")
+    assert await world.published(order) == ["PaymentAuthorized", "PaymentCreated"]
+
+
 async def test_an_awaited_payment_that_is_unknown_has_failed(world: World) -> None:
     order = await world.order()
     await world.consume(awaiting(order, ids.new_id()))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from admitone.events import PaymentAuthorized, PaymentFailed
 from admitone.kernel import ids
 from admitone.kernel.errors import IdempotencyKeyReused, Refusal
 from admitone.payments.model import (
@@ -318,3 +319,13 @@ def test_voided_attempts_do_not_count(states: list[Any]) -> None:
     result = begun(REQUEST, ORDER, *(attempt(state=state) for state in states))
     assert isinstance(result, Begun)
     assert (result.kind, result.payment.attempt) == ("new", len(states) + 1)
+
+
+def test_a_payment_that_its_order_awaits_fails_the_order_if_the_provider_holds_nothing() -> None:
+    awaited = msgspec.structs.replace(ORDER, version=1, status="awaiting:payment")
+    failed, events = BEGUN.apply(IntentNotFound(), awaited, NOW, is_last_attempt=False)
+    assert failed.state == "failed"
+    assert [type(event) for event in events] == [PaymentFailed]
+    held, events = BEGUN.apply(Authorized("pi_1"), awaited, NOW, is_last_attempt=False)
+    assert (held.state, held.wanted) == ("authorized", "capture")
+    assert [type(event) for event in events] == [PaymentAuthorized]

@@ -271,12 +271,16 @@ class Payment(msgspec.Struct, frozen=True):
         self, result: ProviderResult, order: OrderReplica, now: datetime, *, is_last_attempt: bool
     ) -> tuple["Payment", list[Event]]:
         is_cancelled = self.wanted == "void" or order.status == "cancelled"
-        fails_order = is_last_attempt and order.status == "created"
+        # Orders awaits a payment that this database, restored from an older copy, does not know to be authorized.
+        is_awaited = self.wanted is None and order.status == "awaiting:payment"
+        fails_order = is_awaited or (is_last_attempt and order.status == "created")
         match result:
             case Authorized(stripe_id) | Captured(stripe_id):
                 # Captured before orders decided, in Stripe's dashboard for example: orders decides all the same.
                 held = self.at_stripe("authorized", stripe_id, order, now)
-                return (held.with_wanted("void", now), []) if is_cancelled else (held, [held.event(PaymentAuthorized)])
+                if is_cancelled:
+                    return held.with_wanted("void", now), []
+                return (held.capture(now) if is_awaited else held), [held.event(PaymentAuthorized)]
             case RequiresAction(stripe_id, client_secret, url):
                 waiting = self.at_stripe("requires_action", stripe_id, order, now, client_secret, url)
                 return (waiting.with_wanted("void", now) if is_cancelled else waiting), []
