@@ -14,7 +14,7 @@ import httpx
 from admitone.kernel import runner
 from admitone.kernel.database.pool import UNREACHABLE, Database
 from admitone.kernel.http.app import HttpApp, operation_routes
-from admitone.kernel.http.sessions import Sessions, SignedInUser
+from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
 from admitone.kernel.messaging import bus as buses
 from admitone.kernel.messaging.bus import Bus, RepublishRequest
 from admitone.kernel.messaging.event import subject_of
@@ -69,7 +69,7 @@ class Process:
         name, settings = self.service.name, self.world.settings
         database = Database(cast(Any, SimulatedPool(self)), "")
         bus = cast(Bus, SimulatedBusConnection(self))
-        sessions = cast(Sessions, _KnownPeople(self.world))
+        sessions = _KnownPeople(self.world)
         bare: RunningService[Any] = RunningService(name, settings, sessions, bus, database, _no_client, resources=None)
         self._stack = AsyncExitStack()
         while True:
@@ -199,14 +199,19 @@ class _SimulatedRelay(Relay):
             holder[1]._has_work.set()
 
 
-class _KnownPeople:
-    """The sessions: a person's token is their name."""
+class _KnownPeople(Sessions):
+    """The sessions: a person's token has their name."""
 
     def __init__(self, world: "World") -> None:
+        super().__init__(TokenVerifier(_no_keys))
         self._world = world
 
     async def user(self, token: str | None) -> SignedInUser | None:
         return self._world.users.get(token or "")
+
+
+async def _no_keys() -> bytes:
+    raise NotImplementedError("nobody signs tokens here")
 
 
 def _no_client(_service: str) -> httpx.AsyncClient:

@@ -126,8 +126,9 @@ class _Run:
 
     def _join(self, name: str) -> Person:
         user = SignedInUser(self._world.new_uuid(), f"{name}@example.com", self._world.new_uuid(), expires_at=4e9)
-        self._world.users[name] = user
-        return self._crowd.join(user.id, name)
+        session = f"{name}.has.signed-in"  # of the form of a token
+        self._world.users[session] = user
+        return self._crowd.join(user.id, session)
 
     async def _sell(self, seller: Person) -> None:
         random = self._people_random
