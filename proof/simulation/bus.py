@@ -7,12 +7,14 @@ from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
-from admitone.kernel.messaging.bus import Bus, BusError, RepublishRequest, StreamState
+from admitone.kernel.messaging.bus import BusError, RepublishRequest, StreamState
 
 if TYPE_CHECKING:
     from proof.simulation.processes import Process
     from proof.simulation.world import World
 
+# As of the real connection, which tests make shorter.
+_CATCH_UP_SECONDS: Final = 5.0
 _NOT_FOUND: Final = 10059
 _WRONG_LAST_SEQUENCE: Final = 10071
 # Longer than the real bus waits: the later an event is delivered again, the more has changed meanwhile.
@@ -113,7 +115,7 @@ class SimulatedBus:
 
     @property
     def is_caught_up(self) -> bool:
-        return not self.is_unreachable and self._world.loop.time() - self._back_at >= Bus.catch_up_seconds
+        return not self.is_unreachable and self._world.loop.time() - self._back_at >= _CATCH_UP_SECONDS
 
     def require(self) -> None:
         """Raise what a client raises while the bus is unreachable."""

@@ -49,6 +49,7 @@ class Process:
         self.connections: dict[SimulatedConnection, None] = {}
         self.republish: Callable[[RepublishRequest], Awaitable[None]] | None = None
         self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._http: httpx.AsyncClient | None = None
 
     def instant(self) -> datetime:
         """Return what its database's clock shows."""
@@ -56,7 +57,7 @@ class Process:
 
     async def start(self) -> None:
         self.is_alive = True
-        self.connections, self._tasks, self.republish = {}, {}, None
+        self.connections, self._tasks, self.republish, self._http = {}, {}, None, None
         opening = self.spawn(self._open())
         await asyncio.wait({opening})
         if self.is_alive and (error := opening.exception()) is not None:
@@ -160,7 +161,7 @@ class Process:
     ) -> tuple[int | None, bytes]:
         """Send a request; the status is None if no response arrived, with or without an effect."""
         faults = self.world.faults
-        if faults.strikes("response lost") and self.world.random.random() < 0.3:
+        if self._http is None or (faults.strikes("response lost") and self.world.random.random() < 0.3):
             return None, b""
         sent = {"content-type": "application/json", **headers}
         serving = self.spawn(self._http.request(method, path, headers=sent, content=body))
@@ -178,7 +179,7 @@ class _SimulatedRelay(Relay):
     """The relay, with the database's advisory lock kept here instead of in PostgreSQL."""
 
     def __init__(self, process: Process, database: Database, bus: Bus) -> None:
-        super().__init__(database, bus)
+        super().__init__(database, bus, process.service.snapshots)
         self.compare_every_seconds = process.world.random.uniform(5.0, 20.0)
         self._process = process
         self._locks: dict[str, tuple[SimulatedConnection, _SimulatedRelay]] = process.world.relay_locks
