@@ -27,7 +27,6 @@ from admitone.payments import handlers as payment_handlers
 from admitone.payments import jobs as payment_jobs
 from admitone.payments import model as payment_model
 from admitone.payments import store as payment_store
-from admitone.payments.gateway import Gateway
 from admitone.payments.model import Payment
 from admitone.tickets import handlers as ticket_handlers
 from admitone.tickets.model import Ticket
@@ -178,17 +177,6 @@ _mutant(
     (payment_jobs, "reconcile", _nothing),
     (payment_jobs, "is_known", lambda *_: True),
     *_more_often("provider times out before", 0.4),
-)
-_mutant(
-    # A refusal that says nothing about the card is an unknown outcome, and what is wanted stays wanted all the same.
-    "a provider that finds nothing decides and drops what is wanted",
-    _code(Gateway.retrieve, "return _unknown(error)", 'return Declined("refused", "No such payment_intent")'),
-    _code(
-        Payment._apply_over,
-        "return self.retried_later(now) if self.wanted is not None else self.at_rest()",
-        "return self.at_rest()",
-    ),
-    *_more_often("provider finds nothing", 0.3),
 )
 _mutant(
     "a refused capture is tried for ever",
