@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Every worker has its own PostgreSQL, so more workers than cores are slower.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest --numprocesses $(WORKERS)
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --durations 20
 
 .PHONY: help
 help: ## List the targets

@@ -218,18 +218,22 @@ def run_tests(project: Path, *files: str) -> None:
 
 
 @pytest.mark.proof
+@pytest.mark.full
 @pytest.mark.timeout(300)
 def test_the_tests_of_deployments_accept_it(project: Path) -> None:
     run_tests(project, "tests/deploy", "tests/local/test_environment.py", "tests/local/test_routing.py")
 
 
 @pytest.mark.proof
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_the_tests_of_privileges_and_help_accept_it(project: Path) -> None:
     run_tests(project, "tests/privileges", "tests/commands/test_help.py")
 
 
-@pytest.fixture(scope="module", params=["together", pytest.param("processes", marks=pytest.mark.proof)])
+@pytest.fixture(
+    scope="module", params=["together", pytest.param("processes", marks=[pytest.mark.proof, pytest.mark.full])]
+)
 def up(project: Path, request: pytest.FixtureRequest) -> Iterator[Up]:
     arguments = ["--processes"] if request.param == "processes" else []
     environment = {"PYTHONPATH": str(project / "src"), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -18,6 +18,7 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.full
 def test_no_request_fails_while_every_replica_is_restarted() -> None:
     assert "0 failed, every invariant holds" in run("deploy.rolling", "500")
 

@@ -14,7 +14,7 @@ from tests.system.support import WITH_MONEY, marketplace
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("seed", "requests"),
-    [(1, 500), pytest.param(2, 5000, marks=pytest.mark.proof)],
+    [(1, 500), pytest.param(2, 5000, marks=[pytest.mark.proof, pytest.mark.full])],
 )
 async def test_no_mutated_request_breaks_or_leaks_anything(
     databases: engines.Databases, start_nats: StartNats, seed: int, requests: int, caplog: pytest.LogCaptureFixture

@@ -12,7 +12,7 @@ from admitone.kernel import clock, ids
 from proof.simulation.databases import WorkerDatabases
 from proof.simulation.run import run_seed
 
-SHORT_SEEDS = 60
+SHORT_SEEDS = 30
 SEEDS = 500
 PARTS = 10
 # A seed in which much goes wrong.
