@@ -44,7 +44,7 @@ class Limit:
         number = f"(:client_id * {_TICKETS_PER_CLIENT} + {first} + :done)::bigint"
         ticket = f"ARRAY[('00000000-0000-7000-8000-' || lpad(to_hex({number}), 12, '0'))::uuid]"
         new_id, nothing = "ARRAY[uuidv7()]", "ARRAY[NULL]"
-        values = [new_id, ticket, new_id, new_id, new_id, nothing, nothing, nothing, "900.0", "201"]
+        values = [new_id, ticket, new_id, new_id, new_id, nothing, nothing, nothing, "900.0", "201", "true"]
         statement = re.sub(r"\$(\d+)", lambda found: values[int(found[1]) - 1], store._RESERVE)
         # pgbench takes a colon for the beginning of a variable, even inside a literal.
         statement = statement.replace("'awaiting:payment'", r"U&'awaiting\003Apayment'")

@@ -26,7 +26,7 @@ def person(client: httpx.AsyncClient) -> Person:
 async def test_s03_a_history_published_ten_times_again_changes_nothing(
     databases: engines.Databases, start_nats: StartNats
 ) -> None:
-    async with marketplace(databases, start_nats, *WITH_MONEY, hold_seconds=3) as market:
+    async with marketplace(databases, start_nats, *WITH_MONEY, hold_seconds=8) as market:
         async with market.app.client() as dave:
             await sign_up(dave, "dave@example.com")
             await dave.post("/api/users/signout")
