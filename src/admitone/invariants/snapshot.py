@@ -10,6 +10,7 @@ import asyncpg
 import msgspec
 
 from admitone.events import Offer
+from admitone.kernel.database.pool import column_list
 from admitone.kernel.service import Service
 
 Rows = Sequence[asyncpg.Record]
@@ -18,7 +19,7 @@ Rows = Sequence[asyncpg.Record]
 LIVE: Final = frozenset({"created", "awaiting:payment"})
 
 _PAYMENTS: Final = "SELECT id, order_id, buyer_id, amount_cents, currency, state FROM payment"
-_OFFER: Final = ", ".join(f'"{name}"' for name in Offer.__struct_fields__)
+_OFFER: Final = column_list(Offer)
 _ORDERS: Final = f"""
 SELECT id, version, status, buyer_id, ticket_id, ticket_version, ticket_revision, expires_at, payment_id, cancel_reason,
     {_OFFER}

@@ -11,11 +11,20 @@ from msgspec.structs import asdict
 
 from admitone.events import Offer
 from admitone.kernel import ids
-from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns, from_row
+from admitone.kernel.database.pool import (
+    Database,
+    Row,
+    Statements,
+    Transaction,
+    affected_rows,
+    column_list,
+    columns,
+    from_row,
+)
 from admitone.orders.model import Order, TicketReplica
 
 # Each field of an offer is a column of the same name, in the table of orders and in that of tickets.
-_OFFER: Final = ", ".join(f'"{name}"' for name in Offer.__struct_fields__)
+_OFFER: Final = column_list(Offer)
 
 # Reserving
 

@@ -13,6 +13,7 @@ from admitone.kernel.database.pool import (
     Statements,
     Transaction,
     affected_rows,
+    column_list,
     columns,
     from_row,
 )
@@ -22,8 +23,8 @@ from admitone.payments.model import LEASE_SECONDS, OrderReplica, Payment, Paymen
 SETTLE_PAYMENTS: Final = "settle payments"
 PROCESS_WEBHOOKS: Final = "process webhooks"
 
-_ORDER: Final = ", ".join(OrderReplica.__struct_fields__)
-_PAYMENT: Final = ", ".join(Payment.__struct_fields__)
+_ORDER: Final = column_list(OrderReplica)
+_PAYMENT: Final = column_list(Payment)
 
 
 # Orders

@@ -9,12 +9,21 @@ from uuid import UUID
 from msgspec.structs import astuple
 
 from admitone.events import Offer
-from admitone.kernel.database.pool import Database, Row, Statements, Transaction, affected_rows, columns, from_row
+from admitone.kernel.database.pool import (
+    Database,
+    Row,
+    Statements,
+    Transaction,
+    affected_rows,
+    column_list,
+    columns,
+    from_row,
+)
 from admitone.tickets.model import Position, Sort, Ticket, searchable_words
 
 # Writing. Each field of an offer is a column of the same name.
 
-_OFFER: Final = ", ".join(f'"{name}"' for name in Offer.__struct_fields__)
+_OFFER: Final = column_list(Offer)
 _OFFER_PARAMETERS: Final = ", ".join(f"${4 + place}" for place in range(len(Offer.__struct_fields__)))
 
 _INSERT: Final = f"""

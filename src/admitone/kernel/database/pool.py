@@ -321,6 +321,11 @@ def columns(rows: Sequence[object], *names: str) -> list[list[Any]]:
     return [list(map(attrgetter(name), rows)) for name in names]
 
 
+def column_list(struct: type[msgspec.Struct]) -> str:
+    """Return the columns named as the fields of a struct, quoted and separated by commas, for a statement."""
+    return ", ".join(f'"{name}"' for name in struct.__struct_fields__)
+
+
 def from_row(struct: type[S], row: Row, **others: Any) -> S:
     """Return a struct whose fields are the row's columns of the same names, but for `others`."""
     return struct(**{name: row[name] for name in struct.__struct_fields__ if name not in others}, **others)
