@@ -8,6 +8,7 @@ import pytest
 from admitone.kernel.settings import Settings
 from admitone.local.installation import running_settings
 from tests.engines import short_folder
+from tests.support import eventually
 from tests.whole import Up, running_up
 
 
@@ -19,6 +20,10 @@ def up() -> Iterator[Up]:
 
 @pytest.fixture
 def settings(up: Up) -> Settings:
+    return settings_of(up)
+
+
+def settings_of(up: Up) -> Settings:
     found = running_settings(up.folder)
     assert found is not None
     return found
@@ -39,3 +44,12 @@ async def value(settings: Settings, service: str, sql: str, *arguments: object) 
         return await connection.fetchval(sql, *arguments)
     finally:
         await connection.close()
+
+
+async def until(settings: Settings, service: str, sql: str, *arguments: object, becomes: object) -> None:
+    """Wait until a statement has this value in a service's database."""
+
+    async def holds() -> bool:
+        return await value(settings, service, sql, *arguments) == becomes
+
+    await eventually(holds, f"{sql} is {becomes}")

@@ -7,10 +7,8 @@ import httpx
 import pytest
 
 from admitone.kernel.settings import Settings
-from admitone.local.installation import running_settings
-from tests.commands.conftest import change, value
+from tests.commands.conftest import change, settings_of, until, value
 from tests.engines import short_folder, wait_until
-from tests.support import eventually
 from tests.whole import Up, running_up
 
 FADO = {
@@ -24,19 +22,6 @@ def forgetful() -> Iterator[Up]:
     """A marketplace whose databases lose what must not be lost; `admitone check` would report that."""
     with short_folder() as folder, running_up(folder / "data") as up:
         yield up
-
-
-def settings_of(up: Up) -> Settings:
-    found = running_settings(up.folder)
-    assert found is not None
-    return found
-
-
-async def until(settings: Settings, service: str, sql: str, *arguments: object, becomes: object) -> None:
-    async def holds() -> bool:
-        return await value(settings, service, sql, *arguments) == becomes
-
-    await eventually(holds, f"{sql} is {becomes}")
 
 
 def is_refused(up: Up, session: str) -> bool:
