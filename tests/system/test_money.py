@@ -98,7 +98,7 @@ async def test_s01_an_order_paid_in_time_survives_an_outage_of_the_bus_that_outl
     databases: engines.Databases, start_nats: StartNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(order_jobs, "GRACE_SECONDS", 0.0)
-    monkeypatch.setattr(Bus, "catch_up_seconds", 5.0)
+    monkeypatch.setattr(Bus, "catch_up_seconds", 15.0)
     async with AsyncExitStack() as stack:
         market = await stack.enter_async_context(marketplace(databases, start_nats, *WITH_MONEY, hold_seconds=3))
         alice, bob, carol = [await stack.enter_async_context(market.person(name)) for name in ("alice", "bob", "carol")]

@@ -102,8 +102,9 @@ def _decoded(message: Msg) -> _Response:
 class Bus:
     """One service's connection to the bus; it reconnects by itself forever."""
 
-    # How long after an outage the events that waited for its end may take to arrive.
-    catch_up_seconds = 5.0
+    # How long after an outage the events that waited for its end may take to arrive: a producer's relay and a
+    # consumer each may wait once for a response that was lost with the outage.
+    catch_up_seconds = 3 * _API_TIMEOUT_SECONDS
 
     def __init__(self, service: str, *, replicas: int = 1) -> None:
         self.service = service
