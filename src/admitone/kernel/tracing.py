@@ -7,10 +7,19 @@ Source: W3C Trace Context, §3.2 (traceparent).
 import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.context import Context
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer, get_current_span, use_span
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from admitone import __version__
@@ -36,23 +45,32 @@ def current_traceparent() -> str | None:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
+@lru_cache(1024)  # an event is consumed by several services, and parsing takes longer than the rest of a span
+def _parent(traceparent: str) -> Context:
+    return _PROPAGATOR.extract({"traceparent": traceparent}, Context())
+
+
 @contextmanager
 def trace_span(traceparent: str | None, name: str = "work") -> Iterator[Span]:
     """Run the block in a span that continues the given trace, or begins one if there is none or it is malformed."""
-    parent = _PROPAGATOR.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
+    parent = _parent(traceparent) if traceparent else Context()
     if _tracer is not None:
         with _tracer.start_as_current_span(name, parent) as span:
             yield span
         return
     before = get_current_span(parent).get_span_context()
-    context = SpanContext(
-        before.trace_id or int(ids.new_token(16), 16),
-        int(ids.new_token(8), 16),
-        is_remote=False,
-        trace_flags=before.trace_flags if before.is_valid else _SAMPLED,
-    )
-    with use_span(NonRecordingSpan(context), record_exception=False, set_status_on_exception=False) as span:
-        yield span
+    if before.is_valid:
+        trace_id, span_id, flags = before.trace_id, int(ids.new_token(8), 16), before.trace_flags
+    else:
+        token = ids.new_token(16 + 8)
+        trace_id, span_id, flags = int(token[:32], 16), int(token[32:], 16), _SAMPLED
+    unrecorded = NonRecordingSpan(SpanContext(trace_id, span_id, is_remote=False, trace_flags=flags))
+    # `use_span` would do the same, and takes twice as long for the errors that it can record.
+    attached = attach(set_span_in_context(unrecorded))
+    try:
+        yield unrecorded
+    finally:
+        detach(attached)
 
 
 def export_traces(service: str, endpoint: str) -> AbstractContextManager[None]:

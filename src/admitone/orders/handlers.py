@@ -40,7 +40,8 @@ class ReplicaBatch:
 async def load_replicas(tx: Transaction, events: Sequence[TicketCreated | TicketUpdated]) -> ReplicaBatch:
     ticket_ids = [event.id for event in events]
     versions = await store.ticket_versions_for_change(tx, ticket_ids)
-    dropped = await load_versions(tx, ticket_ids)
+    early = [event.id for event in events if event.version > versions.get(event.id, -1) + 1]
+    dropped = await load_versions(tx, early)
     return ReplicaBatch({each: max(versions.get(each, -1), dropped.of(each)) for each in ticket_ids})
 
 

@@ -80,7 +80,13 @@ async def load(
     order_ids = [event.aggregate for event in events]
     orders = await store.orders_for_change(tx, order_ids)
     payments = await store.payments_of(tx, list(orders))
-    return OrderBatch(orders, {payment.id: payment for payment in payments}, await load_versions(tx, order_ids))
+    early = [
+        event.id
+        for event in events
+        if not isinstance(event, PaymentRejected)
+        and ((order := orders.get(event.id)) is None or event.version > order.version + 1)
+    ]
+    return OrderBatch(orders, {payment.id: payment for payment in payments}, await load_versions(tx, early))
 
 
 async def save(tx: Transaction, batch: OrderBatch) -> None:

@@ -89,6 +89,8 @@ class Versions:
 
 async def load_versions(tx: Transaction, aggregates: Sequence[UUID]) -> Versions:
     """Return the version that each aggregate has reached in this service."""
+    if not aggregates:
+        return Versions({})
     rows = await tx.fetch(_VERSIONS, aggregates)
     return Versions({row["aggregate"]: row["version"] for row in rows})
 
