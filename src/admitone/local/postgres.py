@@ -41,7 +41,8 @@ SETTINGS = {
     "scram_iterations": "1",
 }
 # For tests only: commits survive a killed server, but not a power failure.
-NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
+# The least write-ahead log, and one server only: a copied database is not logged.
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "wal_level": "minimal", "max_wal_senders": "0"}
 
 
 class Postgres(Server):
