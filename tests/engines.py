@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -116,7 +117,7 @@ class Databases:
             name=name,
             url=fresh.url(server_url),
             migrator_url=fresh.migrator_url(server_url),
-            superuser_url=f"{server_url.rpartition('/')[0]}/{name}",
+            superuser_url=urlsplit(server_url)._replace(path=f"/{name}").geturl(),
         )
 
     async def _run(self, *statements: str) -> None:

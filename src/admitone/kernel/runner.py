@@ -211,7 +211,7 @@ class App:
         routes: list[BaseRoute] = [
             Route("/health/live", JSONResponse({"status": "live"}), methods=["GET"]),
             Route("/health/ready", self._ready),
-            *openapi.routes(openapi.document(operations, self._settings)),
+            *openapi.routes(operations, self._settings),
         ]
         for each in self._hosted:
             routes += operation_routes(each.service, each.declaration.operations)

@@ -57,8 +57,9 @@ class Postgres(Server):
         self.settings = SETTINGS if durable else SETTINGS | NOT_DURABLE
 
     def url(self) -> str:
-        """Return the URL of the superuser."""
-        return f"postgresql://{SUPERUSER}:{quote(self.password, safe='')}@{LOOPBACK}:{self.port}/{SUPERUSER}"
+        """Return the URL of the superuser; without TLS, which every client would first ask for in vain."""
+        login = f"{SUPERUSER}:{quote(self.password, safe='')}"
+        return f"postgresql://{login}@{LOOPBACK}:{self.port}/{SUPERUSER}?sslmode=disable"
 
     def _prepare(self) -> None:
         for draft in self.folder.parent.glob(f"{self.folder.name}.new-*"):

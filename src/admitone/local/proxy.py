@@ -61,7 +61,7 @@ class Proxy:
         routes: list[BaseRoute] = [
             Route("/health/live", self._live),
             Route("/health/ready", self._ready),
-            *openapi.routes(openapi.document([each for service in services for each in service.operations], settings)),
+            *openapi.routes([each for service in services for each in service.operations], settings),
             Mount("/", self._forward),
         ]
         self._edge = HttpApp(routes, settings)

@@ -1,12 +1,15 @@
 """The OpenAPI document, generated from the operations' declarations, and a page for people."""
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any, Final
 
 import jinja2
 import msgspec
+from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse
 from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
@@ -203,13 +206,26 @@ def _all_refusals(op: Operation) -> list[type[Refusal]]:
     return [*found, errors.Unavailable]
 
 
-def routes(described: Mapping[str, Any]) -> list[Route]:
-    """Return the routes of the document and of its readable page."""
-    encoded = msgspec.json.format(msgspec.json.encode(described), indent=1)
-    template = resources.files("admitone.kernel.http").joinpath("openapi.html").read_text()
-    page = jinja2.Template(template, autoescape=True, trim_blocks=True, lstrip_blocks=True).render(described)
+def routes(operations: Sequence[Operation], settings: Settings) -> list[Route]:
+    """Return the routes of the document and of its readable page, which are made for their first request."""
+
+    @cache
+    def rendered() -> tuple[bytes, str]:
+        described = document(operations, settings)
+        encoded = msgspec.json.format(msgspec.json.encode(described), indent=1)
+        template = resources.files("admitone.kernel.http").joinpath("openapi.html").read_text()
+        page = jinja2.Template(template, autoescape=True, trim_blocks=True, lstrip_blocks=True).render(described)
+        return encoded, page
+
+    async def show_document(_request: HttpRequest) -> HttpResponse:
+        encoded, _ = await asyncio.to_thread(rendered)
+        return HttpResponse(encoded, media_type="application/json")
+
+    async def show_page(_request: HttpRequest) -> HttpResponse:
+        _, page = await asyncio.to_thread(rendered)
+        return HTMLResponse(page)
 
     return [
-        Route("/api/openapi.json", HttpResponse(encoded, media_type="application/json"), methods=["GET"]),
-        Route("/api", HTMLResponse(page), methods=["GET"]),
+        Route("/api/openapi.json", show_document, methods=["GET"]),
+        Route("/api", show_page, methods=["GET"]),
     ]
