@@ -36,9 +36,9 @@ class Context:
         return {"id": new_id(prefix), "object": kind, "created": self.now, **_DEFAULTS[kind], **fields}
 
     def load(self, kind: str, object_id: str, param: str) -> Json:
-        """Return the object that a parameter names; raises ApiError."""
+        """Return the object that the path or a parameter names; raises ApiError."""
         if (found := self.store.find(kind, object_id)) is None:
-            raise no_such(kind, object_id, param)
+            raise no_such(kind, object_id, param, 404 if object_id == self.object_id else 400)
         return found
 
     def list(self, kind: str, params: ListParams, **found_by: str | None) -> Json:

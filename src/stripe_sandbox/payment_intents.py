@@ -181,11 +181,11 @@ def _named_card(params: ConfirmParams) -> Card | None:
     """Return the card that a request names, if it names one; raises ApiError."""
     if (name := params.payment_method) is not None:
         if name not in cards.BY_PAYMENT_METHOD:
-            raise no_such("PaymentMethod", name, "payment_method", 400)
+            raise no_such("PaymentMethod", name, "payment_method")
         return cards.BY_PAYMENT_METHOD[name]
     if (data := params.payment_method_data) is not None:
         if data.card.token not in cards.BY_TOKEN:
-            raise no_such("token", data.card.token, "payment_method_data[card][token]", 400)
+            raise no_such("token", data.card.token, "payment_method_data[card][token]")
         return cards.BY_TOKEN[data.card.token]
     return None
 
