@@ -238,7 +238,7 @@ async def test_a_session_that_a_service_refuses_leads_to_sign_in_without_a_redir
     # The revocation has reached orders and not yet the web service.
     user = await app.running["web"].sessions.user(alice.cookies["session"])
     assert user is not None
-    app.running["orders"].sessions.revoke(user.session_id)
+    app.running["orders"].sessions.revoke(user.session_id, user.expires_at)
     response = await alice.get("/orders")
     assert response.status_code == 303
     sign_in_page = await alice.get(response.headers["location"])
@@ -394,7 +394,7 @@ async def test_a_form_is_kept_if_only_the_service_knows_that_the_session_ended(a
     await sign_up(alice, "alice@example.com")
     user = await app.running["web"].sessions.user(alice.cookies["session"])
     assert user is not None
-    app.running["tickets"].sessions.revoke(user.session_id)
+    app.running["tickets"].sessions.revoke(user.session_id, user.expires_at)
     page = await alice.post("/tickets/new", data={**FILLED_IN, "key": "k"})
     assert page.status_code == 401
     assert hidden_fields(page.text) == FILLED_IN
