@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from decimal import Decimal
 from html import unescape
 
 import httpx
@@ -14,9 +15,11 @@ from admitone.orders.service import SERVICE as ORDERS
 from admitone.registry import AUTHORITY, SERVICES
 from admitone.tickets.service import SERVICE as TICKETS
 from admitone.web import assets
+from admitone.web.formatting import money
 from admitone.web.service import SERVICE as WEB
 from tests.engines import Databases
 from tests.support import PASSWORD, StartNats, eventually, running_app, settings_for, sign_up, signed_in
+from tests.web.amounts import AMOUNTS, NOT_AMOUNTS, UNCLEAR_AMOUNTS
 
 SOME_ID = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
 SIGNED_IN_PAGES = ["/tickets/new", "/sell", "/orders", "/account", f"/orders/{SOME_ID}", f"/tickets/{SOME_ID}/edit"]
@@ -339,6 +342,29 @@ async def test_an_amount_that_can_mean_two_is_refused_beside_its_field(
         assert beside[1].startswith(f"{name} is not clear: {typed} can mean ")
         assert f'value="{typed}"' in response.text
     assert [each["price"] for each in (await alice.get("/api/tickets/mine")).json()["tickets"]] == [19.5]
+
+
+@pytest.mark.parametrize(
+    ("typed", "reading"),
+    [
+        *((typed, {"amount": f"{Decimal(amount):.2f}"}) for typed, amount in AMOUNTS.items()),
+        *((typed, {"wrong": "Price is not clear: "}) for typed in UNCLEAR_AMOUNTS),
+        *((typed, {"wrong": "Price must be an amount in USD"}) for typed in NOT_AMOUNTS),
+        ("-3", {}),  # an amount, which the API refuses
+    ],
+)
+async def test_the_script_of_the_form_gets_the_server_s_reading_of_an_amount(
+    app: App, typed: str, reading: dict[str, str]
+) -> None:
+    query = {"field": "price", "typed": typed, "currency": "usd"}
+    response = await app.client().get("/amount", params=query)
+    assert response.status_code == 200
+    shown = response.json()
+    if "amount" in shown:
+        assert shown.pop("text") == money(Decimal(shown["amount"]), "usd")
+    assert shown.keys() == reading.keys()
+    assert all(shown[name].startswith(expected) for name, expected in reading.items())
+    assert (await app.client().get("/amount", params={**query, "field": "title"})).status_code == 404
 
 
 async def test_an_amount_may_be_typed_with_its_currency_and_thousands(app: App) -> None:
