@@ -60,7 +60,7 @@ GOOD: Final[dict[str, Any]] = {
     "note": "Row by the door", "ticketId": SOME_ID,
     "orderId": SOME_ID, "token": "tok_visa", "limit": "20", "cursor": "", "q": "fado", "sort": "price",
     "key": "a-key-of-mine", "etag": '"0"', "next": "/orders", "was": "20.00", "payment_intent": "pi_1", "back": "bank",
-    "since": "0-0", "done": "email",
+    "since": "0-0", "done": "email", "field": "price", "typed": "1,500", "currency": "usd",
 }  # fmt: skip
 # A webhook that fits its payment and reports nothing that could be trusted: `processing` is no final status.
 WEBHOOK: Final[dict[str, Any]] = {
@@ -93,5 +93,5 @@ FORMS: Final[dict[str, tuple[str, ...]]] = {
 QUERIES: Final[dict[str, tuple[str, ...]]] = {
     "/": ("q", "sort", "cursor"), "/auth/signup": ("next",), "/auth/signin": ("next",), "/account": ("done",),
     "/sell": ("cursor",), "/orders": ("cursor",), "/orders/{id}": ("payment_intent", "back", "was"),
-    "/live": ("since",),
+    "/live": ("since",), "/amount": ("field", "typed", "currency"),
 }  # fmt: skip

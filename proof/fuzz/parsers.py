@@ -21,7 +21,8 @@ from admitone.kernel.http.client_address import client_address
 from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier, session_tokens
 from admitone.kernel.messaging.event import Undecodable, unwrap
 from admitone.kernel.text import clean_line
-from admitone.payments.gateway import ForgedWebhook, Gateway, PaymentIntent
+from admitone.payments.gateway import ForgedWebhook, Gateway
+from admitone.payments.stripe_objects import PaymentIntent
 from admitone.registry import SERVICES
 from admitone.tickets.model import Position, searchable_words, words_of
 from admitone.tickets.views import EntityTags, TicketListing, read_cursor, write_cursor

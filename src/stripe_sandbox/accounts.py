@@ -3,7 +3,7 @@
 from stripe.params import AccountRetrieveCurrentParams
 
 from stripe_sandbox.errors import Json
-from stripe_sandbox.operations import Context, new_id, operation
+from stripe_sandbox.operations import Context, operation
 from stripe_sandbox.parameters import ListParams, Params
 
 
@@ -12,17 +12,6 @@ def retrieve_account(context: Context, _params: Params) -> Json:
     found, _ = context.store.page("account", ListParams(limit=1), {})
     if found:
         return found[0]
-    account = {
-        "id": new_id("acct"),
-        "object": "account",
-        "charges_enabled": True,
-        "country": "US",
-        "created": context.now,
-        "default_currency": "usd",
-        "details_submitted": True,
-        "metadata": {},
-        "payouts_enabled": True,
-        "type": "standard",
-    }
+    account = context.new("account", "acct")
     context.store.save(account)
     return account

@@ -45,7 +45,10 @@ _PAGE: Final = Environment(loader=PackageLoader("stripe_sandbox", "."), autoesca
 
 
 def _reply(status: int, body: Json) -> Reply:
-    return Reply(status, encode(body), new_id("req"))
+    request_id = new_id("req")
+    if "error" in body:
+        body = {"error": body["error"] | {"request_log_url": f"https://dashboard.stripe.com/test/logs/{request_id}"}}
+    return Reply(status, encode(body), request_id)
 
 
 class ConnectionDropped(Exception):

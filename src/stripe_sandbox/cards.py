@@ -10,7 +10,7 @@ from typing import Final
 from stripe.params.test_helpers import ConfirmationTokenCreateParams
 
 from stripe_sandbox.errors import Json, no_such
-from stripe_sandbox.operations import Context, new_id, operation
+from stripe_sandbox.operations import Context, operation
 from stripe_sandbox.parameters import Params
 
 _CONFIRMATION_TOKEN_SECONDS: Final = 12 * 3600
@@ -39,10 +39,10 @@ class Card:
     def payment_method(self) -> str:
         return f"pm_card_{self.name}"
 
-    def as_payment_method(self) -> Json:
+    def as_payment_method(self, context: Context) -> Json:
         """Return the PaymentMethod as the API shows it inside an error."""
-        card = {"brand": self.brand, "last4": self.last4, "funding": "credit", "country": "US"}
-        return {"id": self.payment_method, "object": "payment_method", "type": "card", "card": card, "livemode": False}
+        method = context.new("payment_method", "pm", id=self.payment_method)
+        return method | {"card": method["card"] | {"brand": self.brand, "last4": self.last4}}
 
 
 _BY_BANK: Final = "Your card was declined."
@@ -74,6 +74,8 @@ _CARDS: Final = [
 
 BY_PAYMENT_METHOD: Final = {card.payment_method: card for card in _CARDS}
 BY_TOKEN: Final = {f"tok_{card.name}": card for card in _CARDS}
+_BY_LAST4: Final = {card.last4: card for card in reversed(_CARDS)}
+_PREVIEW: Final = ("billing_details", "card", "customer", "customer_account", "type")
 
 
 class ConfirmationTokenParams(Params):
@@ -85,25 +87,22 @@ class ConfirmationTokenParams(Params):
 def create_confirmation_token(context: Context, params: ConfirmationTokenParams) -> Json:
     if params.payment_method not in BY_PAYMENT_METHOD:
         raise no_such("PaymentMethod", params.payment_method, "payment_method")
-    token = {
-        "id": new_id("ctoken"),
-        "object": "confirmation_token",
-        "created": context.now,
-        "expires_at": context.now + _CONFIRMATION_TOKEN_SECONDS,
-        "livemode": False,
-        "payment_intent": None,
-        "payment_method": params.payment_method,
-        "return_url": params.return_url,
-        "use_stripe_sdk": True,
-    }
+    method = BY_PAYMENT_METHOD[params.payment_method].as_payment_method(context)
+    token = context.new(
+        "confirmation_token",
+        "ctoken",
+        expires_at=context.now + _CONFIRMATION_TOKEN_SECONDS,
+        payment_method_preview={name: method[name] for name in _PREVIEW},
+        return_url=params.return_url,
+    )
     context.store.save(token)
     return token
 
 
-def use_confirmation_token(context: Context, token_id: str, intent_id: str) -> Json:
-    """Return a token that was not used before, and mark it as used for a PaymentIntent; raises ApiError."""
+def use_confirmation_token(context: Context, token_id: str, intent_id: str) -> tuple[Card, str | None]:
+    """Return the card and the return URL of a token, and mark it as used for a PaymentIntent; raises ApiError."""
     token = context.load("confirmation_token", token_id, "confirmation_token")
     if token["payment_intent"] is not None:
         raise no_such("confirmation_token", token_id, "confirmation_token")
     context.store.save(token | {"payment_intent": intent_id})
-    return token
+    return _BY_LAST4[token["payment_method_preview"]["card"]["last4"]], token["return_url"]

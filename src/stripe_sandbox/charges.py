@@ -7,7 +7,7 @@ from msgspec import field
 
 from stripe_sandbox.cards import Decline
 from stripe_sandbox.errors import ApiError, Json
-from stripe_sandbox.operations import Context, new_id, operation
+from stripe_sandbox.operations import Context, operation
 from stripe_sandbox.parameters import ListParams, Metadata, Params, PositiveCents
 
 
@@ -35,22 +35,17 @@ def create_refund(context: Context, params: RefundParams) -> Json:
     if amount > left:
         message = f"Refund amount ({amount} cents) is greater than unrefunded amount on charge ({left} cents)"
         raise ApiError(message, param="amount")
-    refund: Json = {
-        "id": new_id("re"),
-        "object": "refund",
-        "amount": amount,
-        "balance_transaction": None,
-        "charge": charge["id"],
-        "created": context.now,
-        "currency": charge["currency"],
-        "metadata": {name: value for name, value in params.metadata.items() if value},
-        "payment_intent": intent["id"],
-        "reason": params.reason,
-        "receipt_number": None,
-        "source_transfer_reversal": None,
-        "status": "succeeded",
-        "transfer_reversal": None,
-    }
+    refund = context.new(
+        "refund",
+        "re",
+        amount=amount,
+        charge=charge["id"],
+        currency=charge["currency"],
+        metadata={name: value for name, value in params.metadata.items() if value},
+        payment_intent=intent["id"],
+        payment_method=charge["payment_method"],
+        reason=params.reason,
+    )
     charge["amount_refunded"] += amount
     charge["refunded"] = amount == left
     context.store.save(refund)
@@ -70,25 +65,10 @@ def list_refunds(context: Context, params: ListRefundsParams) -> Json:
     return context.list("refund", params, payment_intent=params.payment_intent)
 
 
-def new(intent: Json, now: int, decline: Decline | None = None) -> Json:
+def new(context: Context, intent: Json, decline: Decline | None = None) -> Json:
     """Return the charge for the whole amount of a PaymentIntent: authorized and not captured, or declined."""
-    return {
-        "id": new_id("ch"),
-        "object": "charge",
-        "amount": intent["amount"],
-        "amount_captured": 0,
-        "amount_refunded": 0,
-        "captured": False,
-        "created": now,
-        "currency": intent["currency"],
-        "description": intent["description"],
-        "failure_code": decline.code if decline else None,
-        "failure_message": decline.message if decline else None,
-        "livemode": False,
-        "metadata": intent["metadata"],
-        "paid": decline is None,
-        "payment_intent": intent["id"],
-        "payment_method": intent["payment_method"],
-        "refunded": False,
-        "status": "failed" if decline else "succeeded",
-    }
+    same = ("amount", "currency", "description", "metadata", "payment_method")
+    charge = context.new("charge", "ch", payment_intent=intent["id"], **{name: intent[name] for name in same})
+    if decline is not None:
+        charge |= {"failure_code": decline.code, "failure_message": decline.message, "paid": False, "status": "failed"}
+    return charge

@@ -30,7 +30,8 @@ class IntentFailed(ApiError):
     """A payment is declined, which is an effect: the failed charge and the PaymentIntent's new status stay"""
 
 
-def no_such(kind: str, object_id: str, param: str, status: int = 404) -> ApiError:
+def no_such(kind: str, object_id: str, param: str, status: int = 400) -> ApiError:
+    """Return the error about an object that a parameter names; the status of one that the path names is 404."""
     return ApiError(f"No such {kind}: '{object_id}'", status, code="resource_missing", param=param)
 
 

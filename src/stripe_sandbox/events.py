@@ -72,6 +72,7 @@ class Webhooks:
     def publish(self, type_: str, subject: Json) -> None:
         """Record an event in the current transaction; it is delivered if that is committed."""
         event_id, now = new_id("evt"), time.time()
+        is_sent = bool(self._url.netloc) and type_ in EVENT_TYPES
         event = {
             "id": event_id,
             "object": "event",
@@ -79,12 +80,12 @@ class Webhooks:
             "created": int(now),
             "data": {"object": subject},
             "livemode": False,
-            "pending_webhooks": 1 if self._url.netloc else 0,
+            "pending_webhooks": int(is_sent),
             "request": {"id": None, "idempotency_key": None},
             "type": type_,
         }
         self._store.save(event)
-        if self._url.netloc and type_ in EVENT_TYPES:
+        if is_sent:
             self._store.save_delivery(event_id, 0, now)
             self._start(event_id)
 
@@ -119,11 +120,16 @@ class Webhooks:
                 await asyncio.wait_for(self._sent.wait(), fault_seconds)
         elif kind == "duplicate":
             await self._send(event)
-        while kind != "lose" and not await self._send(event) and attempts < len(self._retry_delays_seconds):
+        is_accepted = False
+        while kind != "lose" and not (is_accepted := await self._send(event)):
+            if attempts == len(self._retry_delays_seconds):
+                break
             delay_seconds = self._retry_delays_seconds[attempts]
             attempts += 1
             self._store.save_delivery(event_id, attempts, time.time() + delay_seconds)
             await asyncio.sleep(delay_seconds)
+        if is_accepted:
+            self._store.save(event | {"pending_webhooks": 0})
         self._store.delete_delivery(event_id)
 
     async def _send(self, event: Json) -> bool:

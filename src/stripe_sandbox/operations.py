@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from secrets import token_hex
 from typing import Any, Final, Literal, get_type_hints
+
+import msgspec
 
 from stripe_sandbox.errors import ApiError, Json, no_such
 from stripe_sandbox.parameters import ListParams, Params
@@ -11,6 +14,8 @@ from stripe_sandbox.store import Store
 
 # Properties that hold an object's id, and the kind of the object.
 _EXPANDABLE: Final = {"latest_charge": "charge"}
+# Each kind's fields that no operation sets at first: Stripe leaves none out, whatever it is used for.
+_DEFAULTS: Final = msgspec.json.decode((resources.files("stripe_sandbox") / "objects.json").read_bytes())
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,14 @@ class Context:
     object_id: str
     base_url: str
 
+    def new(self, kind: str, prefix: str, **fields: Any) -> Json:
+        """Return a new object, which has the default of every field that is not given; it is not saved."""
+        return {"id": new_id(prefix), "object": kind, "created": self.now, **_DEFAULTS[kind], **fields}
+
     def load(self, kind: str, object_id: str, param: str) -> Json:
-        """Return the object that a parameter names; raises ApiError."""
+        """Return the object that the path or a parameter names; raises ApiError."""
         if (found := self.store.find(kind, object_id)) is None:
-            raise no_such(kind, object_id, param)
+            raise no_such(kind, object_id, param, 404 if object_id == self.object_id else 400)
         return found
 
     def list(self, kind: str, params: ListParams, **found_by: str | None) -> Json:

@@ -18,7 +18,7 @@ from msgspec import Struct, field
 from stripe_sandbox import cards, charges
 from stripe_sandbox.cards import Card, Decline
 from stripe_sandbox.errors import ApiError, IntentFailed, Json, no_such
-from stripe_sandbox.operations import Context, new_id, operation
+from stripe_sandbox.operations import Context, operation
 from stripe_sandbox.parameters import Limit, ListParams, Metadata, Params, PositiveCents
 
 AUTHORIZATION_SECONDS: Final = 7 * 24 * 3600
@@ -35,12 +35,6 @@ _NOT_AUTHENTICATED: Final = Decline(
     "payment_intent_authentication_failure",
     None,
     "We are unable to authenticate your payment method. Please choose a different payment method and try again.",
-)
-# Null in a new PaymentIntent. The first are set later; the others never are.
-_UNSET: Final = (
-    *("canceled_at", "cancellation_reason", "last_payment_error", "latest_charge", "next_action", "payment_method"),
-    *("application", "customer", "on_behalf_of", "processing", "receipt_email", "setup_future_usage", "shipping"),
-    *("statement_descriptor", "statement_descriptor_suffix", "transfer_group"),
 )
 # A part of a query such as `metadata['order_id']:'…' AND status:'requires_capture'`.
 _CLAUSE: Final = re.compile(r"\s*(?:metadata\['([^']+)'\]|status)\s*:\s*'([^']*)'\s*")
@@ -103,26 +97,17 @@ def create_intent(context: Context, params: NewIntentParams) -> Json:
     if not params.automatic_payment_methods.enabled:
         raise ApiError("This sandbox only offers automatic payment methods", param="automatic_payment_methods[enabled]")
     allow_redirects = params.automatic_payment_methods.allow_redirects
-    intent_id = new_id("pi")
-    intent: Json = {
-        "id": intent_id,
-        "object": "payment_intent",
-        "amount": params.amount,
-        "amount_capturable": 0,
-        "amount_received": 0,
-        "automatic_payment_methods": {"allow_redirects": allow_redirects, "enabled": True},
-        "capture_method": params.capture_method,
-        "client_secret": f"{intent_id}_secret_{token_hex(12)}",
-        "confirmation_method": "automatic",
-        "created": context.now,
-        "currency": params.currency,
-        "description": params.description,
-        "livemode": False,
-        "metadata": {name: value for name, value in params.metadata.items() if value},
-        "payment_method_types": ["card"],
-        "status": "requires_payment_method",
-        **dict.fromkeys(_UNSET),
-    }
+    intent = context.new(
+        "payment_intent",
+        "pi",
+        amount=params.amount,
+        automatic_payment_methods={"allow_redirects": allow_redirects, "enabled": True},
+        capture_method=params.capture_method,
+        currency=params.currency,
+        description=params.description,
+        metadata={name: value for name, value in params.metadata.items() if value},
+    )
+    intent["client_secret"] = f"{intent['id']}_secret_{token_hex(12)}"
     if params.confirm:
         return _confirm(context, params, intent)
     if (card := _named_card(params)) is not None:
@@ -196,11 +181,11 @@ def _named_card(params: ConfirmParams) -> Card | None:
     """Return the card that a request names, if it names one; raises ApiError."""
     if (name := params.payment_method) is not None:
         if name not in cards.BY_PAYMENT_METHOD:
-            raise no_such("PaymentMethod", name, "payment_method", 400)
+            raise no_such("PaymentMethod", name, "payment_method")
         return cards.BY_PAYMENT_METHOD[name]
     if (data := params.payment_method_data) is not None:
         if data.card.token not in cards.BY_TOKEN:
-            raise no_such("token", data.card.token, "payment_method_data[card][token]", 400)
+            raise no_such("token", data.card.token, "payment_method_data[card][token]")
         return cards.BY_TOKEN[data.card.token]
     return None
 
@@ -208,8 +193,8 @@ def _named_card(params: ConfirmParams) -> Card | None:
 def _confirm(context: Context, params: ConfirmParams, intent: Json) -> Json:
     card, return_url = _named_card(params), params.return_url
     if params.confirmation_token is not None:
-        token = cards.use_confirmation_token(context, params.confirmation_token, intent["id"])
-        card, return_url = cards.BY_PAYMENT_METHOD[token["payment_method"]], return_url or token["return_url"]
+        card, kept_url = cards.use_confirmation_token(context, params.confirmation_token, intent["id"])
+        return_url = return_url or kept_url
     card = card or cards.BY_PAYMENT_METHOD.get(intent["payment_method"])
     if card is None:
         raise _unexpected_state(intent, "confirm", "it's missing a payment method")
@@ -232,7 +217,7 @@ def _confirm(context: Context, params: ConfirmParams, intent: Json) -> Json:
 
 def _authorized(context: Context, intent: Json) -> Json:
     """Hold the money, and capture it at once unless that is left to the caller."""
-    charge = charges.new(intent, context.now)
+    charge = charges.new(context, intent)
     intent |= {"next_action": None, "latest_charge": charge["id"]}
     if intent["capture_method"] != "manual":
         return _captured(context, intent, charge, intent["amount"])
@@ -257,8 +242,8 @@ def _canceled(context: Context, intent: Json, reason: str | None) -> Json:
 
 def _decline(context: Context, intent: Json, decline: Decline, error_type: str) -> NoReturn:
     """Record the failed charge; the PaymentIntent can be confirmed again with another card."""
-    charge = charges.new(intent, context.now, decline)
-    payment_method = cards.BY_PAYMENT_METHOD[intent["payment_method"]].as_payment_method()
+    charge = charges.new(context, intent, decline)
+    payment_method = cards.BY_PAYMENT_METHOD[intent["payment_method"]].as_payment_method(context)
     about = {"charge": charge["id"], "decline_code": decline.decline_code, "payment_method": payment_method}
     failed = IntentFailed(decline.message, 402, type_=error_type, code=decline.code, **about)
     intent |= {"status": "requires_payment_method", "payment_method": None, "next_action": None}

@@ -16,7 +16,7 @@ import msgspec
 from stripe_sandbox.errors import Json, no_such
 from stripe_sandbox.parameters import ListParams
 
-_PLACE: Final = "SELECT created, number FROM object WHERE id = ?"
+_PLACE: Final = "SELECT created, number FROM object WHERE id = ? AND kind = ?"
 _HAS_FIELD: Final = "number IN (SELECT number FROM field WHERE name = ? AND value = ?)"
 _COMPARISONS: Final = {"": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
@@ -76,8 +76,8 @@ class Store:
             values.append(bound)
         comparison, order = ("<", "DESC") if params.ending_before is None else (">", "ASC")
         if cursor := params.starting_after or params.ending_before:
-            if (place := self._db.execute(_PLACE, (cursor,)).fetchone()) is None:
-                raise no_such(kind, cursor, "starting_after", 400)
+            if (place := self._db.execute(_PLACE, (cursor, kind)).fetchone()) is None:
+                raise no_such(kind, cursor, "starting_after" if params.starting_after else "ending_before")
             conditions.append(f"(created, number) {comparison} (?, ?)")
             values += place
         statement = f"SELECT body FROM object WHERE {' AND '.join(conditions)}"  # noqa: S608 - constants from above

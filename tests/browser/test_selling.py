@@ -1,14 +1,11 @@
 """Listing tickets and editing them, with a browser."""
 
 import re
-from decimal import Decimal
 
 import pytest
 from playwright.async_api import expect
 
-from admitone.web.formatting import money
 from tests.browser.visitors import PASSWORD, Visitors
-from tests.web.amounts import AMOUNTS, NOT_AMOUNTS, UNCLEAR_AMOUNTS
 
 # A browser must be used in the event loop in which it was started.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -38,18 +35,67 @@ async def test_alice_lists_a_ticket_and_sees_a_preview(visitors: Visitors) -> No
     await expect(page.get_by_role("listitem")).to_contain_text(["On sale"])
 
 
-async def test_the_preview_understands_an_amount_as_the_server_does(visitors: Visitors) -> None:
+async def test_an_unclear_amount_is_explained_beside_the_field_before_the_form_is_sent(visitors: Visitors) -> None:
     alice = await visitors.signed_in("alice")
     await alice.go("/tickets/new")
-    price = alice.page.locator(".ticket-price")
-    for typed in (*AMOUNTS, *UNCLEAR_AMOUNTS, *NOT_AMOUNTS):
-        await alice.page.get_by_label("Price").fill(typed)
-        await expect(price).to_have_text(money(Decimal(AMOUNTS[typed]), "usd") if typed in AMOUNTS else "")
-    await alice.page.get_by_label("Price").fill("1,500")
-    await alice.page.get_by_label("Title").fill("Fado night")
-    await expect(alice.page.get_by_label("Price")).to_have_value("1,500")
-    await alice.page.get_by_role("button", name="List the ticket").click()
-    await expect(alice.page.locator("#price-wrong")).to_contain_text("1,500 can mean 1500 or 1.50")
+    page = alice.page
+    price, wrong = page.get_by_label("Price"), page.locator("#price-wrong")
+    await price.press_sequentially("1,500")
+    await page.keyboard.press("Tab")
+    await expect(wrong).to_have_text("Price is not clear: 1,500 can mean 1500 or 1.50. Type one of these instead")
+    await expect(price).to_have_accessible_description(re.compile("1,500 can mean 1500 or 1.50"))
+    await expect(price).to_have_attribute("aria-invalid", "true")
+    await expect(page.locator("#announcements")).to_contain_text("1,500 can mean 1500 or 1.50")
+    await expect(price).to_have_value("1,500")
+    await expect(page.locator(".ticket-price")).to_have_text("")
+
+    await price.fill("1500")
+    await expect(wrong).to_be_hidden()
+    await expect(price).not_to_have_attribute("aria-invalid", "true")
+    await expect(page.locator(".ticket-price")).to_have_text("$1,500.00")
+    await page.get_by_label("Face value").fill("about 20")
+    await page.get_by_label("Title").fill("Fado night")
+    await expect(price).to_have_value("1500.00")
+    await expect(page.locator("#faceValue-wrong")).to_contain_text("Face value must be an amount in USD")
+    await page.get_by_label("Face value").fill("")
+    await page.get_by_role("button", name="List the ticket").click()
+    await expect(page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+
+
+async def test_nothing_is_explained_while_an_amount_is_being_typed(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
+    await alice.go("/tickets/new")
+    async with alice.page.expect_response(lambda response: "typed=19." in response.url):
+        await alice.page.get_by_label("Price").press_sequentially("19.")
+    await expect(alice.page.locator("#price-wrong")).to_be_hidden()
+
+
+async def test_a_press_on_the_button_is_not_lost_when_the_explanation_moves_it(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
+    await alice.go("/tickets/new")
+    page = alice.page
+    await page.get_by_label("Title").fill("Fado night")
+    await page.get_by_label("Price").fill("1,500")
+    await page.get_by_role("button", name="List the ticket").hover()
+    async with page.expect_response(lambda response: "typed=1%2C500" in response.url):
+        await page.mouse.down()
+    await page.evaluate("fetch('/amount?field=price&typed=1&currency=usd').then((later) => later.json())")
+    await expect(page.locator("#price-wrong")).to_have_text("")
+    await page.mouse.up()
+    await expect(page.get_by_role("alert").get_by_role("link")).to_contain_text("1,500 can mean 1500 or 1.50")
+
+
+async def test_without_the_server_an_amount_is_sent_as_it_was_typed(visitors: Visitors) -> None:
+    alice = await visitors.signed_in("alice")
+    alice.may_fail_requests = True
+    await alice.go("/tickets/new")
+    page = alice.page
+    await page.route("**/amount?*", lambda route: route.abort())
+    await page.get_by_label("Price").fill("1.234,50")
+    await page.get_by_label("Title").fill("Fado night")
+    await page.get_by_role("button", name="List the ticket").click()
+    await expect(page.get_by_role("heading", name="Your listing: on sale")).to_be_visible()
+    await expect(page.get_by_text("$1,234.50").first).to_be_visible()
 
 
 async def test_each_error_in_a_listing_is_shown(visitors: Visitors) -> None:

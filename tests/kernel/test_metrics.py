@@ -109,6 +109,16 @@ async def test_queues_connections_and_the_services_gauges_are_exposed(
     assert any(name == "process_resident_memory_bytes" for name, _ in samples)
 
 
+async def test_the_metrics_of_a_process_are_exposed_once_however_often_they_are_asked_for(
+    databases: Databases, start_nats: StartNats
+) -> None:
+    async with measured_app(databases, start_nats, AUTH) as app:
+        texts = [(await app.metrics().text()).decode() for _ in range(2)]
+    for text in texts:
+        for name in ("process_resident_memory_bytes", "python_info", "python_gc_collections_total"):
+            assert text.count(f"# HELP {name} ") == 1
+
+
 async def test_a_gauge_that_cannot_be_read_is_left_out_and_does_not_make_the_database_look_down(
     databases: Databases, start_nats: StartNats
 ) -> None:

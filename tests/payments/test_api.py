@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from admitone.kernel import ids
-from admitone.payments.model import Begun, PaymentRequest
+from admitone.payments.beginning import Begun, PaymentRequest
 from admitone.payments.transitions import begin_payments
 from tests.payments.support import World, awaiting, cancelled, ordered, running_world
 from tests.support import messages_of

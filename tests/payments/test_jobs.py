@@ -16,7 +16,8 @@ from admitone.kernel import ids
 from admitone.local.nats import Nats
 from admitone.local.server import free_port
 from admitone.payments import gateway, jobs, model, store
-from admitone.payments.model import Authorized, Begun, Payment, PaymentRequest
+from admitone.payments.beginning import Begun, PaymentRequest
+from admitone.payments.model import Authorized, Payment
 from tests.engines import Databases
 from tests.payments.support import World, awaiting, cancelled, running_world
 from tests.stripe_sandbox.running import authorized, running_sandbox

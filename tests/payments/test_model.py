@@ -1,8 +1,7 @@
 """The rules of a payment, for every order in which results and events can arrive."""
 
 from collections import Counter
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -11,54 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from admitone.events import PaymentAuthorized, PaymentFailed
-from admitone.kernel import ids
-from admitone.kernel.errors import IdempotencyKeyReused, Refusal
 from admitone.payments.model import (
     Authorized,
-    Begun,
     Canceled,
     Captured,
     CaptureRefused,
     Declined,
     IntentNotFound,
-    NoAttemptsLeft,
-    NoSuchOrder,
-    NotYourOrder,
-    OrderHasExpired,
-    OrderIsCancelled,
     OrderReplica,
     Payment,
-    PaymentInProgress,
-    PaymentRequest,
     ProviderResult,
     Refunded,
     RequiresAction,
     Unknown,
-    begin_payment,
 )
-
-NOW: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
-ORDER: Final = OrderReplica(
-    id=ids.new_id(),
-    version=0,
-    status="created",
-    buyer_id=ids.new_id(),
-    price_cents=1999,
-    currency="usd",
-    expires_at=NOW + timedelta(minutes=15),
-)
-BEGUN: Final = Payment(
-    id=ids.new_id(),
-    order_id=ORDER.id,
-    attempt=1,
-    buyer_id=ORDER.buyer_id,
-    amount_cents=1999,
-    currency="usd",
-    token="tok_visa",
-    idempotency_key=None,
-    created_at=NOW,
-    due_at=NOW + timedelta(seconds=30),
-)
+from tests.payments.examples import BEGUN, NOW, ORDER
 
 # The same as the database's trigger.
 LEADS_TO: Final = {
@@ -235,90 +201,6 @@ def test_a_capture_that_is_given_up_for_a_cancelled_order_is_a_void() -> None:
     cancelled = msgspec.structs.replace(ORDER, status="cancelled")
     voided, events = given_up().cancel(NOW).apply(Canceled("pi_1"), cancelled, NOW, is_last_attempt=False)
     assert (voided.state, [type(event).__name__ for event in events]) == ("voided", ["PaymentVoided"])
-
-
-# Beginning a payment
-
-REQUEST: Final = PaymentRequest(ids.new_id(), ORDER.id, ORDER.buyer_id, "tok_mastercard", None)
-KEYED: Final = replace(REQUEST, idempotency_key="a-key")
-
-
-def attempt(**changes: Any) -> Payment:
-    """An earlier payment, of this order unless it is changed."""
-    return msgspec.structs.replace(BEGUN, id=ids.new_id(), **changes)
-
-
-def begun(
-    request: PaymentRequest, order: OrderReplica | None, *known: Payment, now: datetime = NOW, attempts_max: int = 3
-) -> Begun | type[Refusal]:
-    try:
-        return begin_payment(request, order, known, attempts_max, now)
-    except Refusal as refusal:
-        return type(refusal)
-
-
-def test_a_first_payment_begins_with_the_price_of_its_order() -> None:
-    result = begun(KEYED, ORDER)
-    assert isinstance(result, Begun)
-    assert result.kind == "new"
-    payment = result.payment
-    assert (payment.id, payment.order_id, payment.buyer_id) == (KEYED.payment_id, ORDER.id, ORDER.buyer_id)
-    assert (payment.amount_cents, payment.currency, payment.attempt) == (1999, "usd", 1)
-    assert (payment.token, payment.idempotency_key) == ("tok_mastercard", "a-key")
-    assert (payment.state, payment.wanted, payment.created_at) == ("created", None, NOW)
-    assert payment.due_at is not None
-    assert payment.due_at > NOW
-
-
-@pytest.mark.parametrize(
-    ("request_", "order", "known", "refusal"),
-    [
-        (REQUEST, None, [], NoSuchOrder),
-        (replace(REQUEST, buyer_id=ids.new_id()), ORDER, [], NotYourOrder),
-        (REQUEST, msgspec.structs.replace(ORDER, status="cancelled"), [], OrderIsCancelled),
-        (REQUEST, msgspec.structs.replace(ORDER, expires_at=NOW), [], OrderHasExpired),
-        (REQUEST, msgspec.structs.replace(ORDER, status="awaiting:payment"), [], OrderHasExpired),
-        (REQUEST, ORDER, [attempt(state="failed")] * 3, NoAttemptsLeft),
-        (REQUEST, ORDER, [attempt()], PaymentInProgress),
-        (REQUEST, ORDER, [attempt(state="authorized")], PaymentInProgress),
-        (REQUEST, ORDER, [attempt(state="captured")], PaymentInProgress),
-        (KEYED, ORDER, [attempt(idempotency_key="a-key")], IdempotencyKeyReused),
-        (KEYED, ORDER, [attempt(idempotency_key="a-key", order_id=ids.new_id())], IdempotencyKeyReused),
-    ],
-)
-def test_a_payment_that_may_not_begin_is_refused(
-    request_: PaymentRequest, order: OrderReplica | None, known: list[Payment], refusal: type[Refusal]
-) -> None:
-    assert begun(request_, order, *known) is refusal
-
-
-@pytest.mark.parametrize(
-    ("request_", "known"),
-    [
-        (REQUEST, attempt(token="tok_mastercard")),
-        (REQUEST, attempt(token="tok_mastercard", state="authorized", wanted="capture")),
-        (KEYED, attempt(token="tok_mastercard", idempotency_key="a-key", state="failed")),
-        (KEYED, attempt(token="tok_mastercard", idempotency_key="a-key", state="voided")),
-    ],
-)
-def test_a_repeated_request_gets_the_payment_that_it_began(request_: PaymentRequest, known: Payment) -> None:
-    assert begun(request_, ORDER, known) == Begun(known, "repeated")
-    assert begun(request_, msgspec.structs.replace(ORDER, status="cancelled"), known) == Begun(known, "repeated")
-
-
-def test_another_card_voids_a_payment_that_waits_for_its_buyer() -> None:
-    waiting = attempt(state="requires_action", stripe_id="pi_1")
-    result = begun(REQUEST, ORDER, waiting)
-    assert isinstance(result, Begun)
-    assert (result.kind, result.payment.id, result.payment.wanted) == ("blocking", waiting.id, "void")
-    assert begun(REQUEST, ORDER, result.payment) == result
-
-
-@pytest.mark.parametrize("states", [["failed", "failed"], ["voided", "voided", "voided", "failed", "failed"]])
-def test_voided_attempts_do_not_count(states: list[Any]) -> None:
-    result = begun(REQUEST, ORDER, *(attempt(state=state) for state in states))
-    assert isinstance(result, Begun)
-    assert (result.kind, result.payment.attempt) == ("new", len(states) + 1)
 
 
 def test_a_payment_that_its_order_awaits_fails_the_order_if_the_provider_holds_nothing() -> None:

@@ -67,7 +67,7 @@ POST   /orders/{id}/cancel            401    403      303   403    401     401  
 """
 PUBLIC_PAGES = {
     *("/static/{fingerprint}/{name}", "/live", "/", "/auth/signup", "/auth/signin", "/auth/signout", "/tickets/{id}"),
-    "/{anything:path}",
+    *("/amount", "/{anything:path}"),
     # Like /auth/signin, they need no session but a password, and show a form to its user only.
     *("/tickets/new/signin", "/tickets/{id}/edit/signin"),
 }

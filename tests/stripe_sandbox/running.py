@@ -1,6 +1,7 @@
 """A sandbox on real HTTP for tests, with Stripe's own SDK as its client, and a webhook endpoint."""
 
 import asyncio
+import json
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -13,10 +14,12 @@ from uuid import uuid4
 import httpx
 import stripe
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stripe.params import PaymentIntentCreateParams
 
 from admitone.local.server import free_port
 from stripe_sandbox.app import LOOPBACK, create_app, create_server
+from tests.stripe_sandbox.schema import violations
 
 # Otherwise the SDK writes an id into the home folder.
 stripe.enable_telemetry = False
@@ -93,15 +96,48 @@ class RunningSandbox:
         return await self.http.post(f"/sandbox/authenticate/{intent.id}", data=form)
 
 
+class CheckedResponses:
+    """ASGI middleware that notes in what responses of the API differ from Stripe's."""
+
+    def __init__(self, app: ASGIApp, differences: set[str]) -> None:
+        self._app = app
+        self._differences = differences
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_check(message: Message) -> None:
+            if scope["type"] == "http" and scope["path"].startswith("/v1/") and message.get("body"):
+                self._differences.update(violations(json.loads(message["body"])))
+            await send(message)
+
+        await self._app(scope, receive, send_and_check)
+
+
+async def _list_all_events(client: httpx.AsyncClient) -> None:
+    """Read every event, so that its form is checked: that of a webhook is the same."""
+    await client.delete("/sandbox/faults")
+    query = {"limit": "100"}
+    while True:
+        response = await client.get("/v1/events", params=query, headers={"authorization": f"Bearer {API_KEY}"})
+        page = response.raise_for_status().json()
+        if not page["has_more"]:
+            return
+        query["starting_after"] = page["data"][-1]["id"]
+
+
 @asynccontextmanager
 async def running_sandbox(
     database: Path | None = None, *, port: int | None = None, **options: Any
 ) -> AsyncIterator[RunningSandbox]:
-    """Serve a sandbox inside the block, on a temporary database file unless one is given."""
+    """Serve a sandbox inside the block, on a temporary database file unless one is given.
+
+    At the end, every response and every event must have had the form of Stripe's.
+    """
     port = port or free_port()
+    differences: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         file = database or Path(folder, "sandbox.sqlite3")
         app = create_app(file, secret_key=API_KEY, webhook_secret=WEBHOOK_SECRET, **options)
+        app.add_middleware(CheckedResponses, differences)
         async with served(lambda: create_server(app, port)):
             url = f"http://{LOOPBACK}:{port}"
             transport = stripe.HTTPXClient(timeout=10)
@@ -110,7 +146,9 @@ async def running_sandbox(
             )
             async with httpx.AsyncClient(base_url=url) as plain:
                 yield RunningSandbox(url, plain, client)
+                await _list_all_events(plain)
             await transport.close_async()  # type: ignore[no-untyped-call]  # not annotated in the SDK
+    assert not differences, "\n".join(sorted(differences))
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import stripe
-from stripe.params import PaymentIntentCreateParams
+from stripe.params import PaymentIntentCreateParams, PaymentIntentListParams
 
 from stripe_sandbox.operations import OPERATIONS, ApiOperation
 from tests.stripe_sandbox.running import RETURN_URL, authorized, key, order
@@ -281,6 +281,27 @@ async def test_an_unknown_intent_is_not_found(provider: stripe.StripeClient) -> 
     with pytest.raises(stripe.InvalidRequestError) as refused:
         await provider.v1.payment_intents.retrieve_async("pi_of_nobody")
     assert (refused.value.http_status, refused.value.code) == (404, "resource_missing")
+
+
+@pytest.mark.parametrize("cursor", ["starting_after", "ending_before"])
+async def test_an_unknown_cursor_is_named(provider: stripe.StripeClient, cursor: str) -> None:
+    with pytest.raises(stripe.InvalidRequestError) as refused:
+        await provider.v1.payment_intents.list_async(cast("PaymentIntentListParams", {cursor: "pi_of_nobody"}))
+    assert (refused.value.http_status, refused.value.code) == (400, "resource_missing")
+    assert refused.value.param == cursor
+
+
+async def test_what_a_parameter_names_and_does_not_exist_is_an_invalid_parameter(provider: stripe.StripeClient) -> None:
+    with pytest.raises(stripe.InvalidRequestError) as refused:
+        await provider.v1.test_helpers.confirmation_tokens.create_async({"payment_method": "pm_card_nobody"})
+    assert (refused.value.http_status, refused.value.code) == (400, "resource_missing")
+    assert refused.value.param == "payment_method"
+    params = order(confirmation_token="ctoken_of_nobody")
+    del params["payment_method"]
+    with pytest.raises(stripe.InvalidRequestError) as refused:
+        await provider.v1.payment_intents.create_async(params)
+    assert (refused.value.http_status, refused.value.code) == (400, "resource_missing")
+    assert refused.value.param == "confirmation_token"
 
 
 async def test_a_list_is_paged_through_newest_first(provider: stripe.StripeClient) -> None:

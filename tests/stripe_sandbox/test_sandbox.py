@@ -250,6 +250,12 @@ async def test_an_authorization_can_expire(sandbox: RunningSandbox) -> None:
     assert (found.status, found.cancellation_reason) == ("canceled", "automatic")
 
 
+async def test_a_list_has_no_place_of_an_object_of_another_kind(sandbox: RunningSandbox) -> None:
+    intent = await authorized(sandbox.client)
+    with pytest.raises(stripe.InvalidRequestError, match="No such event"):
+        await sandbox.client.v1.events.list_async({"starting_after": intent.id})
+
+
 async def test_everything_survives_a_restart(database: Path) -> None:
     params, options = order(), key()
     async with running_sandbox(database) as sandbox:
@@ -281,6 +287,31 @@ async def test_webhooks_are_signed_and_sent_for_subscribed_events(database: Path
         assert "refund.created" in [each.type for each in listed.data]
         event = endpoint.received[0]
         assert (await sandbox.client.v1.events.retrieve_async(event.id)).type == event.type
+
+
+async def test_an_event_counts_the_webhooks_that_are_not_delivered_yet(
+    database: Path, endpoint: WebhookEndpoint
+) -> None:
+    endpoint.failures_left = 1
+    async with running_sandbox(database, webhook_url=endpoint.url, retry_delays_seconds=(0.1,)) as sandbox:
+        intent = await sandbox.client.v1.payment_intents.create_async(
+            order(payment_method="pm_card_authenticationRequired")
+        )
+        [unsubscribed] = (await sandbox.client.v1.events.list_async()).data
+        assert (unsubscribed.type, unsubscribed.pending_webhooks) == ("payment_intent.requires_action", 0)
+        await sandbox.client.v1.payment_intents.cancel_async(intent.id)
+        await eventually(lambda: _has(endpoint, 1), "the webhook at the second attempt")
+        [event] = endpoint.received
+        assert (event.type, event.pending_webhooks) == ("payment_intent.canceled", 1)
+
+        async def is_delivered() -> bool:
+            return (await sandbox.client.v1.events.retrieve_async(event.id)).pending_webhooks == 0
+
+        await eventually(is_delivered, "no webhook is pending")
+        await sandbox.inject(webhooks=[{"kind": "lose"}])
+        await authorized(sandbox.client)
+        [lost, *_] = (await sandbox.client.v1.events.list_async()).data
+        assert (lost.type, lost.pending_webhooks) == ("payment_intent.amount_capturable_updated", 1)
 
 
 async def test_webhooks_are_retried_until_they_are_accepted(database: Path, endpoint: WebhookEndpoint) -> None:

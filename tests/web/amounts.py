@@ -1,4 +1,4 @@
-"""Amounts as people type them, for the tests of the form and of its script, which must agree."""
+"""Amounts as people type them."""
 
 from typing import Final
 

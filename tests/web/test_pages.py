@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from decimal import Decimal
 from html import unescape
 
 import httpx
@@ -14,9 +15,11 @@ from admitone.orders.service import SERVICE as ORDERS
 from admitone.registry import AUTHORITY, SERVICES
 from admitone.tickets.service import SERVICE as TICKETS
 from admitone.web import assets
+from admitone.web.formatting import money
 from admitone.web.service import SERVICE as WEB
 from tests.engines import Databases
 from tests.support import PASSWORD, StartNats, eventually, running_app, settings_for, sign_up, signed_in
+from tests.web.amounts import AMOUNTS, NOT_AMOUNTS, UNCLEAR_AMOUNTS
 
 SOME_ID = "01980a7e-5a4c-7c31-9f0e-3b1d2c4f5a66"
 SIGNED_IN_PAGES = ["/tickets/new", "/sell", "/orders", "/account", f"/orders/{SOME_ID}", f"/tickets/{SOME_ID}/edit"]
@@ -238,7 +241,7 @@ async def test_a_session_that_a_service_refuses_leads_to_sign_in_without_a_redir
     # The revocation has reached orders and not yet the web service.
     user = await app.running["web"].sessions.user(alice.cookies["session"])
     assert user is not None
-    app.running["orders"].sessions.revoke(user.session_id)
+    app.running["orders"].sessions.revoke(user.session_id, user.expires_at)
     response = await alice.get("/orders")
     assert response.status_code == 303
     sign_in_page = await alice.get(response.headers["location"])
@@ -341,6 +344,29 @@ async def test_an_amount_that_can_mean_two_is_refused_beside_its_field(
     assert [each["price"] for each in (await alice.get("/api/tickets/mine")).json()["tickets"]] == [19.5]
 
 
+@pytest.mark.parametrize(
+    ("typed", "reading"),
+    [
+        *((typed, {"amount": f"{Decimal(amount):.2f}"}) for typed, amount in AMOUNTS.items()),
+        *((typed, {"wrong": "Price is not clear: "}) for typed in UNCLEAR_AMOUNTS),
+        *((typed, {"wrong": "Price must be an amount in USD"}) for typed in NOT_AMOUNTS),
+        ("-3", {}),  # an amount, which the API refuses
+    ],
+)
+async def test_the_script_of_the_form_gets_the_server_s_reading_of_an_amount(
+    app: App, typed: str, reading: dict[str, str]
+) -> None:
+    query = {"field": "price", "typed": typed, "currency": "usd"}
+    response = await app.client().get("/amount", params=query)
+    assert response.status_code == 200
+    shown = response.json()
+    if "amount" in shown:
+        assert shown.pop("text") == money(Decimal(shown["amount"]), "usd")
+    assert shown.keys() == reading.keys()
+    assert all(shown[name].startswith(expected) for name, expected in reading.items())
+    assert (await app.client().get("/amount", params={**query, "field": "title"})).status_code == 404
+
+
 async def test_an_amount_may_be_typed_with_its_currency_and_thousands(app: App) -> None:
     alice = signed_in(app, "alice")
     ticket = await list_ticket(alice, price="1.234,50", faceValue="$1 500")
@@ -394,7 +420,7 @@ async def test_a_form_is_kept_if_only_the_service_knows_that_the_session_ended(a
     await sign_up(alice, "alice@example.com")
     user = await app.running["web"].sessions.user(alice.cookies["session"])
     assert user is not None
-    app.running["tickets"].sessions.revoke(user.session_id)
+    app.running["tickets"].sessions.revoke(user.session_id, user.expires_at)
     page = await alice.post("/tickets/new", data={**FILLED_IN, "key": "k"})
     assert page.status_code == 401
     assert hidden_fields(page.text) == FILLED_IN

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
-from uuid import UUID
 
 import msgspec
 
@@ -184,7 +183,7 @@ async def change_account(request: Request[AccountChange, Resources]) -> Response
             raise WrongCurrentPassword
         new_hash = await passwords.hash(request.input.password) if request.input.password is not None else None
     changed = account.changed(request.input.email, new_hash)
-    ended: list[UUID] = []
+    ended: list[SessionRevoked] = []
     async with request.db.transaction() as tx:
         if changed is not account:
             older_email = ascii_spelling(changed.email)
@@ -237,15 +236,15 @@ async def _start_session(
     return Response(status, user_view(account), (_cookie(request, token, seconds),))
 
 
-async def _end_current_session(tx: Transaction, user: SignedInUser) -> list[UUID]:
+async def _end_current_session(tx: Transaction, user: SignedInUser) -> list[SessionRevoked]:
     """End the session the request came with; its token has all that is needed, even if the session's row is gone."""
     await store.end_session(tx, user.session_id)
     expires_at = datetime.fromtimestamp(user.expires_at, UTC)
     return await _publish_revoked(tx, [Session(user.session_id, user.id, expires_at)])
 
 
-async def _publish_revoked(tx: Transaction, sessions: Iterable[Session]) -> list[UUID]:
-    """Revoke sessions in all services, and in other processes of this one without the bus; return the sessions' ids."""
+async def _publish_revoked(tx: Transaction, sessions: Iterable[Session]) -> list[SessionRevoked]:
+    """Revoke sessions in all services, and in other processes of this one without the bus; return the events."""
     ended = [
         SessionRevoked(session_id=each.id, user_id=each.account_id, expires_at=each.expires_at) for each in sessions
     ]
@@ -253,13 +252,13 @@ async def _publish_revoked(tx: Transaction, sessions: Iterable[Session]) -> list
         tx.publish(event)
         await session_revoked(tx, event)
         log.info("session ended", extra={"account": event.user_id, "session": event.session_id})
-    return [event.session_id for event in ended]
+    return ended
 
 
-def _revoke_locally(request: Request[Any, Resources], session_ids: Iterable[UUID]) -> None:
+def _revoke_locally(request: Request[Any, Resources], ended: Iterable[SessionRevoked]) -> None:
     """Refuse sessions in this process immediately; called after the commit."""
-    for session_id in session_ids:
-        request.service.sessions.revoke(session_id)
+    for event in ended:
+        request.service.sessions.revoke(event.session_id, event.expires_at.timestamp())
 
 
 def _cookie(request: Request[Any, Resources], token: str, seconds: int) -> tuple[bytes, bytes]:

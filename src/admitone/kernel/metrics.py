@@ -65,6 +65,14 @@ FAMILIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 _COUNTERS: Final = frozenset({"admitone_pool_waits", "admitone_pool_wait_seconds", "admitone_pool_refusals"})
 
 
+def process_registry() -> CollectorRegistry:
+    """Return a registry with what the library measures of a process and of its interpreter."""
+    registry = CollectorRegistry()
+    for collect in (ProcessCollector, PlatformCollector, GCCollector):
+        collect(registry=registry)
+    return registry
+
+
 class RequestMetrics:
     """ASGI middleware that counts requests by method, route and status; time runs until the response begins."""
 
@@ -112,8 +120,6 @@ class Metrics:
     def __init__(self, hosted: Sequence[Hosted], registry: CollectorRegistry) -> None:
         self._hosted = hosted
         self._registry = registry
-        for collect in (ProcessCollector, PlatformCollector, GCCollector):
-            collect(registry=registry)
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         await send_response(send, Response(OK, await self.text(), (_TEXT_FORMAT,)))

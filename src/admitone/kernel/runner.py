@@ -12,7 +12,6 @@ from typing import Final, Self
 from urllib.parse import urlsplit
 
 import httpx
-from prometheus_client import CollectorRegistry
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Route
@@ -31,7 +30,7 @@ from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.outbox import Relay
 from admitone.kernel.messaging.retention import prune_forever
-from admitone.kernel.metrics import Metrics, RequestMetrics
+from admitone.kernel.metrics import Metrics, RequestMetrics, process_registry
 from admitone.kernel.running import RunningService
 from admitone.kernel.service import Hosted, Service
 from admitone.kernel.settings import Settings
@@ -138,7 +137,7 @@ class App:
         self._authority = authority
         self._stack = AsyncExitStack()
         self._app: ASGIApp | None = None
-        self._registry = CollectorRegistry()
+        self._registry = process_registry()
         self._hosted: Sequence[Hosted] = ()
         self._is_stopping = False
         self.running: dict[str, RunningService] = {}

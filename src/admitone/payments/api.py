@@ -9,24 +9,20 @@ from admitone.kernel.http.operations import ACCEPTED, CREATED, OK, Request, Resp
 from admitone.kernel.messaging.replicas import wait_for_replica
 from admitone.kernel.tracing import current_traceparent
 from admitone.payments import store
-from admitone.payments.gateway import ForgedWebhook
-from admitone.payments.jobs import return_url
-from admitone.payments.model import (
-    TOKEN_INVALID,
+from admitone.payments.beginning import (
     Begun,
-    CardDeclined,
-    InvalidToken,
     NoAttemptsLeft,
     NoSuchOrder,
     NotYourOrder,
     OrderHasExpired,
     OrderIsCancelled,
-    Payment,
     PaymentInProgress,
     PaymentRequest,
-    State,
     attempts_left,
 )
+from admitone.payments.gateway import ForgedWebhook
+from admitone.payments.jobs import return_url
+from admitone.payments.model import TOKEN_INVALID, CardDeclined, InvalidToken, Payment, State
 from admitone.payments.resources import Resources
 from admitone.payments.views import NewPayment, PaymentsOf, PaymentsView, PaymentView, view
 

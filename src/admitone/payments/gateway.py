@@ -10,8 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import cached_property
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import httpx
@@ -20,19 +19,23 @@ import stripe
 
 from admitone.kernel import clock
 from admitone.payments.model import (
-    NOT_COMPLETED,
     TOKEN_INVALID,
     Authorized,
-    Canceled,
-    Captured,
     CaptureRefused,
     Declined,
     IntentNotFound,
     Payment,
     ProviderResult,
-    Refunded,
-    RequiresAction,
     Unknown,
+)
+from admitone.payments.stripe_objects import (
+    MALFORMED,
+    PaymentIntent,
+    PaymentIntents,
+    StripeAccount,
+    StripeRefund,
+    WebhookEvent,
+    buyer_reason,
 )
 
 log = logging.getLogger(__name__)
@@ -58,17 +61,9 @@ _SIGNATURE_SECONDS_MAX: Final = 300
 _INTENTS: Final = "/v1/payment_intents"
 _UNKNOWN_OBJECT: Final = "resource_missing"
 _PROVIDER_REFUSED: Final = "The payment provider refused the request"
-_REASON_CHARACTERS_MAX: Final = 300
-
-
-# Visible ASCII, as all ids of Stripe are: it becomes a key of ours, and PostgreSQL cannot store NUL.
-StripeId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,255}\Z")]
 
 # Stripe refused the request itself. Only the authorization of a card can be refused for good that way.
 _REFUSED: Final = (stripe.CardError, stripe.InvalidRequestError)
-
-# The text is not JSON, lacks what it must have, or is nested too deeply.
-_MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -86,130 +81,6 @@ NO_RESPONSE: Final = (TimeoutError, stripe.StripeError, msgspec.MsgspecError, Wr
 
 BindAccount = Callable[[str], Awaitable[str]]
 """Returns the account that this database belongs to, which is the given one if it belongs to none."""
-
-
-class _Account(msgspec.Struct):
-    id: str
-
-
-class _Refund(msgspec.Struct):
-    id: str
-
-
-class _Charge(msgspec.Struct):
-    amount_refunded: int = 0
-
-
-class _Redirect(msgspec.Struct):
-    url: str | None = None
-
-
-class _NextAction(msgspec.Struct):
-    type: str
-    redirect_to_url: _Redirect | None = None
-
-
-class _Error(msgspec.Struct):
-    code: str | None = None
-    decline_code: str | None = None
-    message: str | None = None
-
-
-class PaymentIntent(msgspec.Struct, kw_only=True):
-    """The fields of a PaymentIntent that are used, in a response, a list or a webhook."""
-
-    id: str
-    amount: int
-    currency: str
-    created: int
-    livemode: bool
-    status: str
-    metadata: dict[str, str] = {}
-    amount_received: int = 0
-    client_secret: str | None = None
-    latest_charge: _Charge | str | None = None
-    last_payment_error: _Error | None = None
-    next_action: _NextAction | None = None
-
-    @property
-    def payment_id(self) -> UUID | None:
-        """The id of the payment it was created for; None if it was not created by an installation of AdmitOne."""
-        try:
-            return UUID(self.metadata.get("payment_id", ""))
-        except ValueError:
-            return None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing is held for it, and nothing that was taken is kept."""
-        return isinstance(self.result, (Canceled, Refunded))
-
-    @property
-    def result(self) -> ProviderResult:
-        """What the intent's status means for its payment."""
-        match self.status:
-            case "requires_capture":
-                return Authorized(self.id)
-            case "succeeded":
-                refunded = self.latest_charge.amount_refunded if isinstance(self.latest_charge, _Charge) else 0
-                return Refunded(self.id) if 0 < self.amount_received <= refunded else Captured(self.id, refunded)
-            case "canceled":
-                return Canceled(self.id)
-            case "requires_action":
-                redirect = self.next_action.redirect_to_url if self.next_action else None
-                return RequiresAction(self.id, self.client_secret or "", redirect.url if redirect else None)
-            case "requires_payment_method" | "requires_confirmation":
-                error = self.last_payment_error or _Error()
-                return Declined(_code(error), _reason(error.message), self.id)
-            case _:
-                return Unknown(f"the intent is {self.status}")
-
-
-class _EventObject(msgspec.Struct):
-    """The fields of a webhook event's object that identify the PaymentIntent."""
-
-    id: StripeId
-    object: str
-    payment_intent: StripeId | None = None
-
-
-class _EventContent(msgspec.Struct):
-    object: msgspec.Raw
-
-
-class WebhookEvent(msgspec.Struct, dict=True):
-    """An event that Stripe sends to the webhook endpoint."""
-
-    id: StripeId
-    type: str
-    livemode: bool
-    data: _EventContent
-
-    @cached_property
-    def intent_id(self) -> str | None:
-        """The PaymentIntent that the event is about, if it is about one."""
-        try:
-            subject = msgspec.json.decode(self.data.object, type=_EventObject)
-        except _MALFORMED:
-            return None
-        return subject.id if subject.object == "payment_intent" else subject.payment_intent
-
-    @cached_property
-    def intent(self) -> PaymentIntent | None:
-        """The PaymentIntent at the time of the event, if the event contains it."""
-        if not self.type.startswith("payment_intent."):
-            return None
-        try:
-            return msgspec.json.decode(self.data.object, type=PaymentIntent)
-        except _MALFORMED:
-            return None
-
-
-class _PaymentIntents(msgspec.Struct):
-    """A page of a list or of search results."""
-
-    data: list[PaymentIntent]
-    has_more: bool = False
 
 
 @dataclass
@@ -247,7 +118,7 @@ class Gateway:
         """
         if self._is_bound:
             return
-        account = await self._request(_Account, "get", "/v1/account", {})
+        account = await self._request(StripeAccount, "get", "/v1/account", {})
         ours = f"{account.id} ({'live' if self.livemode else 'test'} mode)"
         if (bound := await self.bind_account(ours)) != ours:
             raise WrongAccount(
@@ -298,7 +169,7 @@ class Gateway:
         query = {"query": f"metadata['payment_id']:'{payment.id}'", "limit": 1}
         try:
             async with asyncio.timeout(_SEARCH_SECONDS):
-                found = await self._send(_PaymentIntents, "get", f"{_INTENTS}/search", query)
+                found = await self._send(PaymentIntents, "get", f"{_INTENTS}/search", query)
         except NO_RESPONSE as error:
             log.warning("the search failed, so the list is read", extra={"payment": payment.id, "error": repr(error)})
         else:
@@ -360,7 +231,7 @@ class Gateway:
         params = {"payment_intent": _stripe_id(payment)}
         try:
             async with asyncio.timeout(_OPERATION_SECONDS):
-                await self._send(_Refund, "post", "/v1/refunds", params, f"refund:{payment.id}:{payment.tries}")
+                await self._send(StripeRefund, "post", "/v1/refunds", params, f"refund:{payment.id}:{payment.tries}")
         except stripe.InvalidRequestError as error:
             return await self._why_refused(payment, error)
         except NO_RESPONSE as error:
@@ -381,7 +252,7 @@ class Gateway:
         if after is not None:
             params["starting_after"] = after
         async with asyncio.timeout(_OPERATION_SECONDS):
-            page = await self._send(_PaymentIntents, "get", _INTENTS, params)
+            page = await self._send(PaymentIntents, "get", _INTENTS, params)
         ours = [each for each in page.data if each.metadata.get("installation") == str(self.installation)]
         return ours, page.data[-1].id if page.has_more and page.data else None
 
@@ -405,7 +276,7 @@ class Gateway:
                 return msgspec.json.decode(body, type=WebhookEvent)
             except stripe.SignatureVerificationError:
                 continue
-            except _MALFORMED as error:
+            except MALFORMED as error:
                 raise ForgedWebhook from error
         raise ForgedWebhook
 
@@ -522,7 +393,7 @@ def _declined(payment: Payment, error: stripe.CardError | stripe.InvalidRequestE
         intent = details.get("payment_intent") or {}
         decline = details.get("decline_code")
         code = decline if decline and decline != "generic_decline" else error.code
-        return Declined(code or "card_declined", _reason(error.user_message), intent.get("id"))
+        return Declined(code or "card_declined", buyer_reason(error.user_message), intent.get("id"))
     if any(part in (error.param or "") for part in ("payment_method", "confirmation_token", "token")):
         return Declined(TOKEN_INVALID, _PROVIDER_REFUSED)
     facts = {"payment": payment.id, "code": error.code, "error": str(error)}
@@ -533,11 +404,3 @@ def _declined(payment: Payment, error: stripe.CardError | stripe.InvalidRequestE
 def _unknown(error: Exception) -> Unknown:
     log.warning("there is no usable response from Stripe", extra={"error": f"{type(error).__name__}: {error}"})
     return Unknown(type(error).__name__)
-
-
-def _code(error: _Error) -> str:
-    return error.decline_code or error.code or "not_completed"
-
-
-def _reason(message: str | None) -> str:
-    return (message or NOT_COMPLETED)[:_REASON_CHARACTERS_MAX]

@@ -18,7 +18,7 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.running import RunningService
 from admitone.kernel.tracing import trace_span
 from admitone.payments import store
-from admitone.payments.gateway import NO_RESPONSE, Gateway, PaymentIntent, WebhookEvent
+from admitone.payments.gateway import NO_RESPONSE, Gateway
 from admitone.payments.model import (
     Authorized,
     Captured,
@@ -31,6 +31,7 @@ from admitone.payments.model import (
 )
 from admitone.payments.resources import Resources
 from admitone.payments.store import PROCESS_WEBHOOKS, SETTLE_PAYMENTS, StoredWebhook
+from admitone.payments.stripe_objects import PaymentIntent, WebhookEvent
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,9 @@ from admitone.kernel.running import RunningService
 from admitone.kernel.settings import Settings, SettingsError, Variable
 from admitone.kernel.waiting import WaitLimit
 from admitone.payments import gateway, store, transitions
+from admitone.payments.beginning import Begun, PaymentRequest
 from admitone.payments.gateway import NO_RESPONSE, Gateway, WrongAccount
-from admitone.payments.model import Begun, Payment, PaymentRequest, ProviderResult
+from admitone.payments.model import Payment, ProviderResult
 
 log = logging.getLogger(__name__)
 

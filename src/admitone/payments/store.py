@@ -17,7 +17,8 @@ from admitone.kernel.database.pool import (
     columns,
     from_row,
 )
-from admitone.payments.model import LEASE_SECONDS, OrderReplica, Payment, PaymentRequest
+from admitone.payments.beginning import LEASE_SECONDS, PaymentRequest
+from admitone.payments.model import OrderReplica, Payment
 
 # The signals of the two jobs that wait for work; see `jobs.py`.
 SETTLE_PAYMENTS: Final = "settle payments"

@@ -10,14 +10,8 @@ from admitone.kernel.database.pool import Database
 from admitone.kernel.errors import Refusal
 from admitone.kernel.tracing import trace_span
 from admitone.payments import store
-from admitone.payments.model import (
-    Begun,
-    Payment,
-    PaymentRequest,
-    ProviderResult,
-    attempts_left,
-    begin_payment,
-)
+from admitone.payments.beginning import Begun, PaymentRequest, attempts_left, begin_payment
+from admitone.payments.model import Payment, ProviderResult
 
 
 async def begin_payments(

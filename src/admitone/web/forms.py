@@ -76,7 +76,7 @@ class NotAnAmount(ValueError):
 def read_amount(typed: str, currency: str) -> Decimal:
     """Return the amount that somebody typed, in the ways people write one: `1500`, `$1,500.00`, `1 500`, `1.234,50`.
 
-    Raises NotAnAmount for anything else, and for `1,500`, which can be 1500 or 1.50. `centsOf` in forms.js agrees.
+    Raises NotAnAmount for anything else, and for `1,500`, which can be 1500 or 1.50.
     """
     try:
         text = clean_line(typed).replace("’", "'")

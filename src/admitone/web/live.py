@@ -39,7 +39,7 @@ async def follow_bus(service: RunningService[WebResources]) -> None:
             log.warning("event cannot be decoded", extra={"subject": message.subject, "error": str(undecodable)})
             return
         if isinstance(event, events.SessionRevoked):
-            service.sessions.revoke(event.session_id)
+            service.sessions.revoke(event.session_id, event.expires_at.timestamp())
             hub.end_session(event.session_id)
         hub.publish(event)
 

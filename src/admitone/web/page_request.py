@@ -90,7 +90,7 @@ class PageRequest:
     def revoke_session(self) -> None:
         """Refuse the user's session in this process from now on, before its revocation arrives by the bus."""
         if self.maybe_user is not None:
-            self.resources.sessions.revoke(self.maybe_user.session_id)
+            self.resources.sessions.revoke(self.maybe_user.session_id, self.maybe_user.expires_at)
 
     async def form(self) -> dict[str, str]:
         """Return the fields of the posted form; the body can be read once, so they are kept."""

@@ -156,6 +156,7 @@ def pages(service: RunningService[WebResources]) -> Sequence[BaseRoute]:
         signed_in("/account/email", account.change_email, "POST"),
         signed_in("/account/password", account.change_password, "POST"),
         signed_in("/account/signout-everywhere", account.sign_out_everywhere, "POST"),
+        page("/amount", selling.show_amount),
         signed_in("/tickets/new", selling.new_ticket_form),
         filled_in("/tickets/new", selling.list_ticket, selling.kept_fields),
         page("/tickets/new/signin", selling.sign_in_and_restore_new_ticket, "POST"),

@@ -39,7 +39,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "money": formatting.money,
-        "currency_signs": formatting.currency_signs,
         "date_and_time": _date_and_time,
         "time_of_day": _time_of_day,
         "countdown": formatting.countdown,

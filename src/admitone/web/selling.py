@@ -6,14 +6,15 @@ from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from admitone.kernel import clock, ids
-from admitone.kernel.errors import FieldError, Forbidden, Invalid, PreconditionFailed
+from admitone.kernel.errors import FieldError, Forbidden, Invalid, NotFound, PreconditionFailed
 from admitone.kernel.http.app import status_of
 from admitone.kernel.http.operations import OK
 from admitone.web import account
 from admitone.web.api_client import ServiceRefused, TicketJson
+from admitone.web.formatting import money
 from admitone.web.forms import Form, NotAnAmount, idempotency_key, read_amount
 from admitone.web.page_request import PageRequest, redirect, with_query
 
@@ -104,14 +105,32 @@ def _errors(refused: ServiceRefused, fields: Mapping[str, str], currency: str) -
     """Return the service's errors; about a text that is not an amount, the form knows more."""
     errors = []
     for error in refused.errors:
-        message = error.message
-        if error.field in _AMOUNTS:
-            try:
-                read_amount(fields.get(error.field, ""), currency)
-            except NotAnAmount as reason:
-                message = f"{_AMOUNTS[error.field]} {reason}"
-        errors.append(FieldError(message, error.field))
+        wrong = _wrong_amount(error.field, fields.get(error.field, ""), currency) if error.field in _AMOUNTS else None
+        errors.append(FieldError(wrong or error.message, error.field))
     return errors
+
+
+def _wrong_amount(field: str, typed: str, currency: str) -> str | None:
+    """Return why a typed text is not an amount; None if it is one."""
+    try:
+        read_amount(typed, currency)
+    except NotAnAmount as reason:
+        return f"{_AMOUNTS[field]} {reason}"
+    return None
+
+
+async def show_amount(request: PageRequest) -> Response:
+    """Return how a text that is being typed into a field would be read, for the form's script.
+
+    So there is one reading of amounts, here. What else the API refuses, such as a price of 0, is said after submitting.
+    """
+    field, typed, currency = (request.query(each) for each in ("field", "typed", "currency"))
+    if field not in _AMOUNTS:
+        raise NotFound
+    if (wrong := _wrong_amount(field, typed, currency)) is not None:
+        return JSONResponse({"wrong": wrong})
+    amount = read_amount(typed, currency)
+    return JSONResponse({"amount": f"{amount:.2f}", "text": money(amount, currency)} if amount >= 0 else {})
 
 
 def _event_date(fields: Mapping[str, str]) -> str:

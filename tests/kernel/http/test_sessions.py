@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -67,6 +67,35 @@ async def test_s16_a_revoked_session_is_refused_by_every_process_within_a_second
         return await here.user(token) is None and await elsewhere.user(token) is None
 
     await eventually(refused_everywhere, "both processes refuse the session", seconds=1)
+
+
+async def test_a_revocation_is_forgotten_by_every_replica_once_the_token_has_expired(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a process without a database, which learns of revocations from the bus."""
+    keys, seconds = Keys(), 0.0
+    monkeypatch.setattr(clock, "_wall_source", lambda: 1_000_000_000.0 + seconds)
+    monkeypatch.setattr(clock, "_monotonic_source", lambda: seconds)
+    here, elsewhere, without_database = (Sessions(TokenVerifier(keys.fetch)) for _ in range(3))
+    ended, later = session(hours=1), session(hours=24)
+    async with world.beta.transaction() as tx:
+        for each in (ended, later):
+            until = datetime.fromtimestamp(each.expires_at, UTC)
+            await session_revoked(tx, SessionRevoked(session_id=each.session_id, user_id=each.id, expires_at=until))
+    for each in (ended, later):
+        without_database.revoke(each.session_id, each.expires_at)
+    for replica in (here, elsewhere):
+        await replica.read_revocations(world.beta)
+        assert replica._revoked.keys() == {ended.session_id, later.session_id}
+
+    await world.beta.execute("DELETE FROM revoked_session")  # as another replica does, by the database's clock
+    seconds = 5 * 3600.0
+    without_database.revoke(later.session_id, later.expires_at)
+    for replica in (here, elsewhere):
+        await replica.read_revocations(world.beta)
+    for replica in (here, elsewhere, without_database):
+        assert replica._revoked.keys() == {later.session_id}
+        assert await replica.user(keys.signing.sign(later, clock.now())) is None
 
 
 async def test_s16_an_expired_token_is_refused_though_it_was_verified_before() -> None:

@@ -42,8 +42,10 @@ _PRUNE_EVERY_SECONDS: Final = 3600.0
 _REVOKE: Final = """
 INSERT INTO revoked_session (session_id, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING
 """
-_REVOKED_SINCE: Final = "SELECT session_id, number FROM revoked_session WHERE number > $1 ORDER BY number"
-_DELETE_EXPIRED: Final = "DELETE FROM revoked_session WHERE expires_at < instant() RETURNING session_id"
+_REVOKED_SINCE: Final = """
+SELECT session_id, expires_at, number FROM revoked_session WHERE number > $1 ORDER BY number
+"""
+_DELETE_EXPIRED: Final = "DELETE FROM revoked_session WHERE expires_at < instant()"
 
 
 def cookie_name(*, is_https: bool) -> str:
@@ -200,7 +202,9 @@ class Sessions:
     def __init__(self, verifier: TokenVerifier, cookie: str = cookie_name(is_https=False)) -> None:
         self._verifier = verifier
         self.cookie = cookie
-        self._revoked: set[UUID] = set()
+        # When the token of each revoked session expires, in seconds since the epoch.
+        self._revoked: dict[UUID, float] = {}
+        self._prune_at = clock.monotonic_seconds() + _PRUNE_EVERY_SECONDS
         self._last_number = 0
 
     async def user_of(self, headers: Headers) -> SignedInUser | None:
@@ -220,23 +224,38 @@ class Sessions:
         user = await self._verifier.user(token)
         return None if user is None or user.session_id in self._revoked else user
 
-    def revoke(self, session_id: UUID) -> None:
-        """Refuse a session in this process at once; other processes read it from the database."""
-        self._revoked.add(session_id)
+    def revoke(self, session_id: UUID, expires_at: float) -> None:
+        """Refuse a session in this process at once; other processes read it from the database.
+
+        Its token expires at `expires_at`, in seconds since the epoch, and is refused for that from then on.
+        """
+        self._revoked[session_id] = expires_at
+        self._forget_expired()
+
+    def _forget_expired(self) -> None:
+        """Forget the revocations that no token needs any more, once an hour.
+
+        Each process does so by its own clock, as it accepts tokens; an hour later, in case that clock is set back.
+        """
+        if clock.monotonic_seconds() >= self._prune_at:
+            self._prune_at = clock.monotonic_seconds() + _PRUNE_EVERY_SECONDS
+            expired_at = clock.now().timestamp() - _PRUNE_EVERY_SECONDS
+            self._revoked = {each: until for each, until in self._revoked.items() if until > expired_at}
 
     async def read_revocations(self, database: Database) -> None:
         """Read the revocations recorded since the last reading; before the first, none is known."""
         # A row that commits late may have a lower number than one already read, hence the overlap.
         for row in await database.fetch(_REVOKED_SINCE, max(self._last_number - 1000, 0)):
-            self._revoked.add(row["session_id"])
+            self._revoked[row["session_id"]] = row["expires_at"].timestamp()
             self._last_number = max(self._last_number, row["number"])
+        self._forget_expired()
 
     async def follow_revocations(self, database: Database) -> None:
-        """Keep this process's set of revoked sessions equal to the database's, until cancelled."""
-        prune_at = clock.monotonic_seconds() + _PRUNE_EVERY_SECONDS
+        """Read the revocations of other processes as they are recorded, and delete old ones, until cancelled."""
+        delete_at = clock.monotonic_seconds() + _PRUNE_EVERY_SECONDS
         while True:
             await self.read_revocations(database)
-            if clock.monotonic_seconds() >= prune_at:
-                prune_at += _PRUNE_EVERY_SECONDS
-                self._revoked -= {row["session_id"] for row in await database.fetch(_DELETE_EXPIRED)}
+            if clock.monotonic_seconds() >= delete_at:
+                delete_at += _PRUNE_EVERY_SECONDS
+                await database.execute(_DELETE_EXPIRED)
             await asyncio.sleep(_POLL_SECONDS)

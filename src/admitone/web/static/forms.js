@@ -1,14 +1,14 @@
-// Help with forms: each is submitted once, prices are completed, and the ticket form has a preview.
+// Help with forms: each is submitted once, amounts are completed or explained, and the ticket form has a preview.
+
+import { announce } from "./page.js";
 
 export function enhanceForms(root) {
   for (const form of root.querySelectorAll("form[data-once]")) submitOnce(form);
-  for (const input of root.querySelectorAll("input[inputmode=decimal]")) {
-    input.addEventListener("blur", () => completeAmount(input));
-  }
   const eventDate = root.querySelector("#eventDate");
   if (eventDate) useLocalTime(eventDate, root.querySelector("[data-zone]"));
   const preview = root.querySelector("[data-preview]");
   if (preview) updatePreview(root.querySelector("#fields"), preview);
+  for (const input of root.querySelectorAll("input[data-currency]")) checkAmount(input);
 }
 
 function submitOnce(form) {
@@ -33,46 +33,57 @@ export function allowSubmit(form) {
   for (const button of form.querySelectorAll("[aria-disabled]")) button.removeAttribute("aria-disabled");
 }
 
-// What copying leaves at the ends of words, as in kernel/text.py.
-const INVISIBLE_AT_ENDS = /(?<![^\s])[\u00ad\u200b-\u200f\u2060\ufeff]+|[\u00ad\u200b-\u200f\u2060\ufeff]+(?![^\s])/g;
+const TYPING_PAUSE_MS = 250;
 
-// A point or a comma before exactly three digits can mean thousands or decimals.
-const UNCLEAR_AMOUNT = /^[1-9]\d{0,2}[.,]\d{3}$/;
-const AMOUNTS = [
-  /^(\d{1,9})(?:[.,](\d{1,2}))?$/,
-  /^([1-9]\d{0,2}(?: \d{3}){1,2})(?:[.,](\d{1,2}))?$/,
-  /^([1-9]\d{0,2}(?:'\d{3}){1,2})(?:[.,](\d{1,2}))?$/,
-  /^([1-9]\d{0,2}(?:,\d{3}){1,2})(?:\.(\d{1,2}))?$/,
-  /^([1-9]\d{0,2}(?:\.\d{3}){1,2})(?:,(\d{1,2}))?$/,
-];
+// What appears beside a field moves what is below it. It must not while a button there is pressed: the press would be lost.
+let released = Promise.resolve();
+document.addEventListener("mousedown", () => {
+  released = new Promise((resolve) => document.addEventListener("mouseup", resolve, { once: true }));
+});
 
-/** Return a typed amount in whole cents, or null, as `read_amount` in forms.py does; money is never a float. */
-function centsOf(typed, signs) {
-  let text = typed.replaceAll(INVISIBLE_AT_ENDS, "").trim().replaceAll(/\s+/g, " ").replaceAll("’", "'");
-  for (const sign of signs) {
-    const lowered = text.toLowerCase();
-    if (lowered.startsWith(sign)) text = text.slice(sign.length).trimStart();
-    else if (lowered.endsWith(sign)) text = text.slice(0, -sign.length).trimEnd();
-    else continue;
-    break;
+/**
+ * Ask the server how it reads what is typed into a field for an amount.
+ *
+ * It returns the completed `amount` and its `text` with the currency, or what is `wrong` with it. Without a response the
+ * field stays as it is: the server says the same when the form is submitted.
+ */
+async function readAmount(input) {
+  const query = new URLSearchParams({ field: input.name, typed: input.value, currency: input.dataset.currency });
+  try {
+    const response = await fetch(`/amount?${query}`);
+    return response.ok ? await response.json() : null;
+  } catch {
+    return null;
   }
-  if (UNCLEAR_AMOUNT.test(text)) return null;
-  for (const amount of AMOUNTS) {
-    const [, whole, decimals] = amount.exec(text) ?? [];
-    if (whole) return Number(whole.replaceAll(/\D/g, "")) * 100 + Number((decimals ?? "").padEnd(2, "0"));
-  }
-  return null;
 }
 
-function amountOf(cents) {
-  return `${Math.floor(cents / 100)}.${String(cents % 100).padStart(2, "0")}`;
-}
-
-const centsIn = (input) => centsOf(input.value, input.dataset.currencySigns.split(" "));
-
-function completeAmount(input) {
-  const cents = centsIn(input);
-  if (cents !== null) input.value = amountOf(cents);
+/** Complete an amount, or explain what is wrong with it, when its field is left; show it in the preview while typing. */
+function checkAmount(input) {
+  const wrong = document.getElementById(`${input.id}-wrong`);
+  let timer = 0;
+  async function check(isLeft) {
+    clearTimeout(timer);
+    const typed = input.value;
+    const reading = typed.trim() ? await readAmount(input) : {};
+    await released;
+    if (!reading || input.value !== typed) return;
+    input.dispatchEvent(new CustomEvent("admitone:amount", { bubbles: true, detail: reading.text ?? "" }));
+    if (isLeft && reading.amount) input.value = reading.amount;
+    if (isLeft || !reading.wrong) explain(reading.wrong ?? "");
+  }
+  function explain(text) {
+    if (text === wrong.textContent) return;
+    wrong.textContent = text;
+    if (text) input.setAttribute("aria-invalid", "true");
+    else input.removeAttribute("aria-invalid");
+    announce(text);
+  }
+  input.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(check, TYPING_PAUSE_MS, false);
+  });
+  input.addEventListener("change", () => check(true));
+  if (input.value !== input.defaultValue) check(false); // the browser restored what was typed
 }
 
 const twoDigits = (number) => String(number).padStart(2, "0");
@@ -107,25 +118,24 @@ function useLocalTime(input, hint) {
 }
 
 function updatePreview(fields, preview) {
-  const currency = preview.querySelector(".ticket-currency").textContent;
-  const money = new Intl.NumberFormat("en", { style: "currency", currency: currency.toUpperCase() });
-  const formatAmount = (text, input) => (centsIn(input) === null ? "" : money.format(amountOf(centsIn(input))));
   const formats = {
     title: (text) => text || "Title",
-    price: formatAmount,
-    faceValue: formatAmount,
     eventDate: (text) => text && new Date(text).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }),
   };
-  function update(input) {
-    const target = preview.querySelector(`[data-preview-of="${input.name}"]`);
+  function show(name, text) {
+    const target = preview.querySelector(`[data-preview-of="${name}"]`);
     if (!target) return;
-    const format = formats[input.name] ?? ((typed) => typed);
-    const text = format(input.value.trim(), input);
     target.textContent = text;
-    if (input.name === "price") target.classList.toggle("long", text.length > 9);
-    const part = target.closest("dl > div") ?? (input.name === "note" ? target : null);
+    if (name === "price") target.classList.toggle("long", text.length > 9);
+    const part = target.closest("dl > div") ?? (name === "note" ? target : null);
     if (part) part.hidden = !text;
   }
+  function update(input) {
+    if ("currency" in input.dataset) return; // the server's reading of an amount arrives as an event
+    const format = formats[input.name] ?? ((typed) => typed);
+    show(input.name, format(input.value.trim()));
+  }
   fields.addEventListener("input", (event) => update(event.target));
+  fields.addEventListener("admitone:amount", (event) => show(event.target.name, event.detail));
   for (const input of fields.querySelectorAll("[name]")) if (input.value) update(input);
 }
