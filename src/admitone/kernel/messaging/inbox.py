@@ -21,7 +21,7 @@ from admitone.kernel.messaging import bus as buses
 from admitone.kernel.messaging.bus import Bus, RepublishRequest
 from admitone.kernel.messaging.event import Envelope, Event, Undecodable, UnknownEvent, subject_of, unwrap
 from admitone.kernel.messaging.failures import record_failure
-from admitone.kernel.messaging.subscriptions import announce
+from admitone.kernel.messaging.subscriptions import announce, announced
 from admitone.kernel.tasks import finish
 from admitone.kernel.tracing import trace_span
 
@@ -154,8 +154,14 @@ class Inbox:
     async def _subscribe(self, producer: str) -> None:
         """Announce what this replica subscribes to, and let the consumer deliver what any replica subscribes to."""
         own = sorted(subject_of(each) for each in self._subscriptions if each.producer == producer)
-        self._subjects[producer] = await announce(self._database, producer, own, self.announced_seconds)
-        await self._bus.ensure_consumer(producer, self._subjects[producer])
+        await announce(self._database, own)
+        # Another replica may announce meanwhile, and its filter may be replaced by the one that was read before: the
+        # last filter must be what is read after it.
+        given: list[str] | None = None
+        while (wanted := await announced(self._database, producer, self.announced_seconds)) != given:
+            await self._bus.ensure_consumer(producer, wanted)
+            given = wanted
+        self._subjects[producer] = wanted
         self._announce_at[producer] = clock.monotonic_seconds() + self.announce_seconds
 
     async def _pull(self, producer: str) -> None:
@@ -218,12 +224,18 @@ class Inbox:
             else:
                 if type(each.event) in self._subscriptions:
                     received.append(each)
-                elif message.subject in self._subjects.get(each.event.producer, ()):
+                elif await self._is_wanted(message.subject, each.event.producer):
                     await message.nak(delay=_UNSUBSCRIBED_DELAY_SECONDS)
                 else:
                     await message.ack()
         if received:
             await self._receive_decoded(received)
+
+    async def _is_wanted(self, subject: str, producer: str) -> bool:
+        """Whether a replica subscribes to what this one does not: perhaps one that announced it a moment ago."""
+        if subject not in self._subjects.get(producer, ()):
+            self._subjects[producer] = await announced(self._database, producer, self.announced_seconds)
+        return subject in self._subjects[producer]
 
     async def _receive_decoded(self, received: Sequence[_Received]) -> None:
         try:
