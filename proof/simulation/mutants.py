@@ -195,7 +195,7 @@ _mutant(
 
 _CONSUME_AGAIN: Final = """
 WITH seen AS (INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING)
-SELECT DISTINCT unnest($1::uuid[]) AS id
+SELECT DISTINCT unnest($1::uuid[]) AS id, true AS is_fresh, false AS has_failed
 """
 _UNPUBLISHED_ONCE: Final = """
 WITH sent AS (UPDATE outbox SET stream_sequence = 0 WHERE stream_sequence IS NULL RETURNING *)

@@ -17,6 +17,7 @@ from admitone.kernel.ids import new_id
 from admitone.kernel.messaging import dead_letters
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import Envelope, Event, Undecodable, UnknownEvent, unwrap
+from admitone.kernel.messaging.failures import record_failure
 from admitone.kernel.messaging.inbox import AnyHandler, BatchHandler, Inbox, MissingEvents
 from admitone.kernel.messaging.subscriptions import announce
 from admitone.kernel.tracing import current_traceparent, trace_span
@@ -417,6 +418,24 @@ async def test_two_releases_that_start_at_once_get_what_either_subscribes_to(wor
     await eventually(both_are_set, "the old release sets what the new one announced meanwhile")
     assert set_by_old == [[_WRITTEN], [_ERASED, _WRITTEN]]
     await slow.close()
+
+
+async def test_a_copy_of_a_consumed_event_ends_the_record_of_its_failures(world: World, alpha_bus: Bus) -> None:
+    """Another replica, which could not read a copy of it, recorded a failure after it was consumed."""
+    event_id = new_id()
+    message = enveloped(note("once"), event_id)
+    await publish_message(alpha_bus, message)
+    await world.inbox()
+    await eventually(world.consumed(1), "it is consumed")
+    await record_failure(world.beta, str(event_id), _WRITTEN, message, "Invalid enum value", 40)
+
+    await publish_message(alpha_bus, message)
+
+    async def is_forgotten() -> bool:
+        return bool(await world.beta.fetchval("SELECT count(*) = 0 FROM dead_letter"))
+
+    await eventually(is_forgotten, "nothing fails any more")
+    assert await world.effects() == ["once"]
 
 
 async def test_an_event_without_its_predecessor_waits_and_the_predecessor_is_requested(world: World) -> None:

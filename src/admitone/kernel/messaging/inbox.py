@@ -47,11 +47,13 @@ _RESTART_SECONDS: Final = 0.5
 _FINISH_SECONDS: Final = 4.0
 
 _CONSUME: Final = """
-INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING
-RETURNING id, EXISTS (SELECT FROM dead_letter WHERE dead_letter.id = inbox.id::text) AS has_failed
+WITH fresh AS (INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id)
+SELECT id, fresh.id IS NOT NULL AS is_fresh,
+    EXISTS (SELECT FROM dead_letter WHERE dead_letter.id = event.id::text) AS has_failed
+FROM (SELECT DISTINCT unnest($1::uuid[]) AS id) AS event LEFT JOIN fresh USING (id)
 """
 _UNCONSUME: Final = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
-# A success deletes the record of earlier failures.
+# A success deletes the record of earlier failures, and a copy that arrives after it that of failures since.
 _RECOVER: Final = "DELETE FROM dead_letter WHERE id = ANY($1::uuid[]::text[])"
 
 
@@ -272,7 +274,7 @@ class Inbox:
         Raises what a handler raises besides MissingEvents: then the transaction must be rolled back.
         """
         rows = await tx.fetch(_CONSUME, [envelope.id for envelope, _ in events])
-        fresh = {row["id"]: row["has_failed"] for row in rows}
+        fresh = {row["id"] for row in rows if row["is_fresh"]}
         unique = {envelope.id: (envelope, event) for envelope, event in events if envelope.id in fresh}
         waiting = await self._handle(tx, list(unique.values()))
         if 0 < len(waiting) < len(unique):
@@ -280,7 +282,7 @@ class Inbox:
             waiting = await self._handle(tx, [each for each in unique.values() if each[0].id in waiting])
         if waiting:
             await tx.execute(_UNCONSUME, list(waiting))
-        if recovered := [each for each, has_failed in fresh.items() if has_failed and each not in waiting]:
+        if recovered := [row["id"] for row in rows if row["has_failed"] and row["id"] not in waiting]:
             await tx.execute(_RECOVER, recovered)
         # One event may occur twice in a batch: no copy is acknowledged while another must be delivered again.
         return {index: waiting[envelope.id] for index, (envelope, _) in enumerate(events) if envelope.id in waiting}
