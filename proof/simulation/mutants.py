@@ -27,6 +27,7 @@ from admitone.payments import handlers as payment_handlers
 from admitone.payments import jobs as payment_jobs
 from admitone.payments import model as payment_model
 from admitone.payments import store as payment_store
+from admitone.payments.gateway import Gateway
 from admitone.payments.model import Payment
 from admitone.tickets import handlers as ticket_handlers
 from admitone.tickets.model import Ticket
@@ -66,6 +67,11 @@ def _code(function: Any, old: str, new: str) -> Change:
 def _more_often(kind: str, chance: float) -> Sequence[Change]:
     """Let half of all seeds have each kind of fault, and this one strike so often."""
     return (faults, "_ARE_ON", (0.5,)), (faults.CHANCES, kind, chance)
+
+
+def _strikes(disaster: str) -> Sequence[Change]:
+    """Let half of all seeds have each kind of fault, and of those of a whole machine only this one strike."""
+    return (faults, "_ARE_ON", (0.5,)), (run, "DISASTERS", (disaster,))
 
 
 def first_catch(name: str, seeds: Sequence[int], databases: WorkerDatabases) -> tuple[int, str] | None:
@@ -133,6 +139,7 @@ _mutant(
     _sql(expiration_store, "_TAKE_DUE", "instant() + make_interval", "'infinity'::timestamptz + make_interval"),
     (order_store, "overdue_orders", _no_rows),
 )
+_mutant("holds end although the bus is away", (SimulatedBusConnection, "is_caught_up", True))
 _mutant(
     "a payment is accepted before the lock is confirmed",
     _code(order_handlers.payment_authorized, "ticket.order_id != order.id", "False"),
@@ -176,6 +183,29 @@ _mutant(
     "no comparison with the provider's books and every webhook is ignored",
     (payment_jobs, "reconcile", _nothing),
     (payment_jobs, "is_known", lambda *_: True),
+    *_more_often("provider times out before", 0.4),
+)
+_mutant(
+    # A refusal that says nothing about the card is an unknown outcome, and what is wanted stays wanted all the same.
+    "an intent that is not found decides and drops what is wanted",
+    _code(Gateway.retrieve, "return _unknown(error)", 'return Declined("refused", "No such payment_intent")'),
+    _code(
+        Payment._apply_over,
+        "return self.retried_later(now) if self.wanted is not None else self.at_rest()",
+        "return self.at_rest()",
+    ),
+    *_strikes("intents not found"),
+)
+_mutant(
+    # Nothing is decided by it, and the comparison reads that period again.
+    "a list that fails is taken for an empty one",
+    _code(
+        Gateway.intents,
+        'page = await self._send(_PaymentIntents, "get", _INTENTS, params)',
+        'try: page = await self._send(_PaymentIntents, "get", _INTENTS, params)\n'
+        "        except stripe.APIError: return [], None",
+    ),
+    *_strikes("lists fail"),
     *_more_often("provider times out before", 0.4),
 )
 _mutant(

@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Final
 
@@ -13,7 +13,7 @@ from admitone.kernel.http.sessions import SignedInUser
 from admitone.registry import SERVICES as ALL_SERVICES
 from proof.people import Crowd, Habits, Person
 from proof.simulation.databases import WorkerDatabases
-from proof.simulation.faults import DISASTERS
+from proof.simulation.faults import DISASTERS, LONG_OUTAGE
 from proof.simulation.loop import Stuck
 from proof.simulation.world import BEGINNING, HEALED_IDLE_SECONDS, SERVICES, World
 
@@ -31,6 +31,10 @@ HABITS: Final = Habits(
     late_seconds=(0.8, 1.1),
     bank_seconds=(0.5, 15.0),
 )
+_PAID_AT: Final = """
+SELECT (data::jsonb ->> 'orderId')::uuid, recorded_at FROM outbox WHERE type = 'PaymentAuthorized'
+"""
+_EXPIRED_AFTER: Final = "SELECT FROM orders WHERE id = $1 AND cancel_reason = 'expired' AND expires_at > $2"
 _CONSUMERS: Final = tuple(
     (producer, service.name)
     for service in SERVICES
@@ -105,7 +109,6 @@ class _Run:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         world.faults.are_on = False
-        world.bus.come_back()
         world.trace("healed")
         world.set_polls(HEALED_IDLE_SECONDS)
         await self._settle()
@@ -167,6 +170,9 @@ class _Run:
                     world.bus.roll_back()
                 case "bus away":
                     world.bus.go_away(random.uniform(0.5, 20.0))
+                case "bus away for longer than a hold":
+                    world.bus.go_away(world.hold_seconds + random.uniform(5.0, 60.0))
+                    kinds.remove(kind)  # people have stopped to trade when it is over
                 case "consumer forgotten":
                     world.bus.forget_consumer(*random.choice(_CONSUMERS))
                 case "process killed":
@@ -174,6 +180,10 @@ class _Run:
                 case "clock jumps":
                     service = random.choice(list(world.skew_seconds))
                     world.skew_seconds[service] = random.uniform(-_JUMP_SECONDS_MAX, _JUMP_SECONDS_MAX)
+                case "intents not found":
+                    world.provider.finds_nothing_until = world.loop.time() + random.uniform(5.0, 200.0)
+                case "lists fail":
+                    world.provider.lists_nothing_until = world.loop.time() + random.uniform(5.0, 200.0)
 
     # The end.
 
@@ -219,3 +229,12 @@ class _Run:
                 world.violated(f"{finding.id} {sample}")
         for problem in history.problems:
             world.violated(problem)
+        if world.faults.kinds == {LONG_OUTAGE}:
+            self._check_paid_in_time()
+
+    def _check_paid_in_time(self) -> None:
+        """Check that no order expired that was paid before its deadline; in the last second either is right."""
+        databases = self._world.databases
+        for order_id, paid_at in databases.rows("payments", _PAID_AT):
+            for _ in databases.rows("orders", _EXPIRED_AFTER, order_id, paid_at + timedelta(seconds=1)):
+                self._world.violated(f"order {order_id} expired although it was paid in time")

@@ -57,6 +57,7 @@ _WAITS: Final = (
     (replicas, "_FIRST_PAUSE_SECONDS"),
     (replicas, "_PAUSE_SECONDS_MAX"),
     (payment_api, "_PAUSE_SECONDS_MAX"),
+    (outbox, "_RESTART_SECONDS"),
 )
 
 
