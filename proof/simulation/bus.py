@@ -202,7 +202,10 @@ class SimulatedBus:
         stream = self._streams.get(producer)
         if stream is None:
             raise BusError(code=404, err_code=_NOT_FOUND, description="stream not found")
-        if service not in stream.consumers:
+        if service in stream.consumers:
+            # What arrived before is not delivered to those who subscribe now.
+            stream.consumers[service].subjects = frozenset(subjects)
+        else:
             self._add_consumer(stream, service, frozenset(subjects))
 
     def _add_consumer(self, stream: _Stream, service: str, subjects: frozenset[str]) -> None:
@@ -325,6 +328,10 @@ class SimulatedBusConnection:
         sequence: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._bus.publish(_Publication(self._process, subject, message, message_id, expected_last, sequence))
         return sequence
+
+    async def ensure_consumer(self, producer: str, subjects: Sequence[str]) -> None:
+        await self._process.stay_alive()
+        self._bus.ensure_consumer(producer, self.service, subjects)
 
     async def on_republish_request(self, respond: Callable[[RepublishRequest], Awaitable[None]]) -> None:
         self._process.republish = respond

@@ -25,6 +25,7 @@ CHANCES: Final = {
     "commit lost": 0.012,
     "commit unknown": 0.015,
     "response lost": 0.06,
+    "handler fails": 0.03,
     # the provider
     "provider unreachable": 0.1,
     "provider fails before": 0.08,
@@ -55,8 +56,10 @@ DISASTERS: Final = (
     "intents not found",
     "lists fail",
 )
+# Faults of a whole seed.
 SKEW: Final = "clock differs"
-_KINDS: Final = (*CHANCES, *DISASTERS, SKEW)
+TWO_RELEASES: Final = "two releases"
+_KINDS: Final = (*CHANCES, *DISASTERS, SKEW, TWO_RELEASES)
 # How likely a seed has each kind: in some seeds many things go wrong, in others one thing while all else goes well.
 _ARE_ON: Final = (0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.4, 0.5)
 

@@ -17,7 +17,7 @@ from admitone.expiration import handlers as expiration_handlers
 from admitone.expiration import store as expiration_store
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.http import idempotency
-from admitone.kernel.messaging import inbox, outbox, replicas
+from admitone.kernel.messaging import dead_letters, inbox, outbox, replicas
 from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.replicas import Versions
 from admitone.orders import handlers as order_handlers
@@ -307,6 +307,38 @@ _mutant(
     "acknowledged before the commit",
     _code(
         Inbox._receive_decoded, "    try:\n", "    for each in received:\n        await each.message.ack()\n    try:\n"
+    ),
+)
+_mutant(
+    "an event that keeps failing is not kept",
+    _code(
+        Inbox._record_failure,
+        "    if is_given_up:\n",
+        "    if is_given_up:\n"
+        '        await self._database.execute("DELETE FROM dead_letter WHERE id = $1", letter_id)\n',
+    ),
+)
+_mutant(
+    "later events wait for one that was dropped",
+    (dead_letters, "_advance", _nothing),
+    *_more_often("handler fails", 0.2),
+)
+_mutant(
+    "a dead letter that must wait is deleted when it is retried",
+    _code(dead_letters.retry, "raise missing", "pass"),
+    *_more_often("handler fails", 0.2),
+)
+_mutant(
+    "the release that announced last decides what is delivered",
+    _code(Inbox._subscribe, "await announced(self._database, producer, self.announced_seconds)", "own"),
+)
+_mutant("what only another release subscribes to is acknowledged", (Inbox, "_is_wanted", _nothing))
+_mutant(
+    "what only another release can read is a dead letter at once",
+    _code(
+        Inbox._receive_all,
+        "self._let_wait(message, reason.event_id, str(reason), message.metadata.num_delivered)",
+        "self._record_failure(message, str(reason.event_id), str(reason), attempts_max=1)",
     ),
 )
 _mutant("what must wait is dropped", _code(Inbox.consume, "return {", "return {} and {"))
