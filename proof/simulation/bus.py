@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from proof.simulation.world import World
 
 # As of the real connection, which tests make shorter.
-_CATCH_UP_SECONDS: Final = 5.0
+_CATCH_UP_SECONDS: Final = 15.0
 _NOT_FOUND: Final = 10059
 _WRONG_LAST_SEQUENCE: Final = 10071
 # Longer than the real bus waits: the later an event is delivered again, the more has changed meanwhile.
@@ -103,6 +103,7 @@ class SimulatedBus:
         self._arrivals: dict[str, asyncio.Event] = {}
         self._held_back: list[_Publication] = []
         self._away_until = 0.0
+        self._coming_back: asyncio.TimerHandle | None = None
         self._back_at = float("-inf")
 
     @property
@@ -123,7 +124,9 @@ class SimulatedBus:
             raise ConnectionError("the bus is unreachable")
 
     def is_drained(self) -> bool:
-        return all(not each.waiting for stream in self._streams.values() for each in stream.consumers.values())
+        return self.is_caught_up and all(
+            not each.waiting for stream in self._streams.values() for each in stream.consumers.values()
+        )
 
     # For producers.
 
@@ -199,7 +202,10 @@ class SimulatedBus:
         stream = self._streams.get(producer)
         if stream is None:
             raise BusError(code=404, err_code=_NOT_FOUND, description="stream not found")
-        if service not in stream.consumers:
+        if service in stream.consumers:
+            # What arrived before is not delivered to those who subscribe now.
+            stream.consumers[service].subjects = frozenset(subjects)
+        else:
             self._add_consumer(stream, service, frozenset(subjects))
 
     def _add_consumer(self, stream: _Stream, service: str, subjects: frozenset[str]) -> None:
@@ -253,10 +259,13 @@ class SimulatedBus:
     # Disasters.
 
     def go_away(self, seconds: float) -> None:
-        self._away_until = self._world.loop.time() + seconds
-        self._world.loop.call_at(self._away_until, self.come_back)
+        """Be unreachable for so long; an outage that lasts longer goes on."""
+        self._away_until = max(self._away_until, self._world.loop.time() + seconds)
+        if self._coming_back is not None:
+            self._coming_back.cancel()
+        self._coming_back = self._world.loop.call_at(self._away_until, self._come_back)
 
-    def come_back(self) -> None:
+    def _come_back(self) -> None:
         """Take what clients held back meanwhile; its acknowledgements are lost with the old connection."""
         self._away_until, self._back_at = 0.0, self._world.loop.time()
         held_back, self._held_back = self._held_back, []
@@ -319,6 +328,10 @@ class SimulatedBusConnection:
         sequence: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._bus.publish(_Publication(self._process, subject, message, message_id, expected_last, sequence))
         return sequence
+
+    async def ensure_consumer(self, producer: str, subjects: Sequence[str]) -> None:
+        await self._process.stay_alive()
+        self._bus.ensure_consumer(producer, self.service, subjects)
 
     async def on_republish_request(self, respond: Callable[[RepublishRequest], Awaitable[None]]) -> None:
         self._process.republish = respond

@@ -25,6 +25,7 @@ CHANCES: Final = {
     "commit lost": 0.012,
     "commit unknown": 0.015,
     "response lost": 0.06,
+    "handler fails": 0.03,
     # the provider
     "provider unreachable": 0.1,
     "provider fails before": 0.08,
@@ -41,18 +42,24 @@ CHANCES: Final = {
     "webhook twice": 0.2,
     "hold lost": 0.25,
 }
+LONG_OUTAGE: Final = "bus away for longer than a hold"
 # Faults of a whole machine, which happen now and then; see `run.py`.
 DISASTERS: Final = (
     "bus wiped",
     "stream wiped",
     "bus rolled back",
     "bus away",
+    LONG_OUTAGE,
     "consumer forgotten",
     "process killed",
     "clock jumps",
+    "intents not found",
+    "lists fail",
 )
+# Faults of a whole seed.
 SKEW: Final = "clock differs"
-_KINDS: Final = (*CHANCES, *DISASTERS, SKEW)
+TWO_RELEASES: Final = "two releases"
+_KINDS: Final = (*CHANCES, *DISASTERS, SKEW, TWO_RELEASES)
 # How likely a seed has each kind: in some seeds many things go wrong, in others one thing while all else goes well.
 _ARE_ON: Final = (0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.4, 0.5)
 
@@ -63,7 +70,9 @@ class Faults:
     def __init__(self, random: Random) -> None:
         self._random = random
         is_on = random.choice(_ARE_ON)
-        self.kinds = frozenset(kind for kind in _KINDS if random.random() < is_on)
+        kinds = frozenset(kind for kind in _KINDS if random.random() < is_on)
+        # A seed without any shows that an order paid in time survives an outage: nothing else delays its payment.
+        self.kinds = kinds or frozenset({LONG_OUTAGE})
         self._chances = {kind: CHANCES[kind] * random.choice((0.5, 1.0, 2.0)) for kind in CHANCES if kind in self.kinds}
         self.struck: Counter[str] = Counter()
         self.are_on = True

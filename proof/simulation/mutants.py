@@ -17,7 +17,7 @@ from admitone.expiration import handlers as expiration_handlers
 from admitone.expiration import store as expiration_store
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.http import idempotency
-from admitone.kernel.messaging import inbox, outbox, replicas
+from admitone.kernel.messaging import dead_letters, inbox, outbox, replicas
 from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.replicas import Versions
 from admitone.orders import handlers as order_handlers
@@ -27,6 +27,7 @@ from admitone.payments import handlers as payment_handlers
 from admitone.payments import jobs as payment_jobs
 from admitone.payments import model as payment_model
 from admitone.payments import store as payment_store
+from admitone.payments.gateway import Gateway
 from admitone.payments.model import Payment
 from admitone.tickets import handlers as ticket_handlers
 from admitone.tickets.model import Ticket
@@ -66,6 +67,11 @@ def _code(function: Any, old: str, new: str) -> Change:
 def _more_often(kind: str, chance: float) -> Sequence[Change]:
     """Let half of all seeds have each kind of fault, and this one strike so often."""
     return (faults, "_ARE_ON", (0.5,)), (faults.CHANCES, kind, chance)
+
+
+def _strikes(disaster: str) -> Sequence[Change]:
+    """Let half of all seeds have each kind of fault, and of those of a whole machine only this one strike."""
+    return (faults, "_ARE_ON", (0.5,)), (run, "DISASTERS", (disaster,))
 
 
 def first_catch(name: str, seeds: Sequence[int], databases: WorkerDatabases) -> tuple[int, str] | None:
@@ -133,6 +139,7 @@ _mutant(
     _sql(expiration_store, "_TAKE_DUE", "instant() + make_interval", "'infinity'::timestamptz + make_interval"),
     (order_store, "overdue_orders", _no_rows),
 )
+_mutant("holds end although the bus is away", (SimulatedBusConnection, "is_caught_up", True))
 _mutant(
     "a payment is accepted before the lock is confirmed",
     _code(order_handlers.payment_authorized, "ticket.order_id != order.id", "False"),
@@ -179,6 +186,29 @@ _mutant(
     *_more_often("provider times out before", 0.4),
 )
 _mutant(
+    # A refusal that says nothing about the card is an unknown outcome, and what is wanted stays wanted all the same.
+    "an intent that is not found decides and drops what is wanted",
+    _code(Gateway.retrieve, "return _unknown(error)", 'return Declined("refused", "No such payment_intent")'),
+    _code(
+        Payment._apply_over,
+        "return self.retried_later(now) if self.wanted is not None else self.at_rest()",
+        "return self.at_rest()",
+    ),
+    *_strikes("intents not found"),
+)
+_mutant(
+    # Nothing is decided by it, and the comparison reads that period again.
+    "a list that fails is taken for an empty one",
+    _code(
+        Gateway.intents,
+        'page = await self._send(_PaymentIntents, "get", _INTENTS, params)',
+        'try: page = await self._send(_PaymentIntents, "get", _INTENTS, params)\n'
+        "        except stripe.APIError: return [], None",
+    ),
+    *_strikes("lists fail"),
+    *_more_often("provider times out before", 0.4),
+)
+_mutant(
     "a refused capture is tried for ever",
     (payment_model, "_REFUSALS_MAX", 1_000_000),
     *_more_often("capture refused for good", 0.5),
@@ -195,7 +225,7 @@ _mutant(
 
 _CONSUME_AGAIN: Final = """
 WITH seen AS (INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING)
-SELECT DISTINCT unnest($1::uuid[]) AS id
+SELECT DISTINCT unnest($1::uuid[]) AS id, true AS is_fresh, false AS has_failed
 """
 _UNPUBLISHED_ONCE: Final = """
 WITH sent AS (UPDATE outbox SET stream_sequence = 0 WHERE stream_sequence IS NULL RETURNING *)
@@ -277,6 +307,38 @@ _mutant(
     "acknowledged before the commit",
     _code(
         Inbox._receive_decoded, "    try:\n", "    for each in received:\n        await each.message.ack()\n    try:\n"
+    ),
+)
+_mutant(
+    "an event that keeps failing is not kept",
+    _code(
+        Inbox._record_failure,
+        "    if is_given_up:\n",
+        "    if is_given_up:\n"
+        '        await self._database.execute("DELETE FROM dead_letter WHERE id = $1", letter_id)\n',
+    ),
+)
+_mutant(
+    "later events wait for one that was dropped",
+    (dead_letters, "_advance", _nothing),
+    *_more_often("handler fails", 0.2),
+)
+_mutant(
+    "a dead letter that must wait is deleted when it is retried",
+    _code(dead_letters.retry, "raise missing", "pass"),
+    *_more_often("handler fails", 0.2),
+)
+_mutant(
+    "the release that announced last decides what is delivered",
+    _code(Inbox._subscribe, "await announced(self._database, producer, self.announced_seconds)", "own"),
+)
+_mutant("what only another release subscribes to is acknowledged", (Inbox, "_is_wanted", _nothing))
+_mutant(
+    "what only another release can read is a dead letter at once",
+    _code(
+        Inbox._receive_all,
+        "self._let_wait(message, reason.event_id, str(reason), message.metadata.num_delivered)",
+        "self._record_failure(message, str(reason.event_id), str(reason), attempts_max=1)",
     ),
 )
 _mutant("what must wait is dropped", _code(Inbox.consume, "return {", "return {} and {"))

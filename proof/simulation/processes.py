@@ -1,7 +1,7 @@
 """One simulated process of a service: it dies at any await, forgets everything, and is started again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import replace
@@ -11,25 +11,33 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import httpx
 
+from admitone.events import OrderAwaitingPayment, OrderCompleted, PaymentFailed, PaymentRejected
 from admitone.kernel import runner
-from admitone.kernel.database.pool import UNREACHABLE, Database
+from admitone.kernel.database.pool import UNREACHABLE, Database, Transaction
+from admitone.kernel.errors import Unavailable
 from admitone.kernel.http.app import HttpApp, operation_routes
 from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
 from admitone.kernel.messaging import bus as buses
 from admitone.kernel.messaging.bus import Bus, RepublishRequest
-from admitone.kernel.messaging.event import subject_of
-from admitone.kernel.messaging.inbox import Inbox
+from admitone.kernel.messaging.event import Envelope, Event, UnknownEvent
+from admitone.kernel.messaging.inbox import Inbox, MissingEvents
 from admitone.kernel.messaging.outbox import Relay
 from admitone.kernel.running import RunningService
 from admitone.kernel.service import Service
 from proof.simulation.bus import SimulatedBusConnection
 from proof.simulation.connections import SimulatedConnection, SimulatedPool
+from proof.simulation.faults import TWO_RELEASES
 
 if TYPE_CHECKING:
     from proof.simulation.world import World
 
 _HTTP_SECONDS_MAX: Final = 10.0
+# About as long as the real inbox waits for a response of the bus before it starts again.
+_RESTART_SECONDS: Final = 4.0
 _ORIGIN: Final = "http://127.0.0.1:8000"
+# What an older release of each service does not subscribe to, and a value that it does not know.
+_NEW_SUBSCRIPTIONS: Final = frozenset({OrderAwaitingPayment, OrderCompleted, PaymentFailed, PaymentRejected})
+_NEW_REASON: Final = "cancelled_by_buyer"
 
 current_process: ContextVar["Process | None"] = ContextVar("current_process", default=None)
 
@@ -45,6 +53,7 @@ class Process:
         self.world = world
         self.service = service
         self.name = f"{service.name}-{number}"
+        self.is_older = number > 0 and world.faults.has(TWO_RELEASES)
         self.is_alive = False
         self.connections: dict[SimulatedConnection, None] = {}
         self.republish: Callable[[RepublishRequest], Awaitable[None]] | None = None
@@ -68,7 +77,7 @@ class Process:
     async def _open(self) -> None:
         """Do what `kernel.runner.run_service` does, on simulated connections."""
         name, settings = self.service.name, self.world.settings
-        database = Database(cast(Any, SimulatedPool(self)), "")
+        self.database = database = Database(cast(Any, SimulatedPool(self)), "")
         bus = cast(Bus, SimulatedBusConnection(self))
         sessions = _KnownPeople(self.world)
         bare: RunningService[Any] = RunningService(name, settings, sessions, bus, database, _no_client, resources=None)
@@ -82,7 +91,7 @@ class Process:
         running = replace(bare, resources=resources)
         app = HttpApp(operation_routes(running, self.service.operations), settings)
         self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=_ORIGIN, trust_env=False)
-        inbox = Inbox(name, database, bus, self.service.subscriptions)
+        self.inbox = inbox = _SimulatedInbox(self, database, bus)
         jobs: list[Callable[[], Awaitable[None]]] = [_SimulatedRelay(self, database, bus).run]
         jobs += [partial(job, running) for job in self.service.jobs]
         for job in jobs:
@@ -93,13 +102,12 @@ class Process:
 
     async def _consume(self, inbox: Inbox, producer: str) -> None:
         """Consume what the bus delivers, as `Inbox.run` does; what lies between the two is the network."""
-        subjects = sorted(subject_of(each) for each in self.service.subscriptions if each.producer == producer)
         bus, loop = self.world.bus, self.world.loop
         while True:
             try:
                 await self.stay_alive()
-                bus.ensure_consumer(producer, self.service.name, subjects)
-                while True:
+                await inbox._subscribe(producer)
+                while loop.time() < inbox._announce_at[producer]:
                     bus.arrival(producer).clear()
                     deliveries, more_at = bus.fetch(self, producer)
                     if deliveries:
@@ -110,8 +118,9 @@ class Process:
                     with suppress(TimeoutError):
                         async with asyncio.timeout(idle_seconds):
                             await bus.arrival(producer).wait()
-            except buses.UNREACHABLE:
-                await asyncio.sleep(0.5)
+                    await self.stay_alive()
+            except (Unavailable, *buses.UNREACHABLE, *UNREACHABLE):
+                await asyncio.sleep(_RESTART_SECONDS)
 
     def spawn(self, work: Coroutine[Any, Any, Any] | Awaitable[Any]) -> "asyncio.Task[Any]":
         """Run something as part of this process: it ends when the process does."""
@@ -173,6 +182,35 @@ class Process:
             return None, b""
         response: httpx.Response = serving.result()
         return response.status_code, response.content
+
+
+class HandlerFails(Exception):
+    """The handler of this event has a bug"""
+
+
+class _SimulatedInbox(Inbox):
+    """The inbox of one release, in which the handlers of some events fail for a while."""
+
+    # Seldom, because each announcement costs real time; and they count for longer than a clock may jump.
+    announce_seconds = 120.0
+    announced_seconds = 1500.0
+
+    def __init__(self, process: Process, database: Database, bus: Bus) -> None:
+        missing = _NEW_SUBSCRIPTIONS if process.is_older else frozenset()
+        subscribed = {each: handler for each, handler in process.service.subscriptions.items() if each not in missing}
+        super().__init__(process.service.name, database, bus, subscribed)
+        self._process = process
+
+    def _decode(self, message: bytes) -> tuple[Envelope, Event]:
+        envelope, event = super()._decode(message)
+        if self._process.is_older and getattr(event, "reason", "") == _NEW_REASON:
+            raise UnknownEvent(envelope.id, "Invalid enum value")
+        return envelope, event
+
+    async def consume(self, tx: Transaction, events: Sequence[tuple[Envelope, Event]]) -> dict[int, MissingEvents]:
+        if any(self._process.world.fails(self._process.service.name, envelope.id) for envelope, _ in events):
+            raise HandlerFails
+        return await super().consume(tx, events)
 
 
 class _SimulatedRelay(Relay):

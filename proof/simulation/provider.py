@@ -45,6 +45,9 @@ class SimulatedProvider:
         self._in_progress: set[str] = set()
         self._known_events: set[str] = set()
         self._not_capturable: set[str] = set()
+        # Until when requests for an intent by its id, and for the list or a search, are in vain.
+        self.finds_nothing_until = 0.0
+        self.lists_nothing_until = 0.0
 
     async def request(self, method: str, path: str, headers: Mapping[str, str], body: str) -> httpx.Response:
         """Send one request over the network. Raises stripe.APIConnectionError."""
@@ -52,10 +55,12 @@ class SimulatedProvider:
         await asyncio.sleep(self._random.uniform(0.05, 0.4))
         if faults.strikes("provider unreachable"):
             raise _connection_error("unreachable")
+        if path.startswith(_INTENTS) and (failure := self._outage(method, path)) is not None:
+            return failure
         if faults.strikes("provider says too many"):
             return _failure(429, "rate_limit")
         if faults.strikes("provider finds nothing"):
-            return _failure(404, "resource_missing", "invalid_request_error")
+            return _not_found()
         if faults.strikes("provider is slow"):
             await asyncio.sleep(self._random.uniform(1.0, 8.0))
         if faults.strikes("provider times out before"):
@@ -75,6 +80,13 @@ class SimulatedProvider:
             raise _connection_error("timeout")
         await asyncio.sleep(self._random.uniform(0.05, 0.4))
         return response
+
+    def _outage(self, method: str, path: str) -> httpx.Response | None:
+        """Return the failure of a request about intents, while such requests fail again and again."""
+        now, page = self._world.loop.time(), path.partition("?")[0].removeprefix(_INTENTS)
+        if page in {"", "/search"}:
+            return _failure(503, "api_error") if method == "GET" and now < self.lists_nothing_until else None
+        return _not_found() if now < self.finds_nothing_until else None
 
     async def _execute_late(self, method: str, path: str, headers: Mapping[str, str], body: str, key: str) -> None:
         self._in_progress.discard(key)
@@ -177,6 +189,10 @@ class SimulatedTransport(stripe.HTTPClient):
 
 def _connection_error(message: str) -> stripe.APIConnectionError:
     return stripe.APIConnectionError(message, should_retry=True)  # type: ignore[no-untyped-call]
+
+
+def _not_found() -> httpx.Response:
+    return _failure(404, "resource_missing", "invalid_request_error")
 
 
 def _failure(status: int, code: str, kind: str = "api_error") -> httpx.Response:

@@ -4,17 +4,22 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Final
 
+from admitone.events import TicketUpdated
 from admitone.invariants import IN_PROGRESS, check_connections
 from admitone.kernel.http.sessions import SignedInUser
+from admitone.kernel.messaging import dead_letters
+from admitone.kernel.messaging.event import subject_of
+from admitone.kernel.messaging.snapshots import publish_snapshots
 from admitone.registry import SERVICES as ALL_SERVICES
 from proof.people import Crowd, Habits, Person
 from proof.simulation.databases import WorkerDatabases
-from proof.simulation.faults import DISASTERS
+from proof.simulation.faults import DISASTERS, LONG_OUTAGE
 from proof.simulation.loop import Stuck
+from proof.simulation.processes import HandlerFails, Process
 from proof.simulation.world import BEGINNING, HEALED_IDLE_SECONDS, SERVICES, World
 
 _LASTS_SECONDS_MAX: Final = 400.0
@@ -31,6 +36,12 @@ HABITS: Final = Habits(
     late_seconds=(0.8, 1.1),
     bank_seconds=(0.5, 15.0),
 )
+# A ticket's present state can be published again; nothing replaces the event of an order or a payment.
+_REPLACEABLE: Final = subject_of(TicketUpdated)
+_PAID_AT: Final = """
+SELECT (data::jsonb ->> 'orderId')::uuid, recorded_at FROM outbox WHERE type = 'PaymentAuthorized'
+"""
+_EXPIRED_AFTER: Final = "SELECT FROM orders WHERE id = $1 AND cancel_reason = 'expired' AND expires_at > $2"
 _CONSUMERS: Final = tuple(
     (producer, service.name)
     for service in SERVICES
@@ -92,11 +103,14 @@ class _Run:
         self._random = Random(f"{world.seed} disasters")
         self._people_random = Random(f"{world.seed} people")
         self._crowd = Crowd(world, self._people_random, HABITS, world.hold_seconds)
+        self._lacks_state = False
 
     async def run(self) -> None:
         world = self._world
         await world.start()
         tasks = [asyncio.create_task(each) for each in (self._trade(), self._bring_disasters())]
+        if world.faults.has("handler fails"):
+            self._operator = asyncio.create_task(self._operate())
         await asyncio.wait(tasks[:1], timeout=_LASTS_SECONDS_MAX)
         for task in tasks:
             task.cancel()
@@ -105,7 +119,6 @@ class _Run:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
         world.faults.are_on = False
-        world.bus.come_back()
         world.trace("healed")
         world.set_polls(HEALED_IDLE_SECONDS)
         await self._settle()
@@ -167,6 +180,9 @@ class _Run:
                     world.bus.roll_back()
                 case "bus away":
                     world.bus.go_away(random.uniform(0.5, 20.0))
+                case "bus away for longer than a hold":
+                    world.bus.go_away(world.hold_seconds + random.uniform(5.0, 60.0))
+                    kinds.remove(kind)  # people have stopped to trade when it is over
                 case "consumer forgotten":
                     world.bus.forget_consumer(*random.choice(_CONSUMERS))
                 case "process killed":
@@ -174,6 +190,31 @@ class _Run:
                 case "clock jumps":
                     service = random.choice(list(world.skew_seconds))
                     world.skew_seconds[service] = random.uniform(-_JUMP_SECONDS_MAX, _JUMP_SECONDS_MAX)
+                case "intents not found":
+                    world.provider.finds_nothing_until = world.loop.time() + random.uniform(5.0, 200.0)
+                case "lists fail":
+                    world.provider.lists_nothing_until = world.loop.time() + random.uniform(5.0, 200.0)
+
+    async def _operate(self) -> None:
+        """Be the operator, who decides about dead letters again and again."""
+        while True:
+            await asyncio.sleep(self._random.uniform(10.0, 60.0))
+            for process in self._world.processes:
+                if process.is_alive and not process.is_older:
+                    await asyncio.wait({process.spawn(self._decide(process))})
+
+    async def _decide(self, process: Process) -> None:
+        """Retry a service's dead letters, or drop them where the present state can replace them."""
+        for letter in await dead_letters.find_all(process.database):
+            is_hopeless = letter.error.startswith(HandlerFails.__name__) and self._random.random() < 0.4
+            if letter.subject == _REPLACEABLE and is_hopeless:
+                self._world.trace("dropped", letter.id)
+                self._lacks_state = True
+                await dead_letters.drop(process.database, letter)
+            else:
+                self._world.trace("retried", letter.id)
+                with suppress(Exception):  # as the command does; it may fail again
+                    await dead_letters.retry(process.database, process.inbox, letter)
 
     # The end.
 
@@ -187,6 +228,11 @@ class _Run:
         while reason is not None and world.loop.time() < deadline:
             await asyncio.sleep(_POLL_SECONDS)
             reason = await self._in_progress()
+            if reason is None and self._lacks_state:
+                # Nothing may wait for what was dropped; only then is it replaced.
+                tickets = next(each for each in world.processes if each.service.name == "tickets")
+                await publish_snapshots(tickets.database, tickets.service.snapshots)
+                self._lacks_state, reason = False, "the tickets are published again"
         if reason is not None:
             world.violated(f"I6 not settled after {_SETTLES_SECONDS:.0f} s: {reason}")
 
@@ -197,6 +243,9 @@ class _Run:
         for service, sql in IN_PROGRESS:
             if rows := world.databases.rows(service, sql):
                 return f"{service}: {rows[0][0]}"
+        for each in SERVICES:
+            if rows := world.databases.rows(each.name, "SELECT id FROM dead_letter LIMIT 1"):
+                return f"{each.name}: dead letter {rows[0][0]}"
         if not world.bus.is_drained():
             return "the bus is not drained"
         # A hold that the database does not know of is found by the comparison with the provider's books.
@@ -219,3 +268,12 @@ class _Run:
                 world.violated(f"{finding.id} {sample}")
         for problem in history.problems:
             world.violated(problem)
+        if world.faults.kinds == {LONG_OUTAGE}:
+            self._check_paid_in_time()
+
+    def _check_paid_in_time(self) -> None:
+        """Check that no order expired that was paid before its deadline; in the last second either is right."""
+        databases = self._world.databases
+        for order_id, paid_at in databases.rows("payments", _PAID_AT):
+            for _ in databases.rows("orders", _EXPIRED_AFTER, order_id, paid_at + timedelta(seconds=1)):
+                self._world.violated(f"order {order_id} expired although it was paid in time")

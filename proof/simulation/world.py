@@ -30,7 +30,7 @@ from admitone.registry import named
 from proof.clients import Json, Reply, stripe_signature
 from proof.simulation.bus import SimulatedBus
 from proof.simulation.databases import WorkerDatabases
-from proof.simulation.faults import SKEW, Faults
+from proof.simulation.faults import SKEW, TWO_RELEASES, Faults
 from proof.simulation.loop import VirtualLoop
 from proof.simulation.processes import Process, current_process
 from proof.simulation.provider import SECRET_KEY, SimulatedProvider, SimulatedTransport
@@ -57,6 +57,7 @@ _WAITS: Final = (
     (replicas, "_FIRST_PAUSE_SECONDS"),
     (replicas, "_PAUSE_SECONDS_MAX"),
     (payment_api, "_PAUSE_SECONDS_MAX"),
+    (outbox, "_RESTART_SECONDS"),
 )
 
 
@@ -105,9 +106,16 @@ class World:
                 skews = (0.0, shape.uniform(-5, 5), shape.uniform(-1, 1) * _SKEW_SECONDS_MAX)
                 self.skew_seconds[name] = shape.choice(skews)
             self.faults.note(SKEW)
+        counts = [shape.choice((1, 1, 2)) for _ in SERVICES]
+        if self.faults.has(TWO_RELEASES):
+            counts = [2] * len(SERVICES)
+            self.faults.note(TWO_RELEASES)
         self.processes = [
-            Process(self, service, number) for service in SERVICES for number in range(shape.choice((1, 1, 2)))
+            Process(self, service, number)
+            for service, count in zip(SERVICES, counts, strict=True)
+            for number in range(count)
         ]
+        self._fails_until: dict[tuple[str, UUID], float] = {}
         self.idle_seconds = IDLE_SECONDS
         self.users: dict[str, SignedInUser] = {}
         self.relay_locks: dict[str, Any] = {}
@@ -218,6 +226,13 @@ class World:
     def _process_of(self, service: str, random: Random) -> Process | None:
         alive = [each for each in self.processes if each.service.name == service and each.is_alive]
         return random.choice(alive) if alive else None
+
+    def fails(self, service: str, event_id: UUID) -> bool:
+        """Whether the handler of an event fails: it does so, or not, from the first delivery until it is mended."""
+        if (service, event_id) not in self._fails_until:
+            lasts_seconds = self.random.uniform(1.0, 200.0) if self.faults.strikes("handler fails") else 0.0
+            self._fails_until[service, event_id] = self.loop.time() + lasts_seconds
+        return self.loop.time() < self._fails_until[service, event_id]
 
     def request_republish(self, producer: str, request: RepublishRequest) -> None:
         if self.faults.strikes("request to publish again lost"):

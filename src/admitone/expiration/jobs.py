@@ -21,7 +21,8 @@ async def signal_deadlines(service: RunningService[None]) -> None:
     while True:
         while service.bus.is_caught_up and await _signal_due(service) == _BATCH_MAX:
             pass
-        seconds = await store.seconds_to_next_signal(service.database)
+        # Deadlines that pass during an outage wait for its end.
+        seconds = await store.seconds_to_next_signal(service.database) if service.bus.is_caught_up else None
         await asyncio.sleep(_POLL_SECONDS if seconds is None else min(max(seconds, 0), _POLL_SECONDS))
 
 

@@ -17,7 +17,9 @@ from admitone.kernel.ids import new_id
 from admitone.kernel.messaging import dead_letters
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import Envelope, Event, Undecodable, UnknownEvent, unwrap
+from admitone.kernel.messaging.failures import record_failure
 from admitone.kernel.messaging.inbox import AnyHandler, BatchHandler, Inbox, MissingEvents
+from admitone.kernel.messaging.subscriptions import announce
 from admitone.kernel.tracing import current_traceparent, trace_span
 from admitone.local.postgres import Postgres
 from tests import engines
@@ -43,6 +45,9 @@ from tests.kernel.support import (
     texts,
 )
 from tests.support import eventually
+
+_ERASED = "events.alpha.NoteErased"
+_WRITTEN = "events.alpha.NoteWritten"
 
 
 async def copies(tx: Transaction, event: NoteWritten) -> None:
@@ -312,7 +317,7 @@ async def test_replicas_of_two_releases_lose_nothing(world: World) -> None:
         config = (await (await world.jetstream()).consumer_info("alpha", "beta")).config
         return config.filter_subjects or [config.filter_subject or ""]
 
-    both = ["events.alpha.NoteErased", "events.alpha.NoteWritten"]
+    both = [_ERASED, _WRITTEN]
 
     async def all_are_delivered() -> bool:
         return await subjects() == both
@@ -346,8 +351,91 @@ async def test_replicas_of_two_releases_lose_nothing(world: World) -> None:
     await ended(old_again)
 
 
-async def _only(subjects: Callable[[], Awaitable[list[str] | None]], wanted: list[str]) -> bool:
+async def _only(subjects: Callable[[], Awaitable[Sequence[str] | None]], wanted: list[str]) -> bool:
     return await subjects() == wanted
+
+
+async def test_an_old_release_leaves_an_event_to_a_new_one_that_it_does_not_know_of_yet(world: World) -> None:
+    await world.relay()
+    await world.inbox()
+    await world.publish(note("before"))
+    await eventually(world.consumed(1), "the old release consumes")
+    bus = await world.bus("beta")
+    await bus.ready()
+    await announce(world.beta, [_ERASED])
+    await bus.ensure_consumer("alpha", [_ERASED, _WRITTEN])
+
+    async with world.alpha.transaction() as tx:
+        tx.publish(NoteErased(id=new_id(), text="erased"))
+
+    async def is_returned() -> bool:
+        delivered = (await (await world.jetstream()).consumer_info("alpha", "beta")).delivered
+        return delivered is not None and delivered.consumer_seq >= 3
+
+    await eventually(is_returned, "the old release gets it, and the bus delivers it again")
+    world.run(Inbox("beta", world.beta, bus, {NoteWritten: note_effect, NoteErased: note_effect}).run("alpha"))
+    await eventually(world.consumed(2), "the new release consumes it")
+    assert await world.effects() == ["before", "erased"]
+
+
+async def test_two_releases_that_start_at_once_get_what_either_subscribes_to(world: World) -> None:
+    """The old one has read what is wanted before the new one announces it, and sets its filter afterwards."""
+    await world.relay()
+    await world.publish(note("before"))
+    await eventually(world.published_count(1), "there is a stream")
+    has_read, may_go_on = asyncio.Event(), asyncio.Event()
+    set_by_old: list[list[str]] = []
+
+    class SlowBus(Bus):
+        async def ensure_consumer(self, producer: str, subjects: Sequence[str]) -> None:
+            has_read.set()
+            await may_go_on.wait()
+            await super().ensure_consumer(producer, subjects)
+            set_by_old.append(list(subjects))
+
+    async def filters() -> list[str]:
+        try:
+            consumer = await (await world.jetstream()).consumer_info("alpha", "beta")
+        except NotFoundError:
+            return []
+        return list(consumer.config.filter_subjects or [])
+
+    slow = SlowBus("beta")
+    slow.start(world.nats.url("beta"))
+    old = Inbox("beta", world.beta, slow, {NoteWritten: note_effect})
+    old.announce_seconds = 3600
+    world.run(old.run("alpha"))
+    await has_read.wait()
+    new = Inbox("beta", world.beta, await world.bus("beta"), {NoteWritten: note_effect, NoteErased: note_effect})
+    new_runs = world.run(new.run("alpha"))
+    await eventually(lambda: _only(filters, [_ERASED, _WRITTEN]), "the new release sets its filter")
+    await ended(new_runs)
+    may_go_on.set()
+
+    async def both_are_set() -> bool:
+        return len(set_by_old) == 2 and await filters() == [_ERASED, _WRITTEN]
+
+    await eventually(both_are_set, "the old release sets what the new one announced meanwhile")
+    assert set_by_old == [[_WRITTEN], [_ERASED, _WRITTEN]]
+    await slow.close()
+
+
+async def test_a_copy_of_a_consumed_event_ends_the_record_of_its_failures(world: World, alpha_bus: Bus) -> None:
+    """Another replica, which could not read a copy of it, recorded a failure after it was consumed."""
+    event_id = new_id()
+    message = enveloped(note("once"), event_id)
+    await publish_message(alpha_bus, message)
+    await world.inbox()
+    await eventually(world.consumed(1), "it is consumed")
+    await record_failure(world.beta, str(event_id), _WRITTEN, message, "Invalid enum value", 40)
+
+    await publish_message(alpha_bus, message)
+
+    async def is_forgotten() -> bool:
+        return bool(await world.beta.fetchval("SELECT count(*) = 0 FROM dead_letter"))
+
+    await eventually(is_forgotten, "nothing fails any more")
+    assert await world.effects() == ["once"]
 
 
 async def test_an_event_without_its_predecessor_waits_and_the_predecessor_is_requested(world: World) -> None:

@@ -5,17 +5,18 @@ import pytest
 from proof.simulation.databases import WorkerDatabases
 from proof.simulation.mutants import MUTANTS, first_catch
 
-# One of each kind that the first seeds catch: what orders decide, money, events.
+# One of each kind that the first seeds catch: what orders decide, money, events, releases.
 QUICK = (
     "no unique index: two live orders for a ticket",
     "the money is taken before orders decide",
     "acknowledged before the commit",
+    "what only another release subscribes to is acknowledged",
 )
 SEEDS_MAX = 300
 
 
 def test_every_mutant_finds_what_it_takes_away(simulated: WorkerDatabases) -> None:
-    assert len(MUTANTS) == 31
+    assert len(MUTANTS) == 40
     for mutant in MUTANTS.values():
         with mutant(simulated):
             pass

@@ -21,7 +21,7 @@ from admitone.kernel.messaging import bus as buses
 from admitone.kernel.messaging.bus import Bus, RepublishRequest
 from admitone.kernel.messaging.event import Envelope, Event, Undecodable, UnknownEvent, subject_of, unwrap
 from admitone.kernel.messaging.failures import record_failure
-from admitone.kernel.messaging.subscriptions import announce
+from admitone.kernel.messaging.subscriptions import announce, announced
 from admitone.kernel.tasks import finish
 from admitone.kernel.tracing import trace_span
 
@@ -47,11 +47,13 @@ _RESTART_SECONDS: Final = 0.5
 _FINISH_SECONDS: Final = 4.0
 
 _CONSUME: Final = """
-INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING
-RETURNING id, EXISTS (SELECT FROM dead_letter WHERE dead_letter.id = inbox.id::text) AS has_failed
+WITH fresh AS (INSERT INTO inbox (id) SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id)
+SELECT id, fresh.id IS NOT NULL AS is_fresh,
+    EXISTS (SELECT FROM dead_letter WHERE dead_letter.id = event.id::text) AS has_failed
+FROM (SELECT DISTINCT unnest($1::uuid[]) AS id) AS event LEFT JOIN fresh USING (id)
 """
 _UNCONSUME: Final = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
-# A success deletes the record of earlier failures.
+# A success deletes the record of earlier failures, and a copy that arrives after it that of failures since.
 _RECOVER: Final = "DELETE FROM dead_letter WHERE id = ANY($1::uuid[]::text[])"
 
 
@@ -154,8 +156,14 @@ class Inbox:
     async def _subscribe(self, producer: str) -> None:
         """Announce what this replica subscribes to, and let the consumer deliver what any replica subscribes to."""
         own = sorted(subject_of(each) for each in self._subscriptions if each.producer == producer)
-        self._subjects[producer] = await announce(self._database, producer, own, self.announced_seconds)
-        await self._bus.ensure_consumer(producer, self._subjects[producer])
+        await announce(self._database, own)
+        # Another replica may announce meanwhile, and its filter may be replaced by the one that was read before: the
+        # last filter must be what is read after it.
+        given: list[str] | None = None
+        while (wanted := await announced(self._database, producer, self.announced_seconds)) != given:
+            await self._bus.ensure_consumer(producer, wanted)
+            given = wanted
+        self._subjects[producer] = wanted
         self._announce_at[producer] = clock.monotonic_seconds() + self.announce_seconds
 
     async def _pull(self, producer: str) -> None:
@@ -218,12 +226,18 @@ class Inbox:
             else:
                 if type(each.event) in self._subscriptions:
                     received.append(each)
-                elif message.subject in self._subjects.get(each.event.producer, ()):
+                elif await self._is_wanted(message.subject, each.event.producer):
                     await message.nak(delay=_UNSUBSCRIBED_DELAY_SECONDS)
                 else:
                     await message.ack()
         if received:
             await self._receive_decoded(received)
+
+    async def _is_wanted(self, subject: str, producer: str) -> bool:
+        """Whether a replica subscribes to what this one does not: perhaps one that announced it a moment ago."""
+        if subject not in self._subjects.get(producer, ()):
+            self._subjects[producer] = await announced(self._database, producer, self.announced_seconds)
+        return subject in self._subjects[producer]
 
     async def _receive_decoded(self, received: Sequence[_Received]) -> None:
         try:
@@ -260,7 +274,7 @@ class Inbox:
         Raises what a handler raises besides MissingEvents: then the transaction must be rolled back.
         """
         rows = await tx.fetch(_CONSUME, [envelope.id for envelope, _ in events])
-        fresh = {row["id"]: row["has_failed"] for row in rows}
+        fresh = {row["id"] for row in rows if row["is_fresh"]}
         unique = {envelope.id: (envelope, event) for envelope, event in events if envelope.id in fresh}
         waiting = await self._handle(tx, list(unique.values()))
         if 0 < len(waiting) < len(unique):
@@ -268,7 +282,7 @@ class Inbox:
             waiting = await self._handle(tx, [each for each in unique.values() if each[0].id in waiting])
         if waiting:
             await tx.execute(_UNCONSUME, list(waiting))
-        if recovered := [each for each, has_failed in fresh.items() if has_failed and each not in waiting]:
+        if recovered := [row["id"] for row in rows if row["has_failed"] and row["id"] not in waiting]:
             await tx.execute(_RECOVER, recovered)
         # One event may occur twice in a batch: no copy is acknowledged while another must be delivered again.
         return {index: waiting[envelope.id] for index, (envelope, _) in enumerate(events) if envelope.id in waiting}

@@ -29,6 +29,7 @@ _LOCK: Final = 0x0B0C5  # one relay per database
 _BATCH: Final = 256
 _ACKNOWLEDGED_WITHIN_SECONDS: Final = 5.0
 _STANDBY_SECONDS: Final = 1.0
+_RESTART_SECONDS: Final = 0.25
 _POLL_SECONDS: Final = 0.25
 _CHANNEL: Final = "outbox"
 
@@ -117,7 +118,7 @@ class Relay:
             except (*UNREACHABLE, *buses.UNREACHABLE, asyncpg.InterfaceError) as error:
                 extra = {"service": self._bus.service, "error": str(error) or repr(error)}
                 log.warning("the relay restarts", extra=extra)
-                await asyncio.sleep(_POLL_SECONDS)
+                await asyncio.sleep(_RESTART_SECONDS)
             finally:
                 self.is_leading = False
 

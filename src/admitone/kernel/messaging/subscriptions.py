@@ -15,8 +15,12 @@ WHERE starts_with(subject, $1) AND wanted_at > instant() - make_interval(secs =>
 """
 
 
-async def announce(db: Statements, producer: str, subjects: Sequence[str], counts_seconds: float) -> list[str]:
-    """Record that a replica wants these subjects of a producer; return all that replicas wanted in so many seconds."""
+async def announce(db: Statements, subjects: Sequence[str]) -> None:
+    """Record that a replica wants these subjects."""
     await db.execute(_SUBSCRIBE, subjects)
+
+
+async def announced(db: Statements, producer: str, counts_seconds: float) -> list[str]:
+    """Return all subjects of a producer that replicas wanted in so many seconds."""
     rows = await db.fetch(_SUBSCRIBED, f"events.{producer}.", counts_seconds)
     return [row["subject"] for row in rows]
