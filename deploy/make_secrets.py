@@ -39,8 +39,9 @@ GIVEN: Final = (*_GIVEN, *_BACKUP_KEYS)
 IMAGE_USER: Final = 10001
 """The user id of our image."""
 
-# The official image of PostgreSQL reads its secrets as the user 999, that of NATS runs as root.
-READERS: Final = {"databases": 999, "postgres-superuser": 999, "nats-passwords": 0}
+# The official image of PostgreSQL reads its secrets as the user 999, that of NATS runs as root. Nothing
+# mounts `nats-admin`: it is the operator's.
+READERS: Final = {"databases": 999, "postgres-superuser": 999, "nats-passwords": 0, "nats-admin": 0}
 """The user ids that read the folders of secrets in compose.yaml, other than the one of our image."""
 
 
@@ -60,6 +61,8 @@ def _generated(database_hosts: Mapping[str, str], bus: str) -> Secrets:
             "password.conf": f'password: "{password}"\n',
             "url": f"nats://{service.name}:{password}@{bus}:4222",
         }
+    password = token_urlsafe(32)
+    found["nats-admin"] = {"password.conf": f'password: "{password}"\n', "password": password}
     return found
 
 
@@ -128,6 +131,7 @@ def write_files(secrets: Secrets, folder: Path) -> None:
     files = {Path(name, key): value for name, data in found.items() for key, value in data.items()}
     for service in SERVICES:
         files[Path("nats-passwords", f"{service.name}.conf")] = found[f"{service.name}-bus"]["password.conf"]
+    files[Path("nats-passwords", "admin.conf")] = found["nats-admin"]["password.conf"]
     for name in STORING:
         files[Path("databases", name, "password")] = found[f"{name}-database"]["password"]
         files[Path("databases", name, "migrator-password")] = found[f"{name}-migrator"]["password"]

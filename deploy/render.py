@@ -153,7 +153,7 @@ def manifests(overlay: str) -> str:
 
 
 def nats_users() -> str:
-    """Return the bus accounts; each password is included from a file of its own."""
+    """Return the bus accounts of services and of the administrator; passwords are included from files."""
     users = []
     for service in SERVICES:
         permissions = json.dumps(allow_list(NatsUser.of(service, "")).as_permissions(), indent=2)
@@ -161,7 +161,14 @@ def nats_users() -> str:
             f'  {{\n    user: {service.name}\n    include "../nats-passwords/{service.name}.conf"\n'
             f"    permissions: {permissions}\n  }}\n"
         )
-    return f"# Rendered by deploy/render.py; do not edit.\nauthorization {{\n  users: [\n{''.join(users)}  ]\n}}\n"
+    # The administrator has two accounts, as one for the servers cannot see streams: `system` is for those.
+    administrator = '  {\n    user: admin\n    include "../nats-passwords/admin.conf"\n  }\n'
+    return (
+        "# Rendered by deploy/render.py; do not edit.\n"
+        f"authorization {{\n  users: [\n{''.join(users)}{administrator}  ]\n}}\n"
+        "system_account: SYS\n"
+        'accounts { SYS { users: [{user: system, include "../nats-passwords/admin.conf"}] } }\n'
+    )
 
 
 def _compose(name: str) -> str:
