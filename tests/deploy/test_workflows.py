@@ -54,20 +54,3 @@ def test_only_the_image_that_was_checked_and_built_is_deployed() -> None:
     assert build["provenance"] == "mode=max"
     assert jobs["image"]["outputs"]["digest"] == "${{ steps.build.outputs.digest }}"
     assert any("apply.sh production" in step.get("run", "") for step in jobs["deploy"]["steps"])
-
-
-def test_skaffold_names_existing_stages_and_manifests() -> None:
-    skaffold = yaml.safe_load((ROOT / "deploy" / "skaffold.yaml").read_text())
-    dockerfile = (ROOT / "deploy" / "image" / "Dockerfile").read_text()
-    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", dockerfile, re.MULTILINE))
-    parts = [skaffold, *skaffold["profiles"]]
-    for part in parts:
-        assert {each["docker"]["target"] for each in part["build"]["artifacts"]} <= stages
-        files = [f"{path}/kustomization.yaml" for path in part["manifests"].get("kustomize", {}).get("paths", ())]
-        files += part["manifests"].get("rawYaml", ())
-        assert files
-        assert [file for file in files if not (ROOT / file).exists()] == []
-    sync = skaffold["build"]["artifacts"][0]["sync"]["manual"][0]
-    version = re.search(r"^FROM python:(\d+\.\d+)", dockerfile, re.MULTILINE)
-    assert version is not None
-    assert f"/python{version[1]}/" in sync["dest"]
