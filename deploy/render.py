@@ -67,6 +67,7 @@ def _settings(overlay: str) -> ConfigMap:
         "ADMITONE_LOG_LEVEL": "INFO",
         # Network policies allow only the ingress and the pages to call a service, and both pass the client's address.
         "ADMITONE_TRUST_PROXY": "1",
+        "ADMITONE_NATS_STREAM_BYTES": str(facts.STREAM_BYTES),
         **{
             f"ADMITONE_{each.name.upper()}_URL": f"http://{each.name}:8000"
             for each in SERVICES
@@ -121,6 +122,7 @@ def _environment(*folders: Path) -> Environment:
         prefixes=path_prefixes(SERVICES),
         credentials=facts.credentials,
         is_served=facts.is_served,
+        stream_bytes=facts.STREAM_BYTES,
         calls=facts.calls,
         callers=facts.callers,
     )

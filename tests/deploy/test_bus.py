@@ -1,6 +1,7 @@
 """The real server with the bus's configuration, with passwords where the secrets are mounted, and its probes."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from admitone.local.nats import Nats, program
 from admitone.local.server import LOOPBACK, free_port
+from admitone.registry import SERVICES
 from deploy import make_secrets
 from tests.deploy.manifests import OVERLAYS, manifests
 from tests.engines import wait_until
@@ -57,6 +59,20 @@ def test_without_a_password_the_server_does_not_start(tmp_path: Path) -> None:
     command = [str(program()), "-t", "-c", str(file)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False, env={"SERVER_NAME": "nats-0"})
     assert checked.returncode != 0
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_streams_together_cannot_fill_the_volume(overlay: str, tmp_path: Path) -> None:
+    system = manifests(overlay)
+    settings = next(each["data"] for each in system.of("ConfigMap") if "ADMITONE_ORIGIN" in each["data"])
+    streams = sum(bool(each.publications) for each in SERVICES) * int(settings["ADMITONE_NATS_STREAM_BYTES"])
+    store = re.search(r"max_file_store: (\d+)GB", write_configuration(overlay, tmp_path).read_text())
+    assert store is not None
+    (claim,) = system.workload("nats").whole["spec"]["volumeClaimTemplates"]
+    volume = re.fullmatch(r"(\d+)Gi", claim["spec"]["resources"]["requests"]["storage"])
+    assert volume is not None
+    # Indexes and the logs of a cluster take room, too.
+    assert streams <= 0.9 * int(store[1]) * 2**30 < 0.9 * int(volume[1]) * 2**30
 
 
 @pytest.fixture
