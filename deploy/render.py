@@ -7,12 +7,14 @@
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from admitone.local.nats import NatsUser, allow_list
@@ -28,6 +30,23 @@ OVERLAYS: Final = ("development", "production")
 _CONTAINER_SECURITY: Final = (
     "{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}"
 )
+
+
+# Of one client, at the proxy in front of the services. As many connections as a service accepts without a proxy.
+_LIMITS: Final = {"requests_per_second": 100, "requests_burst": 400, "connections_of_client": 200}
+
+
+class Installation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What deploy/kubernetes/production.toml says."""
+
+    host: str
+    stripe_publishable_key: str
+    backup_path: str
+    backup_endpoint: str
+
+    @classmethod
+    def read(cls) -> "Installation":
+        return msgspec.convert(tomllib.loads((DEPLOY / "kubernetes" / "production.toml").read_text()), cls)
 
 
 @dataclass(frozen=True)
@@ -61,7 +80,7 @@ def _pod_security(user: int, *, keep_owners: bool = False) -> str:
     )
 
 
-def _settings(overlay: str) -> ConfigMap:
+def _settings(overlay: str, installation: Installation) -> ConfigMap:
     data = {
         "ADMITONE_METRICS_PORT": "9000",
         "ADMITONE_LOG_LEVEL": "INFO",
@@ -79,10 +98,9 @@ def _settings(overlay: str) -> ConfigMap:
             "settings",
             data
             | {
-                "ADMITONE_ORIGIN": "https://tickets.example.com",
+                "ADMITONE_ORIGIN": f"https://{installation.host}",
                 "ADMITONE_NATS_REPLICAS": "3",
-                # Stripe's publishable key: browsers get it.
-                "STRIPE_PUBLISHABLE_KEY": "pk_live_replace_me",
+                "STRIPE_PUBLISHABLE_KEY": installation.stripe_publishable_key,
             },
         )
     return ConfigMap.of(
@@ -123,6 +141,7 @@ def _environment(*folders: Path) -> Environment:
         credentials=facts.credentials,
         is_served=facts.is_served,
         stream_bytes=facts.STREAM_BYTES,
+        **_LIMITS,
         calls=facts.calls,
         callers=facts.callers,
     )
@@ -132,14 +151,17 @@ def _environment(*folders: Path) -> Environment:
 def manifests(overlay: str) -> str:
     """Return the Kubernetes manifests of one overlay."""
     is_production = overlay == "production"
+    installation = Installation.read()
     return (
         _environment(DEPLOY / "kubernetes" / "templates", DEPLOY / "kubernetes")
         .get_template("manifests.yaml.j2")
         .render(
             production=is_production,
-            image="registry.digitalocean.com/admitone/admitone:0.1.0" if is_production else "admitone:development",
-            host="tickets.example.com" if is_production else "tickets.localhost",
-            settings=_settings(overlay),
+            installation=installation,
+            # apply.sh replaces it by the image it is given; this name never resolves.
+            image="registry.invalid/admitone:unknown" if is_production else "admitone:development",
+            host=installation.host if is_production else "tickets.localhost",
+            settings=_settings(overlay, installation),
             bus=_bus(overlay),
             config_map=ConfigMap.of,
             databases=facts.STORING,

@@ -136,6 +136,13 @@ def test_the_proxy_routes_each_path_to_the_service_that_serves_it() -> None:
     assert "proxy_set_header X-Forwarded-For $remote_addr;" in NGINX, "a client must not claim another address"
 
 
+def test_the_proxy_limits_each_client() -> None:
+    assert re.search(r"limit_req_zone \$binary_remote_addr zone=requests:10m rate=\d+r/s;", NGINX)
+    assert re.search(r"limit_req zone=requests burst=\d+ nodelay;", NGINX)
+    assert "limit_conn_zone $binary_remote_addr zone=connections:10m;" in NGINX
+    assert re.search(r"limit_conn connections \d+;", NGINX)
+
+
 def test_everything_mounted_from_the_tree_exists() -> None:
     for name in ALL:
         for source in mounts(name).values():

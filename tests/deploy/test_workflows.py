@@ -37,6 +37,11 @@ def test_no_right_is_granted_that_is_not_requested(workflow: dict[str, Any]) -> 
             assert step["with"]["persist-credentials"] is False
 
 
+def test_a_job_that_reads_a_secret_names_the_environment_that_has_it(workflow: dict[str, Any]) -> None:
+    for name, job in workflow["jobs"].items():
+        assert "secrets." not in str(job) or job["environment"] == "production", name
+
+
 def test_no_step_inserts_untrusted_text_into_a_shell(workflow: dict[str, Any]) -> None:
     assert not [step["run"] for step in steps(workflow) if "${{" in step.get("run", "")]
 
