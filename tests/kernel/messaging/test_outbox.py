@@ -353,6 +353,28 @@ async def test_a_stream_without_room_loses_its_oldest_events_once_they_are_consu
     await eventually(are_equal, "events are removed from the stream and from the outbox, so that none counts as lost")
 
 
+async def test_with_an_event_the_earlier_ones_of_its_aggregate_are_removed(world: World) -> None:
+    """A copy of an earlier version, published again, comes later in the stream."""
+    relay = await world.relay()
+    await world.inbox()
+    first = note("v0")
+    await world.publish(first, *(note(f"v{v}", note_id=first.id, version=v) for v in range(1, 4)))
+    await eventually(world.published_count(4), "four events are published")
+    await (await world.jetstream()).delete_msg("alpha", 2)
+    await eventually(world.stream_holds(["v0", "v2", "v3", "v1"]), "version 1 is published again")
+    await eventually(world.consumed(4), "beta has consumed all")
+
+    world.stream_bytes_max = 1
+    relay._bus = await world.bus("alpha")
+    relay.removed_max = 3
+    await relay._bus.ready()
+
+    async def are_removed() -> bool:
+        return [text for _, text in await world.published()] == ["v3"]
+
+    await eventually(are_removed, "up to version 2")
+
+
 async def test_a_full_stream_keeps_what_a_service_has_not_consumed(world: World) -> None:
     world.stream_bytes_max = 128 * 1024
     await world.relay()

@@ -60,7 +60,18 @@ SELECT NOT EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND version = $2 + 1)
     AND (NOT EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND version IS NOT NULL)
         OR EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND version > $2 + 1))
 """
-_REMOVE_OLDEST: Final = "DELETE FROM outbox WHERE stream_sequence <= $1"
+# With an event go the earlier ones of its aggregate, of which the stream may have a later copy: no version between
+# others is ever missing.
+_REMOVE_OLDEST: Final = """
+WITH oldest AS (
+    SELECT aggregate, max(version) AS version FROM outbox WHERE stream_sequence <= $1 GROUP BY aggregate
+)
+DELETE FROM outbox USING oldest
+WHERE outbox.aggregate = oldest.aggregate AND (
+    stream_sequence <= $1
+    OR (outbox.version <= oldest.version AND (stream_sequence IS NOT NULL OR copies > 0))
+)
+"""
 _UNPUBLISH_ALL: Final = (
     "UPDATE outbox SET stream_sequence = NULL, copies = copies + 1 WHERE stream_sequence IS NOT NULL"
 )
