@@ -49,6 +49,12 @@ _OF_EVERY_SERVICE: Final = (
     ),
     Panel("Dead letters", "short", "{{service}}", "max by (service) (admitone_dead_letters)"),
     Panel("Events stored by the bus", "bytes", "{{service}}", "max by (service) (admitone_stream_bytes)"),
+    Panel(
+        "Events stored by the bus, of their limit",
+        "percentunit",
+        "{{service}}",
+        "max by (service) (admitone_stream_bytes) / max by (service) (admitone_stream_bytes_max)",
+    ),
     Panel("Events that failed and are retried", "short", "{{service}}", "max by (service) (admitone_failing_events)"),
     Panel("Relays that publish", "short", "{{service}}", "sum by (service) (admitone_relay_leading)"),
     Panel(

@@ -10,6 +10,11 @@ from admitone.registry import AUTHORITY, SERVICES
 STORING: Final = tuple(each.name for each in SERVICES if each.has_database)
 """The services with a database."""
 
+# Of the 9 GB that deploy/nats/nats.conf allows; JetStream reserves the limit of every stream.
+_STREAMS_BYTES: Final = 8 * 2**30
+STREAM_BYTES: Final = _STREAMS_BYTES // sum(bool(each.publications) for each in SERVICES)
+"""The limit of each stream: together they fit the volume, so that the bus cannot fill its disk."""
+
 
 @dataclass(frozen=True)
 class SecretKey:

@@ -5,7 +5,7 @@
     python -m deploy.make_secrets files FOLDER
 
 Run it with the Python that AdmitOne is installed in. `kubectl create` does not replace existing secrets, and existing
-files stay as they are.
+files keep their values.
 """
 
 import base64
@@ -36,6 +36,14 @@ _GIVEN: Final = sorted({each for service in SERVICES for each in secret_variable
 GIVEN: Final = (*_GIVEN, *_BACKUP_KEYS)
 """The environment variables that `production` reads."""
 
+IMAGE_USER: Final = 10001
+"""The user id of our image."""
+
+# The official image of PostgreSQL reads its secrets as the user 999, that of NATS runs as root. Nothing
+# mounts `nats-admin`: it is the operator's.
+READERS: Final = {"databases": 999, "postgres-superuser": 999, "nats-passwords": 0, "nats-admin": 0}
+"""The user ids that read the folders of secrets in compose.yaml, other than the one of our image."""
+
 
 def _generated(database_hosts: Mapping[str, str], bus: str) -> Secrets:
     """Return the secrets of every installation: keys, and the accounts of databases and bus."""
@@ -53,6 +61,8 @@ def _generated(database_hosts: Mapping[str, str], bus: str) -> Secrets:
             "password.conf": f'password: "{password}"\n',
             "url": f"nats://{service.name}:{password}@{bus}:4222",
         }
+    password = token_urlsafe(32)
+    found["nats-admin"] = {"password.conf": f'password: "{password}"\n', "password": password}
     return found
 
 
@@ -112,23 +122,49 @@ def _object(name: str, data: Mapping[str, str]) -> dict[str, Any]:
 
 
 def write_files(secrets: Secrets, folder: Path) -> None:
-    """Write each key as the file `folder`/secret/key, and the files of PostgreSQL and NATS to folders of their own."""
-    signing_key = secret_key("ADMITONE_SIGNING_KEY")
-    if (folder / signing_key.name / signing_key.key).exists():
-        return
-    files = {Path(name, key): value for name, data in secrets.items() for key, value in data.items()}
+    """Write each key as the file `folder`/secret/key, and the files of PostgreSQL and NATS to folders of their own.
+
+    Secrets that are there already are kept. Only the container that mounts a folder can read it.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = {name: _stored(folder / name, data) or data for name, data in secrets.items()}
+    files = {Path(name, key): value for name, data in found.items() for key, value in data.items()}
     for service in SERVICES:
-        files[Path("nats-passwords", f"{service.name}.conf")] = secrets[f"{service.name}-bus"]["password.conf"]
+        files[Path("nats-passwords", f"{service.name}.conf")] = found[f"{service.name}-bus"]["password.conf"]
+    files[Path("nats-passwords", "admin.conf")] = found["nats-admin"]["password.conf"]
     for name in STORING:
-        files[Path("databases", name, "password")] = secrets[f"{name}-database"]["password"]
-        files[Path("databases", name, "migrator-password")] = secrets[f"{name}-migrator"]["password"]
-    # The signing key last: its file marks the folder as complete.
-    for file, value in sorted(files.items(), key=lambda each: each[0].parts[0] == signing_key.name):
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(value)
-        # Each container runs as another user, and gets only the folders it may read.
-        path.chmod(0o444)
+        files[Path("databases", name, "password")] = found[f"{name}-database"]["password"]
+        files[Path("databases", name, "migrator-password")] = found[f"{name}-migrator"]["password"]
+    for file, value in files.items():
+        _write(folder / file, value)
+    _restrict(folder)
+
+
+def _stored(place: Path, data: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the values of a secret that was written before, or None if one is missing."""
+    if not all((place / key).exists() for key in data):
+        return None
+    return {key: (place / key).read_text() for key in data}
+
+
+def _write(path: Path, value: str) -> None:
+    if path.exists() and path.read_text() == value:
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.new")
+    draft.touch(mode=0o600)
+    draft.write_text(value)
+    draft.replace(path)
+
+
+def _restrict(folder: Path) -> None:
+    """Let each secret be read by the user of its container only; files of earlier versions were open to everybody."""
+    folder.chmod(0o700)
+    for place in folder.iterdir():
+        for path in (place, *place.rglob("*")):
+            path.chmod(0o700 if path.is_dir() else 0o400)
+            if os.geteuid() == 0:  # otherwise everything belongs to the caller
+                os.chown(path, *(READERS.get(place.name, IMAGE_USER),) * 2)
 
 
 def main(arguments: list[str]) -> None:

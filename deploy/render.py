@@ -7,12 +7,14 @@
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from admitone.local.nats import NatsUser, allow_list
@@ -28,6 +30,23 @@ OVERLAYS: Final = ("development", "production")
 _CONTAINER_SECURITY: Final = (
     "{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}"
 )
+
+
+# Of one client, at the proxy in front of the services. As many connections as a service accepts without a proxy.
+_LIMITS: Final = {"requests_per_second": 100, "requests_burst": 400, "connections_of_client": 200}
+
+
+class Installation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What deploy/kubernetes/production.toml says."""
+
+    host: str
+    stripe_publishable_key: str
+    backup_path: str
+    backup_endpoint: str
+
+    @classmethod
+    def read(cls) -> "Installation":
+        return msgspec.convert(tomllib.loads((DEPLOY / "kubernetes" / "production.toml").read_text()), cls)
 
 
 @dataclass(frozen=True)
@@ -61,12 +80,13 @@ def _pod_security(user: int, *, keep_owners: bool = False) -> str:
     )
 
 
-def _settings(overlay: str) -> ConfigMap:
+def _settings(overlay: str, installation: Installation) -> ConfigMap:
     data = {
         "ADMITONE_METRICS_PORT": "9000",
         "ADMITONE_LOG_LEVEL": "INFO",
         # Network policies allow only the ingress and the pages to call a service, and both pass the client's address.
         "ADMITONE_TRUST_PROXY": "1",
+        "ADMITONE_NATS_STREAM_BYTES": str(facts.STREAM_BYTES),
         **{
             f"ADMITONE_{each.name.upper()}_URL": f"http://{each.name}:8000"
             for each in SERVICES
@@ -78,10 +98,9 @@ def _settings(overlay: str) -> ConfigMap:
             "settings",
             data
             | {
-                "ADMITONE_ORIGIN": "https://tickets.example.com",
+                "ADMITONE_ORIGIN": f"https://{installation.host}",
                 "ADMITONE_NATS_REPLICAS": "3",
-                # Stripe's publishable key: browsers get it.
-                "STRIPE_PUBLISHABLE_KEY": "pk_live_replace_me",
+                "STRIPE_PUBLISHABLE_KEY": installation.stripe_publishable_key,
             },
         )
     return ConfigMap.of(
@@ -121,6 +140,8 @@ def _environment(*folders: Path) -> Environment:
         prefixes=path_prefixes(SERVICES),
         credentials=facts.credentials,
         is_served=facts.is_served,
+        stream_bytes=facts.STREAM_BYTES,
+        **_LIMITS,
         calls=facts.calls,
         callers=facts.callers,
     )
@@ -130,14 +151,17 @@ def _environment(*folders: Path) -> Environment:
 def manifests(overlay: str) -> str:
     """Return the Kubernetes manifests of one overlay."""
     is_production = overlay == "production"
+    installation = Installation.read()
     return (
         _environment(DEPLOY / "kubernetes" / "templates", DEPLOY / "kubernetes")
         .get_template("manifests.yaml.j2")
         .render(
             production=is_production,
-            image="registry.digitalocean.com/admitone/admitone:0.1.0" if is_production else "admitone:development",
-            host="tickets.example.com" if is_production else "tickets.localhost",
-            settings=_settings(overlay),
+            installation=installation,
+            # apply.sh replaces it by the image it is given; this name never resolves.
+            image="registry.invalid/admitone:unknown" if is_production else "admitone:development",
+            host=installation.host if is_production else "tickets.localhost",
+            settings=_settings(overlay, installation),
             bus=_bus(overlay),
             config_map=ConfigMap.of,
             databases=facts.STORING,
@@ -153,7 +177,7 @@ def manifests(overlay: str) -> str:
 
 
 def nats_users() -> str:
-    """Return the bus accounts; each password is included from a file of its own."""
+    """Return the bus accounts of services and of the administrator; passwords are included from files."""
     users = []
     for service in SERVICES:
         permissions = json.dumps(allow_list(NatsUser.of(service, "")).as_permissions(), indent=2)
@@ -161,7 +185,14 @@ def nats_users() -> str:
             f'  {{\n    user: {service.name}\n    include "../nats-passwords/{service.name}.conf"\n'
             f"    permissions: {permissions}\n  }}\n"
         )
-    return f"# Rendered by deploy/render.py; do not edit.\nauthorization {{\n  users: [\n{''.join(users)}  ]\n}}\n"
+    # The administrator has two accounts, as one for the servers cannot see streams: `system` is for those.
+    administrator = '  {\n    user: admin\n    include "../nats-passwords/admin.conf"\n  }\n'
+    return (
+        "# Rendered by deploy/render.py; do not edit.\n"
+        f"authorization {{\n  users: [\n{''.join(users)}{administrator}  ]\n}}\n"
+        "system_account: SYS\n"
+        'accounts { SYS { users: [{user: system, include "../nats-passwords/admin.conf"}] } }\n'
+    )
 
 
 def _compose(name: str) -> str:

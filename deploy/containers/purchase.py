@@ -1,6 +1,6 @@
 """One purchase through the API of the services, and the page that shows it.
 
-purchase.py SERVICE…
+purchase.py HOST SERVICE…
 """
 
 import sys
@@ -15,10 +15,13 @@ DEADLINE_SECONDS = 120.0
 PASSWORD = "eleven-brass-owls"  # noqa: S105 – of accounts that exist for a minute
 
 
-def person(name: str) -> dict[str, httpx.Client]:
-    """Sign somebody up and return a client of each service that carries the session."""
+def person(name: str, host: str) -> dict[str, httpx.Client]:
+    """Sign somebody up and return a client of each service that carries the session.
+
+    Services accept requests for the public host only.
+    """
     clients = {
-        service: httpx.Client(base_url=f"http://{service}:8000", timeout=10)
+        service: httpx.Client(base_url=f"http://{service}:8000", headers={"host": host}, timeout=10)
         for service in ("auth", "tickets", "orders", "payments", "web")
     }
     body = {"email": f"{name}@example.com", "password": PASSWORD}
@@ -45,7 +48,7 @@ def wait_for(send: Callable[[], httpx.Response], accept: Callable[[httpx.Respons
         time.sleep(0.2)
 
 
-def main(services: list[str]) -> None:
+def main(host: str, services: list[str]) -> None:
     for service in services:
         url = f"http://{service}:8000/health/ready"
         wait_for(
@@ -54,7 +57,7 @@ def main(services: list[str]) -> None:
             f"{service} is ready",
         )
         print(f"{service} is ready")
-    alice, bob = person("alice"), person("bob")
+    alice, bob = person("alice", host), person("bob", host)
     ticket = alice["tickets"].post("/api/tickets", json={"title": "Fado night", "price": 19.99}).json()
     print(f"alice lists a ticket: {ticket['id']}")
     order = wait_for(
@@ -83,4 +86,4 @@ def main(services: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

@@ -16,14 +16,16 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
-from deploy.make_secrets import Secrets, development
+from deploy.make_secrets import IMAGE_USER, READERS, Secrets, development
 
 ROOT = Path(__file__).parents[2]
 
 NETWORK, IMAGE, SERVERS = "admitone-check", "docker.io/library/admitone:development", "localhost/admitone-servers"
+ORIGIN = "ADMITONE_ORIGIN"
 BASE = re.search(r"^FROM (\S+) AS build$", (ROOT / "deploy" / "image" / "Dockerfile").read_text(), re.MULTILINE)
 # For a machine that is a container with few rights itself: runc instead of crun, limits that need no privilege.
 RESTRICTED = """[engine]
@@ -91,23 +93,20 @@ def build() -> None:
         run(*command, "--file", file, "--tag", tag, ".", cwd=ROOT)
 
 
-def write_secret_files(secrets: Secrets, folder: Path) -> None:
-    for name, data in secrets.items():
-        for key, value in data.items():
-            file = folder / name / key
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(value)
-            file.chmod(0o444)
+def write_secret(file: Path, value: str, user: int) -> None:
+    """Write a file that only the user of one container can read."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    file.write_text(value)
+    file.chmod(0o400)
+    os.chown(file, user, user)
 
 
-def mounted(projected: dict[str, Any], secrets: Secrets, folder: Path) -> Path:
+def mounted(projected: dict[str, Any], secrets: Secrets, folder: Path, user: int = IMAGE_USER) -> Path:
     """Write the files of a projected volume, which podman does not support, to a folder of the host."""
     for source in projected["sources"]:
         for item in source["secret"]["items"]:
-            file = folder / item["path"]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(secrets[source["secret"]["name"]][item["key"]])
-            file.chmod(0o444)
+            write_secret(folder / item["path"], secrets[source["secret"]["name"]][item["key"]], user)
     return folder
 
 
@@ -146,14 +145,17 @@ def start_servers(objects: list[dict[str, Any]], secrets: Secrets, folder: Path)
         files = folder / f"{name}-files"
         files.mkdir()
         if name == "postgres":
-            mounted(volumes["databases"]["projected"], secrets, files)
+            user = READERS["databases"]
+            mounted(volumes["databases"]["projected"], secrets, files, user)
+            superuser = folder / "postgres-superuser"
+            write_secret(superuser / "password", secrets["postgres-superuser"]["password"], user)
             mounts = {
                 str(files): "/run/secrets/databases",
-                str(folder / "secrets" / "postgres-superuser"): "/run/secrets/superuser",
+                str(superuser): "/run/secrets/superuser",
                 str(ROOT / "deploy" / "postgres" / "initialise.sh"): "/docker-entrypoint-initdb.d/initialise.sh",
                 str(ROOT / "deploy" / "postgres" / "database.sql"): "/etc/admitone/database.sql",
             }
-            words = ["--user", "999:999", "--tmpfs", "/var/lib/postgresql:mode=1777"]
+            words = ["--user", f"{user}:{user}", "--tmpfs", "/var/lib/postgresql:mode=1777"]
             command = ["postgres"]
         else:
             mounted(volumes["passwords"]["projected"], secrets, files)
@@ -246,7 +248,6 @@ def main() -> None:
         ensure_base(folder)
         build()
         secrets = development()
-        write_secret_files(secrets, folder / "secrets")
         played: list[Path] = []
         clean_up(played)
         run("podman", "network", "create", NETWORK)
@@ -258,7 +259,9 @@ def main() -> None:
             words = ["--rm", "--network", NETWORK, "--entrypoint", "python", IMAGE]
             run_script = f"import base64; exec(base64.b64decode('{script}'))"
             services = [each["metadata"]["name"] for each in objects if each["kind"] == "Deployment"]
-            done = subprocess.run(["podman", "run", *words, "-c", run_script, *services], check=False)
+            (origin,) = [each["data"][ORIGIN] for each in objects if ORIGIN in each.get("data", ())]
+            host = urlsplit(origin).netloc
+            done = subprocess.run(["podman", "run", *words, "-c", run_script, host, *services], check=False)
             if done.returncode:
                 subprocess.run(["podman", "ps", "--all"], check=False)
                 sys.exit("the purchase was not completed")

@@ -1,12 +1,24 @@
 #!/usr/bin/env bash
 # Applies an overlay to a cluster: databases and bus, then migrations, then services. Rolls services back if they fail.
 #
-#     deploy/kubernetes/apply.sh production [IMAGE@sha256:DIGEST]
+#     deploy/kubernetes/apply.sh production IMAGE@sha256:DIGEST
+#     deploy/kubernetes/apply.sh development [IMAGE]
 set -euo pipefail
 overlay=$1 image=${2:-}
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+
+if [[ $overlay == production ]]; then
+    if [[ $image != */admitone@sha256:* ]]; then
+        echo "Name the image to deploy: $0 production REGISTRY/admitone@sha256:DIGEST" >&2
+        exit 2
+    fi
+    if grep --quiet --fixed-strings --regexp example.com --regexp replace_me "$here/rendered/production.yaml"; then
+        echo "$here/production.toml has examples. Change them, and run \`make manifests\`." >&2
+        exit 2
+    fi
+fi
 
 cp "$here/rendered/$overlay.yaml" "$work/all.yaml"
 mapfile -t services < <(sed --quiet 's/^ *args: \[serve, \(.*\)\]$/\1/p' "$work/all.yaml")
@@ -30,7 +42,7 @@ kubectl apply --filename "$here/namespace.yaml"
 apply --selector 'app.kubernetes.io/component notin (service, migration)'
 kubectl --namespace admitone rollout status statefulset/nats --timeout 5m
 if [[ $overlay == production ]]; then
-    kubectl --namespace admitone wait cluster --all --for=condition=Ready --timeout 15m
+    kubectl --namespace admitone wait clusters.postgresql.cnpg.io --all --for=condition=Ready --timeout 15m
 else
     kubectl --namespace admitone rollout status statefulset/postgres --timeout 5m
 fi

@@ -302,6 +302,9 @@ class SimulatedBus:
 class SimulatedBusConnection:
     """One process's connection to the bus: `kernel.messaging.bus.Bus`, as far as relay and inbox use one."""
 
+    # The simulated streams have no limit: what a service has not consumed is never removed, and the rest has no effect.
+    stream_bytes_max = 0
+
     def __init__(self, process: "Process") -> None:
         self._process = process
         self._bus = process.world.bus

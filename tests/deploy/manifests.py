@@ -107,6 +107,8 @@ class Manifests:
         found = {each.name: each.labels for each in self.workloads}
         for cluster in self.of("Cluster"):
             found[cluster["metadata"]["name"]] = cluster["spec"]["inheritedMetadata"]["labels"]
+        if self.of("Issuer"):
+            found["certificate-solver"] = {"acme.cert-manager.io/http01-solver": "true"}
         return found
 
 

@@ -1,5 +1,8 @@
 """The whole marketplace in containers on one machine: confined as in the cluster, each with its own secrets."""
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,11 +11,13 @@ import yaml
 from admitone import registry
 from admitone.kernel.settings import refuse_unknown
 from admitone.local.routing import path_prefixes
+from deploy.make_secrets import development, write_files
 from tests.deploy.manifests import ROOT, SERVICES, manifests
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 ALL: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name for name, each in ALL.items() if each["image"] == "admitone:development"}
+DOCKERFILE = (ROOT / "deploy" / "image" / "Dockerfile").read_text()
 NGINX = (ROOT / "deploy" / "compose" / "nginx.conf").read_text()
 
 
@@ -52,6 +57,47 @@ def test_a_service_reads_only_its_own_secrets(name: str) -> None:
             assert folder in mounts(name), variable
 
 
+def user_of(name: str) -> int:
+    """Return the user id that reads a container's secrets."""
+    if name in OURS:
+        (user,) = set(re.findall(r"^USER (\d+):", DOCKERFILE, re.MULTILINE)) - {"0"}
+        return int(user)
+    return {"postgres": 999, "nats": 0}[name]  # of the official images
+
+
+def test_a_secret_is_readable_only_by_the_containers_that_mount_it(tmp_path: Path) -> None:
+    folder = tmp_path / "compose"
+    write_files(development(), folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    seen = set()
+    for name in ALL.keys() - {"secrets"}:
+        for source in mounts(name).values():
+            if source.startswith("./.admitone/compose/"):
+                place = folder / source.rpartition("/")[2]
+                seen.add(place)
+                for path in (place, *place.rglob("*")):
+                    assert path.stat().st_mode & 0o077 == 0, path
+                    # Only root can give files away.
+                    assert path.stat().st_uid == (user_of(name) if os.geteuid() == 0 else os.geteuid()), path
+    # The administrator of the bus is an operator.
+    assert {each.name for each in folder.iterdir() if each not in seen} == {"nats-admin"}
+
+
+def test_secrets_that_an_earlier_version_left_open_are_kept_and_closed(tmp_path: Path) -> None:
+    secrets = development()
+    key = tmp_path / "jwt-secret" / "signing-key.pem"
+    for name in ("jwt-secret", "orders-bus"):
+        for file, value in secrets[name].items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / file).write_text(value)
+            (tmp_path / name / file).chmod(0o444)
+    write_files(development(), tmp_path)
+    assert key.read_text() == secrets["jwt-secret"]["signing-key.pem"]
+    assert key.stat().st_mode & 0o777 == 0o400
+    assert (tmp_path / "nats-passwords" / "orders.conf").read_text() == secrets["orders-bus"]["password.conf"]
+    assert (tmp_path / "tickets-bus" / "url").exists(), "what is missing is added"
+
+
 def test_services_have_the_settings_that_they_have_in_the_cluster() -> None:
     settings = next(
         each["data"] for each in manifests("development").of("ConfigMap") if "ADMITONE_ORIGIN" in each["data"]
@@ -88,6 +134,13 @@ def test_the_proxy_routes_each_path_to_the_service_that_serves_it() -> None:
         pattern = "default" if prefix == "/" else f"~^{prefix}(/|$)"
         assert f"    {pattern} {service};\n" in NGINX
     assert "proxy_set_header X-Forwarded-For $remote_addr;" in NGINX, "a client must not claim another address"
+
+
+def test_the_proxy_limits_each_client() -> None:
+    assert re.search(r"limit_req_zone \$binary_remote_addr zone=requests:10m rate=\d+r/s;", NGINX)
+    assert re.search(r"limit_req zone=requests burst=\d+ nodelay;", NGINX)
+    assert "limit_conn_zone $binary_remote_addr zone=connections:10m;" in NGINX
+    assert re.search(r"limit_conn connections \d+;", NGINX)
 
 
 def test_everything_mounted_from_the_tree_exists() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -305,16 +306,111 @@ def test_every_service_has_a_database_of_its_own_with_backups(system: Manifests,
         assert spec["inheritedMetadata"]["labels"][NAME] == name
 
 
-def test_deploying_waits_for_every_service(system: Manifests, overlay: str, tmp_path: Path) -> None:
-    """`apply.sh` against a kubectl that only records how it is called."""
-    calls, kubectl = tmp_path / "calls", tmp_path / "kubectl"
-    kubectl.write_text(f'#!/bin/sh\necho "$@" >>{calls}\n')
-    kubectl.chmod(0o755)
-    subprocess.run(
-        [ROOT / "deploy" / "kubernetes" / "apply.sh", overlay],
-        check=True,
-        capture_output=True,
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+def test_certificates_can_be_issued_and_everything_is_sent_to_https(system: Manifests, overlay: str) -> None:
+    (ingress,) = system.of("Ingress")
+    if overlay == "development":
+        assert "tls" not in ingress["spec"]
+        return
+    annotations = ingress["metadata"]["annotations"]
+    (issuer,) = system.of("Issuer")
+    assert annotations["cert-manager.io/issuer"] == issuer["metadata"]["name"]
+    (solver,) = issuer["spec"]["acme"]["solvers"]
+    # The same proxy; test_network.py has the connection to the pod that cert-manager starts.
+    assert solver["http01"]["ingress"]["ingressClassName"] == ingress["spec"]["ingressClassName"] == "traefik"
+    assert ingress["spec"]["tls"][0]["hosts"] == [ingress["spec"]["rules"][0]["host"]]
+    used = annotations["traefik.ingress.kubernetes.io/router.middlewares"].split(",")
+    made = {each["metadata"]["name"]: each["spec"] for each in system.of("Middleware")}
+    assert used == [f"admitone-{name}@kubernetescrd" for name in made]
+    assert {kind for spec in made.values() for kind in spec} == {"redirectScheme", "rateLimit", "inFlightReq"}
+
+
+def test_the_proxy_of_the_cluster_has_the_limits_of_compose(system: Manifests, overlay: str) -> None:
+    if overlay == "development":
+        assert not system.of("Middleware")
+        return
+    nginx = (ROOT / "deploy" / "compose" / "nginx.conf").read_text()
+    limits = system.named("Middleware", "requests")["spec"]["rateLimit"]
+    assert f"rate={limits['average']}r/s" in nginx
+    assert f"burst={limits['burst']} " in nginx
+    amount = system.named("Middleware", "connections")["spec"]["inFlightReq"]["amount"]
+    assert f"limit_conn connections {amount};" in nginx
+
+
+def test_images_of_a_private_registry_can_be_pulled(system: Manifests, overlay: str) -> None:
+    accounts = {each["metadata"]["name"]: each for each in system.of("ServiceAccount")}
+    for each in system.workloads:
+        if each.kind in {"Deployment", "Job"}:
+            found = accounts[each.pod["serviceAccountName"]].get("imagePullSecrets", [])
+            assert found == ([{"name": "registry"}] if overlay == "production" else []), place(each)
+
+
+def test_three_nodes_take_every_volume(system: Manifests, overlay: str) -> None:
+    """A node of DigitalOcean takes seven. Servers of the same cluster are on different nodes."""
+    volumes = [1 for each in system.workloads for _ in each.whole["spec"].get("volumeClaimTemplates", ())]
+    for cluster in system.of("Cluster"):
+        assert cluster["spec"]["instances"] == 3
+        assert cluster["spec"]["affinity"]["podAntiAffinityType"] == "required"
+        volumes += [1 for kind in ("storage", "walStorage") if kind in cluster["spec"]]
+    assert len(volumes) <= 7, overlay
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/operating.md"])
+def test_the_steps_of_the_first_deployment_are_in_their_order(document: str, overlay: str) -> None:
+    text = (ROOT / document).read_text()
+    text = text[text.index("apply --filename deploy/kubernetes/namespace.yaml") :]
+    steps = ("make_secrets production | kubectl create --filename -", "deploy/kubernetes/apply.sh production REGISTRY/")
+    at = [text.index(step) for step in steps]
+    assert at == sorted(at), overlay
+    assert "STRIPE_SECRET_KEY=" in text[: at[0]]
+
+
+DIGEST = f"registry.example.org/admitone@sha256:{'0' * 64}"
+
+
+def apply(folder: Path, *arguments: str, is_edited: bool = True) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run `apply.sh` on a copy, with a kubectl that only records how it is called; return its calls, too."""
+    copied, calls = folder / "kubernetes", folder / "calls"
+    shutil.copytree(ROOT / "deploy" / "kubernetes", copied)
+    production = copied / "rendered" / "production.yaml"
+    if is_edited:
+        production.write_text(production.read_text().replace("example.com", "example.org").replace("replace_me", "1"))
+    (folder / "kubectl").write_text(
+        f'#!/bin/sh\necho "$@" >>{calls}\nfor file in "$@"; do\n'
+        f'case $file in */all.yaml) cp "$file" {folder}/applied.yaml ;; esac\ndone\n'
     )
-    waited = set(re.findall(r"rollout status deployment/(\w+)", calls.read_text()))
+    (folder / "kubectl").chmod(0o755)
+    calls.touch()
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    command = [str(copied / "apply.sh"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return done, calls.read_text()
+
+
+def test_deploying_waits_for_every_service(system: Manifests, overlay: str, tmp_path: Path) -> None:
+    done, calls = apply(tmp_path, overlay, DIGEST)
+    assert done.returncode == 0, done.stderr
+    waited = set(re.findall(r"rollout status deployment/(\w+)", calls))
     assert waited == {each.name for each in system.services}
+    applied = (tmp_path / "applied.yaml").read_text()
+    assert set(re.findall(r"image: (\S*admitone\S*)", applied)) == {DIGEST}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_edited", "complaint"),
+    [
+        (["production"], True, "Name the image to deploy"),
+        (["production", "registry.example.org/admitone:latest"], True, "Name the image to deploy"),
+        (["production", DIGEST], False, "production.toml has examples"),
+    ],
+)
+def test_production_is_deployed_only_by_digest_and_without_example_values(
+    overlay: str,
+    tmp_path: Path,
+    arguments: list[str],
+    is_edited: bool,
+    complaint: str,
+) -> None:
+    done, calls = apply(tmp_path, *arguments, is_edited=is_edited)
+    assert done.returncode == 2, overlay
+    assert complaint in done.stderr
+    assert calls == "", "the cluster is not touched"

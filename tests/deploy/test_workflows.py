@@ -37,6 +37,11 @@ def test_no_right_is_granted_that_is_not_requested(workflow: dict[str, Any]) -> 
             assert step["with"]["persist-credentials"] is False
 
 
+def test_a_job_that_reads_a_secret_names_the_environment_that_has_it(workflow: dict[str, Any]) -> None:
+    for name, job in workflow["jobs"].items():
+        assert "secrets." not in str(job) or job["environment"] == "production", name
+
+
 def test_no_step_inserts_untrusted_text_into_a_shell(workflow: dict[str, Any]) -> None:
     assert not [step["run"] for step in steps(workflow) if "${{" in step.get("run", "")]
 
@@ -54,20 +59,3 @@ def test_only_the_image_that_was_checked_and_built_is_deployed() -> None:
     assert build["provenance"] == "mode=max"
     assert jobs["image"]["outputs"]["digest"] == "${{ steps.build.outputs.digest }}"
     assert any("apply.sh production" in step.get("run", "") for step in jobs["deploy"]["steps"])
-
-
-def test_skaffold_names_existing_stages_and_manifests() -> None:
-    skaffold = yaml.safe_load((ROOT / "deploy" / "skaffold.yaml").read_text())
-    dockerfile = (ROOT / "deploy" / "image" / "Dockerfile").read_text()
-    stages = set(re.findall(r"^FROM \S+ AS (\w+)$", dockerfile, re.MULTILINE))
-    parts = [skaffold, *skaffold["profiles"]]
-    for part in parts:
-        assert {each["docker"]["target"] for each in part["build"]["artifacts"]} <= stages
-        files = [f"{path}/kustomization.yaml" for path in part["manifests"].get("kustomize", {}).get("paths", ())]
-        files += part["manifests"].get("rawYaml", ())
-        assert files
-        assert [file for file in files if not (ROOT / file).exists()] == []
-    sync = skaffold["build"]["artifacts"][0]["sync"]["manual"][0]
-    version = re.search(r"^FROM python:(\d+\.\d+)", dockerfile, re.MULTILINE)
-    assert version is not None
-    assert f"/python{version[1]}/" in sync["dest"]

@@ -31,6 +31,13 @@ async def test_i14_an_event_that_was_lost_or_invented(service: str, change: str,
     assert await copies.violated() == {"I14"}
 
 
+@pytest.mark.parametrize("service", ["tickets", "orders", "payments"])
+@pytest.mark.parametrize("kept", [2, 0])
+async def test_events_removed_early_for_want_of_room_were_published(service: str, kept: int, copies: Copies) -> None:
+    await copies.damage(service, "DELETE FROM outbox WHERE position <= (SELECT max(position) - $1 FROM outbox)", kept)
+    assert await copies.violated() == set()
+
+
 @pytest.mark.parametrize(("is_event", "violated"), [(False, set()), (True, {"I14"})])
 async def test_i14_a_dead_letter_is_a_violation_unless_it_is_no_event(
     is_event: bool, violated: set[str], copies: Copies

@@ -105,6 +105,7 @@ class World:
     def __init__(self, nats: Nats, alpha: Fresh, beta: Fresh, stack: AsyncExitStack, replicas: int) -> None:
         self.nats = nats
         self._replicas = replicas
+        self.stream_bytes_max = 0
         self.alpha_fresh = alpha
         self.beta_fresh = beta
         self._stack = stack
@@ -121,14 +122,14 @@ class World:
 
     async def bus(self, service: str) -> Bus:
         """Open another connection of a service to the bus."""
-        bus = Bus(service, replicas=self._replicas)
+        bus = Bus(service, replicas=self._replicas, stream_bytes_max=self.stream_bytes_max)
         bus.start(self.nats.url(service))
         self._stack.push_async_callback(bus.close)
         return bus
 
     async def relay(self, database: Database | None = None, compare_every_seconds: float = 0.1) -> Relay:
         """Run a relay of alpha's; a database of its own makes it another process's relay."""
-        relay = Relay(database or self.alpha, await self.bus("alpha"))
+        relay = Relay(database or self.alpha, await self.bus("alpha"), consumers=["beta"])
         relay.compare_every_seconds = compare_every_seconds
         self.run(relay.run())
         return relay

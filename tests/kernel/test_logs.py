@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from admitone.kernel import logs
@@ -31,6 +32,22 @@ def lines() -> Iterator[io.StringIO]:
     yield written
     root.setLevel(level)
     root.removeHandler(handler)
+
+
+async def test_a_traceback_does_not_quote_the_rows_of_a_failed_statement(world: World, lines: io.StringIO) -> None:
+    add = "INSERT INTO applied_migration (name) VALUES ($1)"
+    email = "alice@example.com"  # the traceback shows the line of the call
+    connection = await asyncpg.connect(world.alpha_fresh.migrator_url)
+    try:
+        await connection.execute(add, email)
+        with pytest.raises(asyncpg.UniqueViolationError, match=r"DETAIL: .*alice@example\.com") as caught:
+            await connection.execute(add, email)
+        failed = ExceptionGroup("handlers failed", [RuntimeError("another"), caught.value])
+        logging.getLogger("admitone.test").error("failed", exc_info=failed)
+    finally:
+        await connection.close()
+    assert "applied_migration_pkey" in lines.getvalue()
+    assert email not in lines.getvalue()
 
 
 def test_a_line_is_one_json_object_with_its_trace_and_its_traceback(lines: io.StringIO) -> None:

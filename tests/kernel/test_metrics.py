@@ -49,7 +49,9 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 @asynccontextmanager
 async def measured_app(databases: Databases, start_nats: StartNats, *services: Service) -> AsyncIterator[App]:
-    async with running_app(databases, start_nats, *services, metrics_port=free_port()) as app:
+    async with running_app(
+        databases, start_nats, *services, metrics_port=free_port(), nats_stream_bytes=10_000_000
+    ) as app:
         yield app
 
 
@@ -99,6 +101,7 @@ async def test_queues_connections_and_the_services_gauges_are_exposed(
         assert value(samples, "admitone_bus_connected", service=service) == 1
         assert value(samples, "admitone_relay_leading", service=service) == 1
         assert (value(samples, "admitone_stream_bytes", service=service) > 0) == (service != "auth")
+        assert value(samples, "admitone_stream_bytes_max", service=service) == 10_000_000
         assert value(samples, "admitone_dead_letters", service=service) == 0
         assert value(samples, "admitone_pool_refusals_total", service=service) == 0
     assert value(samples, "admitone_consumer_pending", service="tickets", producer="orders") == 0

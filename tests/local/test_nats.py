@@ -34,6 +34,9 @@ MAY_PUBLISH = {
         "$JS.API.INFO",
         "$JS.API.STREAM.CREATE.tickets",
         "$JS.API.STREAM.INFO.tickets",
+        # To remove the oldest events of a full stream.
+        "$JS.API.STREAM.PURGE.tickets",
+        "$JS.API.CONSUMER.LIST.tickets",
         "$JS.API.STREAM.INFO.orders",
         "$JS.API.CONSUMER.CREATE.orders.tickets",
         "$JS.API.CONSUMER.CREATE.orders.tickets.events.orders.OrderCreated",

@@ -1,7 +1,9 @@
 """A service can connect to its own database, read and write rows there, and do nothing else."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -140,3 +142,41 @@ async def test_statements_of_a_service_have_timeouts(server: str) -> None:
     assert await run(BUYING.url(server), "SHOW lock_timeout") == "1s"
     assert await run(BUYING.url(server), "SHOW idle_in_transaction_session_timeout") == "5s"
     assert await run(BUYING.migrator_url(server), "SHOW statement_timeout") == "0"
+
+
+@pytest.mark.parametrize("login", [BUYING.url, BUYING.migrator_url], ids=["service", "migrator"])
+async def test_no_value_of_a_failing_or_slow_statement_is_logged(folder: Path, login: Callable[[str], str]) -> None:
+    """In any format: CloudNativePG reads csvlog, in which log_error_verbosity has no effect on details."""
+    postgres = Postgres(folder / "postgres", "postgres-password", durable=False)
+    postgres.settings = postgres.settings | {
+        "logging_collector": "on",
+        "log_destination": "stderr,csvlog,jsonlog",
+        "log_min_duration_statement": "0",
+    }
+    postgres.start()
+    try:
+        await provision(postgres.url(), [BUYING])
+        await run(
+            BUYING.migrator_url(postgres.url()),
+            "CREATE TABLE account (email text UNIQUE CHECK (email NOT LIKE 'bob@%'), token text)",
+            "SELECT 1",
+        )
+        connection = await asyncpg.connect(login(postgres.url()))
+        add = "INSERT INTO account VALUES ($1, $2)"
+        await connection.execute(add, "alice@example.com", "a-token")
+        for email, error in (
+            ("alice@example.com", asyncpg.UniqueViolationError),
+            ("bob@example.com", asyncpg.CheckViolationError),
+        ):
+            with pytest.raises(error, match=email):
+                await connection.execute(add, email, "a-token")
+        with pytest.raises(asyncpg.InvalidTextRepresentationError):
+            await connection.fetchval("SELECT $1::text::integer", "carol@example.com")
+        await connection.close()
+    finally:
+        postgres.stop()
+    logs = {file.suffix: file.read_text() for file in (postgres.folder / "log").iterdir()}
+    assert logs.keys() == {".log", ".csv", ".json"}
+    for text in logs.values():
+        assert add in text, "slow statements are logged"
+        assert not re.findall(r"\w+@example|a-token", text)

@@ -59,7 +59,8 @@ def required_publications(service: Service) -> set[str]:
     name, found = service.name, set[str]()
     if service.publications:
         found |= {f"events.{name}.{event.__name__}" for event in service.publications} | {f"events.{name}.any"}
-        found |= {f"$JS.API.STREAM.CREATE.{name}", f"$JS.API.STREAM.INFO.{name}"}
+        found |= {f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "INFO", "PURGE")}
+        found |= {f"$JS.API.CONSUMER.LIST.{name}"}
     for producer in producers_of(service) if service.has_database else ():
         consumer = f"{producer}.{name}"
         found |= {f"republish.{producer}", f"$JS.API.STREAM.INFO.{producer}"}

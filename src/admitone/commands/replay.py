@@ -17,7 +17,7 @@ _PRODUCERS = click.Choice([each.name for each in registry.SERVICES if each.publi
 @click.argument("services", metavar="[SERVICE]...", nargs=-1, type=_PRODUCERS)
 @report_errors
 def replay(*, services: tuple[str, ...]) -> None:
-    """Publish again every event of the last seven days, of some services or of all.
+    """Publish again every event of the outboxes, at most the last seven days, of some services or of all.
 
     Consumers ignore events they have consumed before, so a replay is safe at any time. The services need not be
     running: their relays publish as soon as they start.

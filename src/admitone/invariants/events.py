@@ -14,6 +14,14 @@ from admitone.kernel.service import Service
 # Outboxes keep seven days; events about to be pruned are not checked.
 _CHECKED_AGE: Final = timedelta(days=6)
 
+# They keep less if their stream reaches its limit. What was published before the oldest event is not known then.
+_OLDEST: Final = """
+SELECT (SELECT id FROM outbox ORDER BY position LIMIT 1) AS id,
+    (SELECT min(position) FROM outbox) = 1
+        OR pg_sequence_last_value(pg_get_serial_sequence('outbox', 'position')::regclass) IS NULL AS is_complete
+"""
+_UNKNOWN: Final = 2**128  # above every id
+
 _BROKEN_VERSIONS: Final = """
 SELECT aggregate
 FROM (
@@ -61,6 +69,7 @@ async def _versions_have_no_gaps(snapshot: Snapshot) -> Checked:
 )
 async def _no_event_is_lost(snapshot: Snapshot) -> Checked:
     published: dict[str, dict[UUID, str]] = {}
+    known_since: dict[str, int] = {}
     violations: list[Violation] = []
     for service in snapshot.services:
         rows = await snapshot.rows(
@@ -72,17 +81,25 @@ async def _no_event_is_lost(snapshot: Snapshot) -> Checked:
             _CHECKED_AGE,
         )
         published[service.name] = {row["id"]: row["type"] for row in rows}
+        (oldest,) = await snapshot.rows(service.name, _OLDEST)
+        since = oldest["id"].int if oldest["id"] else _UNKNOWN
+        known_since[service.name] = 0 if oldest["is_complete"] else since
         violations += [
             Violation(f"event {row['id']}", f"({row['type']}) is in the outbox and not on the bus")
             for row in rows
             if row["is_waiting"]
         ]
     for service in snapshot.services:
-        violations += await _missed(snapshot, service, published)
+        violations += await _missed(snapshot, service, published, known_since)
     return sum(map(len, published.values())), violations
 
 
-async def _missed(snapshot: Snapshot, service: Service, published: Mapping[str, Mapping[UUID, str]]) -> list[Violation]:
+async def _missed(
+    snapshot: Snapshot,
+    service: Service,
+    published: Mapping[str, Mapping[UUID, str]],
+    known_since: Mapping[str, int],
+) -> list[Violation]:
     rows = await snapshot.rows(
         service.name, "SELECT id, received_at > instant() - $1::interval AS is_recent FROM inbox", _CHECKED_AGE
     )
@@ -107,6 +124,7 @@ async def _missed(snapshot: Snapshot, service: Service, published: Mapping[str, 
         ]
     # An event older than what was read of the outboxes may have been consumed only recently.
     oldest = min((event_id.int for event_id in every), default=0)
+    oldest = max([oldest, *(known_since[producer] for producer in subscribed)])
     violations += [
         Violation(f"event {event_id}", f"was consumed by {service.name}, and nobody published it")
         for event_id, is_recent in consumed.items()

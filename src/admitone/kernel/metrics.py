@@ -57,6 +57,7 @@ FAMILIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "admitone_outbox_unpublished": ("Events the bus has not acknowledged", ("service",)),
     "admitone_outbox_age_seconds": ("Age of the oldest unacknowledged event", ("service",)),
     "admitone_stream_bytes": ("Size of the service's events on the bus", ("service",)),
+    "admitone_stream_bytes_max": ("Size that the service's events on the bus may have", ("service",)),
     "admitone_consumer_pending": ("Events on the bus that were not delivered yet", ("service", "producer")),
     "admitone_consumer_unacknowledged": ("Events delivered and not acknowledged", ("service", "producer")),
     "admitone_dead_letters": ("Dead letters that wait for an operator", ("service",)),
@@ -183,6 +184,8 @@ async def _was_read(service: str, reading: Awaitable[None]) -> bool:
 async def _read_stream(service: RunningService, scrape: _Scrape) -> None:
     stream = await service.bus.jetstream.stream_info(service.name)
     scrape.add("admitone_stream_bytes", stream.state.bytes, service.name)
+    if (limit := stream.config.max_bytes or 0) > 0:
+        scrape.add("admitone_stream_bytes_max", limit, service.name)
 
 
 async def _read_consumer(service: RunningService, producer: str, scrape: _Scrape) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -61,9 +61,15 @@ async def _run_job(service: str, job: Callable[[], Awaitable[None]]) -> None:
 
 @asynccontextmanager
 async def run_service(
-    declaration: Service, settings: Settings, verifier: TokenVerifier, client_of: Callable[[str], httpx.AsyncClient]
+    declaration: Service,
+    settings: Settings,
+    verifier: TokenVerifier,
+    client_of: Callable[[str], httpx.AsyncClient],
+    consumers: Collection[str],
 ) -> AsyncIterator[Hosted]:
     """Run one service's relay, inbox and jobs for as long as the block lasts.
+
+    `consumers` are the services that subscribe to its events, wherever they run.
 
     On exit, events being handled are finished or rolled back; then everything is closed.
     """
@@ -82,7 +88,7 @@ async def run_service(
             stack.push_async_callback(database.close)
             if missing := await migrations.missing(name, database):
                 raise MigrationsMissing(f"{name}: the database lacks {', '.join(missing)}; run `admitone migrate`")
-        bus = Bus(name, replicas=settings.nats_replicas)
+        bus = Bus(name, replicas=settings.nats_replicas, stream_bytes_max=settings.nats_stream_bytes)
         bus.start(settings.nats_url(name))
         stack.push_async_callback(bus.close)
         sessions = Sessions(verifier, cookie_name(is_https=settings.is_https))
@@ -97,7 +103,7 @@ async def run_service(
             inbox = Inbox(name, database, bus, declaration.subscriptions)
             jobs += [partial(inbox.run, producer) for producer in declaration.producers]
             if declaration.publications:
-                relay = Relay(database, bus, declaration.snapshots)
+                relay = Relay(database, bus, declaration.snapshots, consumers)
                 jobs.append(relay.run)
         tasks = [asyncio.create_task(_run_job(name, job)) for job in jobs]
         try:
@@ -168,13 +174,18 @@ class App:
             async with asyncio.TaskGroup() as group:
                 starting = [
                     group.create_task(
-                        stack.enter_async_context(run_service(each, self._settings, verifier, self._client_of))
+                        stack.enter_async_context(
+                            run_service(each, self._settings, verifier, self._client_of, self._consumers_of(each.name))
+                        )
                     )
                     for each in self._services
                 ]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [each.result() for each in starting]
+
+    def _consumers_of(self, producer: str) -> list[str]:
+        return [each.name for each in self._documented if each.has_database and producer in each.producers]
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()

@@ -144,6 +144,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, Variable("ADMITONE_PORT", 1, 65535)] = 8000
     origin: Annotated[str, Variable("ADMITONE_ORIGIN")] = ""
     nats_replicas: Annotated[int, Variable("ADMITONE_NATS_REPLICAS", 1, 5)] = 1
+    nats_stream_bytes: Annotated[int, Variable("ADMITONE_NATS_STREAM_BYTES", 0, 2**50)] = 0
     database_connections: Annotated[int, Variable("ADMITONE_DATABASE_CONNECTIONS", 2, 200)] = 10
     log_level: Annotated[str, Variable("ADMITONE_LOG_LEVEL", choices=_LEVELS)] = "INFO"
     metrics_port: Annotated[int, Variable("ADMITONE_METRICS_PORT", 0, 65535)] = 0

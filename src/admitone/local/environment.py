@@ -40,6 +40,7 @@ def environment_for(
         "ADMITONE_ORIGIN": settings.public_origin,
         "ADMITONE_DATABASE_CONNECTIONS": str(settings.database_connections),
         "ADMITONE_NATS_REPLICAS": str(settings.nats_replicas),
+        "ADMITONE_NATS_STREAM_BYTES": str(settings.nats_stream_bytes),
         "ADMITONE_LOG_LEVEL": settings.log_level,
         "ADMITONE_METRICS_PORT": str(metrics_port),
         "ADMITONE_OTLP_ENDPOINT": settings.otlp_endpoint,

@@ -78,6 +78,8 @@ def allow_list(user: NatsUser) -> AllowList:
     if user.publishes:
         # Never UPDATE: a stream can be configured to republish what it receives as another producer's events.
         publish += [f"events.{name}.>", *(f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "INFO"))]
+        # To remove the oldest events of a full stream once every consumer has them.
+        publish += [f"$JS.API.STREAM.PURGE.{name}", f"$JS.API.CONSUMER.LIST.{name}"]
         subscribe += [f"republish.{name}"]
     for producer in user.subscribes_to:
         consumer = f"{producer}.{name}"

@@ -1,5 +1,6 @@
 """Databases and roles: each service has its own database, and a second role that owns and migrates it."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -10,6 +11,10 @@ import asyncpg
 STATEMENT_TIMEOUT = "3s"
 LOCK_TIMEOUT = "1s"
 IDLE_IN_TRANSACTION_TIMEOUT = "5s"
+# What PostgreSQL logs of a failing statement quotes rows and parameters, such as e-mail addresses, whatever
+# log_error_verbosity is: the formats csvlog and jsonlog ignore it. The client gets and reports the error anyway. Slow
+# statements are still logged, without their parameters.
+UNLOGGED = {"log_min_messages": "log", "log_parameter_max_length": "0"}
 # An arbitrary number that every provisioning of one server uses.
 LOCK_KEY = 7_365_102
 
@@ -68,8 +73,11 @@ async def _create_roles(connection: asyncpg.Connection, database: DatabaseAccoun
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
     ):
         await _execute(connection, f"ALTER ROLE %I SET {setting} = %L", database.service, value)
-    if not await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        # Only a member of a role may make it the owner of a database.
+    if await connection.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+        for (role, _), (setting, value) in itertools.product(logins, UNLOGGED.items()):
+            await _execute(connection, f"ALTER ROLE %I SET {setting} = %L", role, value)
+    else:
+        # Only a superuser may decide what is logged. Only a member of a role may make it the owner of a database.
         await _execute(connection, "GRANT %I TO CURRENT_USER", database.migrator)
 
 

@@ -1,12 +1,18 @@
 """The database: rows and events commit together, and outages are distinguished from bugs."""
 
 import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
-from admitone.kernel.database.pool import UNREACHABLE, Database, affected_rows
+from admitone.kernel.database.migrations import migrate
+from admitone.kernel.database.pool import UNREACHABLE, Database, affected_rows, connect_with_retries
 from admitone.kernel.errors import Unavailable
+from admitone.kernel.settings import SettingsError
 from admitone.local.postgres import Postgres
 from tests import engines
 from tests.kernel.support import World, kill, note, start_again
@@ -179,3 +185,52 @@ async def test_the_relay_is_woken_after_the_commit_and_only_if_events_were_publi
 
 def test_the_number_of_affected_rows_is_read_from_the_command_tag() -> None:
     assert [affected_rows(tag) for tag in ("UPDATE 3", "INSERT 0 1", "DELETE 0")] == [3, 1, 0]
+
+
+@asynccontextmanager
+async def pooler(url: str, *, ignores_settings: bool) -> AsyncIterator[str]:
+    """Run what PgBouncer does with the settings of a session: refuse or ignore them. Yields the URL behind it."""
+    server = urlsplit(url)
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while received := await reader.read(65536):
+            writer.write(received)
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(8)  # the request for TLS
+        writer.write(b"N")
+        (length,) = struct.unpack("!I", await reader.readexactly(4))
+        _version, *words = (await reader.readexactly(length - 4)).split(b"\0")
+        names = words[::2]
+        assert b"lock_timeout" in names
+        if not ignores_settings:
+            message = b"SFATAL\0C08P01\0Munsupported startup parameter: lock_timeout\0\0"
+            writer.write(b"E" + struct.pack("!I", len(message) + 4) + message)
+            writer.close()
+            return
+        onward, out = await asyncio.open_connection(server.hostname, server.port)
+        kept = [name + b"\0" + words[2 * at + 1] for at, name in enumerate(names) if name in {b"user", b"database"}]
+        startup = struct.pack("!I", 0x30000) + b"\0".join(kept) + b"\0\0"
+        out.write(struct.pack("!I", len(startup) + 4) + startup)
+        await asyncio.gather(copy(reader, out), copy(onward, writer))
+
+    listener = await asyncio.start_server(accept, "127.0.0.1", 0)
+    with closing(listener):
+        port = listener.sockets[0].getsockname()[1]
+        yield server._replace(netloc=f"{server.username}:{server.password}@127.0.0.1:{port}").geturl()
+
+
+@pytest.mark.parametrize("ignores_settings", [False, True])
+async def test_a_service_does_not_start_behind_a_pooler(databases: engines.Databases, ignores_settings: bool) -> None:
+    fresh = await databases.fresh("alpha")
+    async with pooler(fresh.url, ignores_settings=ignores_settings) as url, asyncio.timeout(10):
+        with pytest.raises(SettingsError, match=r"PgBouncer.*Set ADMITONE_ALPHA_DATABASE_URL to the address of Post"):
+            await connect_with_retries(url, application="alpha", connections=2)
+
+
+async def test_migrations_are_not_applied_through_a_pooler(databases: engines.Databases) -> None:
+    fresh = await databases.fresh("alpha")
+    async with pooler(fresh.migrator_url, ignores_settings=False) as url:
+        with pytest.raises(SettingsError, match=r"PgBouncer.*Set ADMITONE_ALPHA_MIGRATOR_URL to the address of Post"):
+            await migrate(url, "alpha")

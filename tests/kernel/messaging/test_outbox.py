@@ -333,6 +333,64 @@ async def test_the_stream_keeps_events_longer_than_the_outbox_and_limits_their_s
     assert config.subjects == ["events.alpha.>"]
 
 
+async def test_a_stream_without_room_loses_its_oldest_events_once_they_are_consumed(world: World) -> None:
+    """Eight times as many events as it has room for are consumed once each, while it stays below its limit."""
+    world.stream_bytes_max = 256 * 1024
+    relay = await world.relay()
+    relay.removed_max = 100
+    await world.inbox()
+    for number in range(20):
+        await world.publish(*(note(f"{number} {each} {'x' * 1000}") for each in range(100)))
+        await eventually(world.consumed((number + 1) * 100), "beta consumes the notes")
+        state = (await (await world.jetstream()).stream_info("alpha")).state
+        assert state.bytes <= world.stream_bytes_max
+    consumed = [text.split()[:2] for text in await world.effects()]
+    assert sorted(consumed) == sorted([str(number), str(each)] for number in range(20) for each in range(100))
+
+    async def are_equal() -> bool:
+        return [text for _, text in await world.published()] == [text for _, text in await world.stream()]
+
+    await eventually(are_equal, "events are removed from the stream and from the outbox, so that none counts as lost")
+
+
+async def test_with_an_event_the_earlier_ones_of_its_aggregate_are_removed(world: World) -> None:
+    """A copy of an earlier version, published again, comes later in the stream."""
+    relay = await world.relay()
+    await world.inbox()
+    first = note("v0")
+    await world.publish(first, *(note(f"v{v}", note_id=first.id, version=v) for v in range(1, 4)))
+    await eventually(world.published_count(4), "four events are published")
+    await (await world.jetstream()).delete_msg("alpha", 2)
+    await eventually(world.stream_holds(["v0", "v2", "v3", "v1"]), "version 1 is published again")
+    await eventually(world.consumed(4), "beta has consumed all")
+
+    world.stream_bytes_max = 1
+    relay._bus = await world.bus("alpha")
+    relay.removed_max = 3
+    await relay._bus.ready()
+
+    async def are_removed() -> bool:
+        return [text for _, text in await world.published()] == ["v3"]
+
+    await eventually(are_removed, "up to version 2")
+
+
+async def test_a_full_stream_keeps_what_a_service_has_not_consumed(world: World) -> None:
+    world.stream_bytes_max = 128 * 1024
+    await world.relay()
+    admin = await world.jetstream()
+    await world.publish(*(note(f"{each} {'x' * 1000}") for each in range(300)))
+
+    async def is_full() -> bool:
+        return (await admin.stream_info("alpha")).state.bytes > 0.98 * world.stream_bytes_max
+
+    await eventually(is_full, "the stream is full")
+    await world.inbox()
+
+    await eventually(world.consumed(300), "beta consumes what waited for room")
+    assert [int(text.split()[0]) for text in await world.effects()] == list(range(300))
+
+
 async def test_an_event_too_large_for_the_bus_is_never_committed(world: World) -> None:
     await world.relay()
 

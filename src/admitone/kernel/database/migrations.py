@@ -51,12 +51,11 @@ async def migrate(url: str, service: str, variable: str = "MIGRATOR_URL") -> lis
     about the `variable` with the URL.
     """
     with connecting(service, url, variable):
-        connection = await asyncpg.connect(url)
+        connection = await asyncpg.connect(url, server_settings={"lock_timeout": f"{_LOCK_SECONDS_MAX}s"})
     try:
         # Polling: a session that waits for the lock inside a statement would hold up CREATE INDEX CONCURRENTLY.
         while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
-        await connection.execute(f"SET lock_timeout = '{_LOCK_SECONDS_MAX}s'")
         role = await connection.fetchval(
             "SELECT rolname FROM pg_roles WHERE rolname = $1 AND rolname <> current_user", service
         )

@@ -26,7 +26,8 @@ Row = asyncpg.Record
 S = TypeVar("S", bound=msgspec.Struct)
 
 # PostgreSQL ends a statement, a lock wait or an idle transaction after this many milliseconds.
-_TIMEOUTS_MS: Final = {
+_SESSION: Final = {
+    "jit": "off",
     "statement_timeout": "3000",
     "lock_timeout": "1000",
     "idle_in_transaction_session_timeout": "5000",
@@ -72,6 +73,10 @@ class DatabaseUnreachable(ConnectionError):
         )
 
 
+class SessionSettingsIgnored(Exception):
+    """settings of the session have no effect"""
+
+
 @contextmanager
 def connecting(service: str, url: str, variable: str = "DATABASE_URL") -> Iterator[None]:
     """Name the service and the server in the errors of connecting; `variable` is the setting with the URL.
@@ -82,6 +87,13 @@ def connecting(service: str, url: str, variable: str = "DATABASE_URL") -> Iterat
     setting = f"ADMITONE_{service.upper()}_{variable}"
     try:
         yield
+    except (asyncpg.ProtocolViolationError, SessionSettingsIgnored) as error:
+        # PostgreSQL itself raises neither, and both stay until an operator acts.
+        raise SettingsError(
+            f"The database of {service} at {address_of(url, _PORT)} is behind a connection pooler such as PgBouncer"
+            f" ({error}), which is not supported in any mode: a service needs sessions of its own. Set {setting} to the"
+            " address of PostgreSQL itself."
+        ) from error
     except (OSError, *UNREACHABLE) as error:
         raise DatabaseUnreachable(service, url, error, variable) from error
     except ValueError:
@@ -212,7 +224,10 @@ class Database(Statements):
 
     @classmethod
     async def connect(cls, url: str, *, application: str, connections: int = 10) -> "Database":
-        """Open the pool; raises one of UNREACHABLE or OSError if the server cannot be reached."""
+        """Open the pool; raises one of UNREACHABLE or OSError if the server cannot be reached.
+
+        Raises SessionSettingsIgnored behind a pooler that was configured to ignore what it does not support.
+        """
         pool = await asyncpg.create_pool(
             url,
             min_size=1,
@@ -223,8 +238,16 @@ class Database(Statements):
             command_timeout=None,
             max_inactive_connection_lifetime=0,
             reset=_keep_session_state,
-            server_settings={"application_name": application, "jit": "off", **_TIMEOUTS_MS},
+            server_settings={"application_name": application, **_SESSION},
         )
+        try:
+            jit = await pool.fetchval("SELECT current_setting('jit')")
+        except BaseException:
+            pool.terminate()
+            raise
+        if jit != _SESSION["jit"]:
+            pool.terminate()
+            raise SessionSettingsIgnored(SessionSettingsIgnored.__doc__)
         return cls(pool, url)
 
     async def close(self) -> None:

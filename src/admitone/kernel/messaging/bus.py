@@ -9,7 +9,7 @@ until its batch is full. Source: NATS documentation, "JetStream wire API referen
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamManager
-from nats.js.api import ConsumerConfig, StreamConfig
+from nats.js.api import ConsumerConfig, DiscardPolicy, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from admitone.kernel import clock
@@ -55,11 +55,12 @@ class RepublishRequest(msgspec.Struct, frozen=True):
 
 
 class StreamState(msgspec.Struct, frozen=True):
-    """A stream's first and last sequence, and the sequences missing in between."""
+    """A stream's first and last sequence, the sequences missing in between, and its size."""
 
     first_seq: int
     last_seq: int
     deleted: list[int] = []
+    bytes: int = 0
 
 
 class _Response(msgspec.Struct):
@@ -106,9 +107,11 @@ class Bus:
     # consumer each may wait once for a response that was lost with the outage.
     catch_up_seconds = 3 * _API_TIMEOUT_SECONDS
 
-    def __init__(self, service: str, *, replicas: int = 1) -> None:
+    def __init__(self, service: str, *, replicas: int = 1, stream_bytes_max: int = 0) -> None:
+        """`stream_bytes_max` limits the size of the service's stream; 0 is no limit."""
         self.service = service
         self._replicas = replicas
+        self.stream_bytes_max = stream_bytes_max
         self._client = Client()
         self.jetstream: Final[JetStreamManager] = self._client.jsm(timeout=_API_TIMEOUT_SECONDS)
         self._connecting: asyncio.Task[None] | None = None
@@ -201,6 +204,10 @@ class Bus:
             name=self.service,
             subjects=[f"events.{self.service}.>"],
             max_age=STREAM_RETENTION_SECONDS,
+            max_bytes=self.stream_bytes_max or -1,
+            # A full stream refuses events, which wait in the outbox. By default it would delete the oldest, even if
+            # nobody has consumed them, and the relay would take them for lost and publish them again, without end.
+            discard=DiscardPolicy.NEW,
             max_msg_size=_MESSAGE_BYTES_MAX,
             duplicate_window=_DUPLICATE_WINDOW_SECONDS,
             num_replicas=self._replicas,
@@ -215,6 +222,29 @@ class Bus:
         response = _decoded(await self._client.request(subject, request, timeout=_API_TIMEOUT_SECONDS))
         assert response.state is not None
         return response.state
+
+    async def consumed_sequence(self, state: StreamState, consumers: Iterable[str]) -> int:
+        """Return the sequence up to which every consumer has acknowledged all that it subscribes to.
+
+        `state` is a state read before. 0 if one of `consumers` does not exist: it will need everything.
+        """
+        found = {each.name: each for each in await self.jetstream.consumers_info(self.service)}
+        if not found.keys() >= set(consumers):
+            return 0
+        # The floor of a consumer that has nothing left stays at its last event, however many of other types follow.
+        return min(
+            (
+                state.last_seq
+                if not each.num_pending and not each.num_ack_pending
+                else (each.ack_floor.stream_seq if each.ack_floor else 0)
+                for each in found.values()
+            ),
+            default=state.last_seq,
+        )
+
+    async def remove_events(self, until: int) -> None:
+        """Remove the events of this service's stream up to a sequence."""
+        await self.jetstream.purge_stream(self.service, seq=until + 1)
 
     async def publish(
         self, subject: str, message: bytes, message_id: str, expected_last: int | None = None

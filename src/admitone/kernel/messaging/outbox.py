@@ -11,7 +11,7 @@ has compared and knows what to publish again.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -19,7 +19,7 @@ import asyncpg
 from admitone.kernel.database.pool import UNREACHABLE, Database, Row, Statements, affected_rows
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.messaging import bus as buses
-from admitone.kernel.messaging.bus import Bus, RepublishRequest
+from admitone.kernel.messaging.bus import Bus, RepublishRequest, StreamState
 from admitone.kernel.messaging.event import event_types, subject_of, wrap
 from admitone.kernel.messaging.snapshots import Snapshots, publish_snapshot
 
@@ -32,6 +32,8 @@ _STANDBY_SECONDS: Final = 1.0
 _RESTART_SECONDS: Final = 0.25
 _POLL_SECONDS: Final = 0.25
 _CHANNEL: Final = "outbox"
+# The share of its limit at which a stream is made smaller.
+_NEARLY_FULL: Final = 0.75
 
 # Every unpublished row, in insert order; not "rows above the last position", because positions commit out of order
 # and a slow transaction's rows would be skipped forever.
@@ -59,6 +61,18 @@ SELECT NOT EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND version = $2 + 1)
     AND (NOT EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND version IS NOT NULL)
         OR EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND version > $2 + 1))
 """
+# With an event go the earlier ones of its aggregate, of which the stream may have a later copy: no version between
+# others is ever missing.
+_REMOVE_OLDEST: Final = """
+WITH oldest AS (
+    SELECT aggregate, max(version) AS version FROM outbox WHERE stream_sequence <= $1 GROUP BY aggregate
+)
+DELETE FROM outbox USING oldest
+WHERE outbox.aggregate = oldest.aggregate AND (
+    stream_sequence <= $1
+    OR (outbox.version <= oldest.version AND (stream_sequence IS NOT NULL OR copies > 0))
+)
+"""
 _UNPUBLISH_ALL: Final = (
     "UPDATE outbox SET stream_sequence = NULL, copies = copies + 1 WHERE stream_sequence IS NOT NULL"
 )
@@ -71,11 +85,17 @@ class Relay:
     # PostgreSQL closes the session of a relay that sends no statement for so long, which frees the lock of a suspended
     # process. A running relay never waits for the bus that long.
     silent_seconds_max = 15.0
+    # Few enough for one statement, and more than are published between two comparisons.
+    removed_max = 20_000
 
-    def __init__(self, database: Database, bus: Bus, snapshots: Sequence[Snapshots] = ()) -> None:
+    def __init__(
+        self, database: Database, bus: Bus, snapshots: Sequence[Snapshots] = (), consumers: Collection[str] = ()
+    ) -> None:
+        """`consumers` are the services that subscribe to events of this one."""
         self._database = database
         self._bus = bus
         self._snapshots = snapshots
+        self._consumers = consumers
         self._has_work = asyncio.Event()
         self._compare = asyncio.Event()
         # Whether this replica's relay publishes.
@@ -151,7 +171,8 @@ class Relay:
             self._has_work.clear()
             if self._compare.is_set() or loop.time() >= next_compare:
                 self._compare.clear()
-                await self._compare_with_stream(connection)
+                state = await self._compare_with_stream(connection)
+                await self._make_room(connection, state)
                 next_compare = loop.time() + self.compare_every_seconds
             if await self._publish_batch(connection) == 0:
                 try:
@@ -183,7 +204,9 @@ class Relay:
             positions, sequences = zip(*acknowledged, strict=True)
             await connection.execute(_ACKNOWLEDGE, positions, sequences)
         if len(acknowledged) < len(sent):
-            raise TimeoutError(f"{len(sent) - len(acknowledged)} of {len(sent)} events were not acknowledged")
+            reasons = (future.exception() for _, future in sent if not future.cancelled())
+            reason = next((f": {error}" for error in reasons if error is not None), "")
+            raise TimeoutError(f"{len(sent) - len(acknowledged)} of {len(sent)} events were not acknowledged{reason}")
         self._last_sequence = max(self._last_sequence, *sequences)
         return len(rows)
 
@@ -200,7 +223,7 @@ class Relay:
         message_id = f"{row['id']}.{row['copies']}" if row["copies"] else str(row["id"])
         return await self._bus.publish(subject_of(event_types()[row["type"]]), message, message_id, expected_last)
 
-    async def _compare_with_stream(self, connection: "asyncpg.Connection[Any]") -> None:
+    async def _compare_with_stream(self, connection: "asyncpg.Connection[Any]") -> StreamState:
         state = await self._bus.ensure_stream()
         tag = await connection.execute(_UNPUBLISH_LOST, state.first_seq, state.last_seq, state.deleted)
         if lost := affected_rows(tag):
@@ -208,6 +231,27 @@ class Relay:
                 "the bus lost events; they are published again", extra={"service": self._bus.service, "events": lost}
             )
         self._last_sequence = state.last_seq
+        return state
+
+    async def _make_room(self, connection: "asyncpg.Connection[Any]", state: StreamState) -> None:
+        """Remove the oldest events from a stream that is nearly full, and from the outbox, if all have consumed them.
+
+        They go from the outbox first: events that only the stream lacks would count as lost.
+        """
+        limit = self._bus.stream_bytes_max
+        if not limit or state.bytes <= limit * _NEARLY_FULL:
+            return
+        consumed = await self._bus.consumed_sequence(state, self._consumers)
+        # The last event stays: by it a service recognises an outbox that was restored to an earlier time.
+        until = min(consumed, state.first_seq + self.removed_max - 1, state.last_seq - 1)
+        if until < state.first_seq:
+            log.warning(
+                "the stream is nearly full, and a service has not consumed its oldest event",
+                extra={"service": self._bus.service, "bytes": state.bytes, "limit": limit},
+            )
+            return
+        await connection.execute(_REMOVE_OLDEST, until)
+        await self._bus.remove_events(until)
 
     async def _republish(self, request: RepublishRequest) -> None:
         wanted = (request.aggregate, request.above_version)
