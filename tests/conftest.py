@@ -24,7 +24,7 @@ def _nothing_waits_for_the_bus_at_the_start() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One PostgreSQL for all tests of this worker. A test that kills or stops it wants `private_postgres`."""
-    with engines.running_postgres() as server:
+    with engines.running_postgres(may_have_standby=False) as server:
         yield server
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -40,10 +41,18 @@ def _memory() -> Path | None:
     return memory
 
 
+# Without a log for a second server, a copied database is not logged at all.
+_WITHOUT_STANDBY: Final = {"wal_level": "minimal", "max_wal_senders": "0"}
+
+
 @contextmanager
-def running_postgres(*, durable: bool = False, port: int | None = None) -> Iterator[Postgres]:
+def running_postgres(
+    *, durable: bool = False, port: int | None = None, may_have_standby: bool = True
+) -> Iterator[Postgres]:
     with short_folder() as folder:
         server = Postgres(folder / "postgres", "postgres-password", port=port, durable=durable)
+        if not may_have_standby:
+            server.settings |= _WITHOUT_STANDBY
         server.start()
         try:
             yield server

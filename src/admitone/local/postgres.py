@@ -41,8 +41,7 @@ SETTINGS = {
     "scram_iterations": "1",
 }
 # For tests only: commits survive a killed server, but not a power failure.
-# The least write-ahead log, and one server only: a copied database is not logged.
-NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "wal_level": "minimal", "max_wal_senders": "0"}
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 class Postgres(Server):

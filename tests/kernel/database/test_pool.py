@@ -198,8 +198,6 @@ async def pooler(url: str, *, ignores_settings: bool) -> AsyncIterator[str]:
         writer.close()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(8)  # the request for TLS
-        writer.write(b"N")
         (length,) = struct.unpack("!I", await reader.readexactly(4))
         _version, *words = (await reader.readexactly(length - 4)).split(b"\0")
         names = words[::2]
