@@ -4,7 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from admitone.events import (
     CancelReason,
@@ -161,9 +161,8 @@ class Order(msgspec.Struct, frozen=True):
                 ticket=OrderedTicket(
                     id=self.ticket_id,
                     version=self.ticket_version,
-                    price_cents=self.offer.price_cents,
-                    currency=self.offer.currency,
                     revision=self.ticket_revision,
+                    **asdict(self.offer),
                 ),
             )
         if self.status == "cancelled":
