@@ -34,6 +34,7 @@ class UserUpdated(Event):
     email: str
     version: int
     snapshot: bool = False
+    password_changed: bool = False
 
 
 class SessionRevoked(Event):

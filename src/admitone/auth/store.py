@@ -17,6 +17,9 @@ INSERT INTO account (id, email, password_hash, version, sign_up_key)
 SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM account WHERE email = $6)
 ON CONFLICT DO NOTHING
 """
+_REBUILD_ACCOUNT: Final = """
+INSERT INTO account (id, email, password_hash, version, signed_up_at) VALUES ($1, $2, $3, $4, $5)
+"""
 _FIND_BY_EMAIL: Final = """
 SELECT id, email, password_hash, version,
     EXISTS (SELECT 1 FROM session WHERE account_id = account.id AND network = $2) AS is_known_network
@@ -73,6 +76,11 @@ async def add_account(tx: Transaction, account: Account, sign_up_key: str | None
     fields = (account.id, account.email, account.password_hash, account.version, sign_up_key)
     tag = await tx.execute(_ADD_ACCOUNT, *fields, ascii_spelling(account.email))
     return affected_rows(tag) == 1
+
+
+async def rebuild_account(tx: Transaction, account: Account, signed_up_at: datetime) -> None:
+    """Insert an account of which only the event is known; raises a violation if its e-mail is in use."""
+    await tx.execute(_REBUILD_ACCOUNT, account.id, account.email, account.password_hash, account.version, signed_up_at)
 
 
 async def find_accounts_by_email(db: Statements, email: str, network: ClientNetwork) -> tuple[list[Account], bool]:
