@@ -12,6 +12,7 @@ from admitone.commands.demo import demo
 from admitone.commands.errors import quiet_when_unread
 from admitone.commands.events import events
 from admitone.commands.migrate import migrate
+from admitone.commands.recover import recover
 from admitone.commands.replay import replay
 from admitone.commands.resync import resync
 from admitone.commands.serve import serve
@@ -43,7 +44,7 @@ def main() -> None:
     """
 
 
-for command in (up, serve, migrate, demo, check, replay, resync, dead_letters, adopt, events):
+for command in (up, serve, migrate, demo, check, replay, resync, recover, dead_letters, adopt, events):
     main.add_command(command)
 
 
