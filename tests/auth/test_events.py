@@ -8,7 +8,7 @@ import httpx
 import msgspec
 import pytest_asyncio
 
-from admitone.auth.passwords import LOST_HASH
+from admitone.auth.model import LOST_HASH
 from admitone.auth.service import SERVICE
 from admitone.events import SessionRevoked
 from admitone.kernel.database.pool import Database

@@ -5,8 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from admitone.auth import store
-from admitone.auth.model import Account, EmailInUse
-from admitone.auth.passwords import LOST_HASH
+from admitone.auth.model import LOST_HASH, Account, EmailInUse
 from admitone.events import SessionRevoked, UserCreated, UserUpdated
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.recovery import CannotRebuild, is_next_version

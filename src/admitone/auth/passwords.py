@@ -14,14 +14,11 @@ from typing import Final, Self, TypeVar
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerifyMismatchError
 
-from admitone.auth.model import TooBusyToHash
+from admitone.auth.model import LOST_HASH, TooBusyToHash
 from admitone.kernel import ids
 
 THREADS: Final = 2
 QUEUED_MAX: Final = 32
-
-# Of an account that was rebuilt from its events, which do not have the hash: no password matches.
-LOST_HASH: Final = "$argon2id$lost"
 
 T = TypeVar("T")
 

@@ -111,7 +111,7 @@ async def refuse_if_behind(service: str, database: Database, bus: Bus) -> None:
             if await _is_behind(database, bus):
                 raise DatabaseBehind(service)
         except (Unavailable, *buses.UNREACHABLE, *UNREACHABLE) as error:
-            log.info("the stream cannot be read yet", extra={"service": service, "error": repr(error)})
+            log.warning("the stream cannot be read yet", extra={"service": service, "error": repr(error)})
             await asyncio.sleep(_CHECK_AGAIN_SECONDS)
         else:
             return
