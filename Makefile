@@ -113,7 +113,7 @@ rolling: $(INSTALLED) ## Restart two replicas of every service under load; REQUE
 	$(BIN)/python -m deploy.rolling $(REQUESTS)
 
 .PHONY: drill
-drill: $(INSTALLED) ## Restore each service's database to an earlier time and recover it; SERVICES='orders tickets' selects some
+drill: $(INSTALLED) ## Restore each service's database to an earlier time and recover it; SERVICES='orders tickets' selects some, --together restores all at once
 	$(BIN)/python -m deploy.drill $(SERVICES)
 
 # SEEDS is a number of seeds, or a range such as 500-1000.

@@ -1,6 +1,9 @@
 """Restores each service's database to an earlier time while the others stay, and recovers it.
 
     python -m deploy.drill [SERVICE]...
+    python -m deploy.drill --together
+
+With `--together`, the databases of all services are restored at once.
 
 People trade, the database is saved, people trade on. Then the service stops, the saved database replaces its
 database, and `admitone recover` runs before the service starts. People go on with what they began: every response
@@ -12,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,24 +221,28 @@ async def refuses_to_start(market: Marketplace, service: str) -> None:
         raise AssertionError(f"{service} starts with a database that is behind")
 
 
-async def restore(market: Marketplace, service: str, saved: Path) -> None:
-    """Stop the service, replace its database by the saved one, recover it, and start the service."""
+async def restore(market: Marketplace, services: Sequence[str], folder: Path) -> None:
+    """Stop services, replace their databases by the saved ones, recover them, and start the services."""
     server_url = market.postgres.url()
-    await is_published(market, service)
-    events = await value(market, service, _EVENTS)
-    replicas = [each for each in market.replicas if each.service == service]
-    await asyncio.gather(*(market.stop_replica(each) for each in replicas))
+    events = {}
+    for each in services:
+        await is_published(market, each)
+        events[each] = await value(market, each, _EVENTS)
+    stopping = [replica for replica in market.replicas if replica.service in services]
+    await asyncio.gather(*(market.stop_replica(each) for each in stopping))
     connection = await asyncpg.connect(server_url)
-    await connection.execute(f"DROP DATABASE {service} WITH (FORCE)")
+    for each in services:
+        await connection.execute(f"DROP DATABASE {each} WITH (FORCE)")
+        await run_program("pg_restore", "--create", f"--dbname={server_url}", str(folder / each))
     await connection.close()
-    await run_program("pg_restore", "--create", f"--dbname={server_url}", str(saved))
-    if service == "payments":
+    if "payments" in services:
         await adopt(market)
-    if await value(market, service, _EVENTS) < events:
-        await refuses_to_start(market, service)
-    await recover(market, service)
+    for each in services:
+        if await value(market, each, _EVENTS) < events[each]:
+            await refuses_to_start(market, each)
+        await recover(market, each)
     for _ in range(REPLICAS):
-        await market.start_replica(service)
+        await asyncio.gather(*(market.start_replica(each) for each in services))
 
 
 async def refunds(market: Marketplace) -> int:
@@ -247,47 +254,50 @@ async def refunds(market: Marketplace) -> int:
     )
 
 
-async def drill(market: Marketplace, service: str, saved: Path) -> list[str]:
-    """Run the drill with one service; return the invariants that are still broken after the deadline."""
+async def drill(market: Marketplace, services: Sequence[str], folder: Path) -> list[str]:
+    """Run the drill with some services; return the invariants that are still broken after the deadline."""
+    title = ", ".join(services)
     async with AsyncExitStack() as stack:
         alice, bob, carol = [
             Person(
                 await stack.enter_async_context(httpx.AsyncClient(base_url=market.settings.public_origin, timeout=20)),
-                f"{name}-{service}@example.com",
+                f"{name}-{'-'.join(services)}@example.com",
             )
             for name in ("alice", "bob", "carol")
         ]
         trade = Trade(alice, bob, carol)
         await trade.begin()
-        url = f"{market.postgres.url().rpartition('/')[0]}/{service}"
-        await run_program("pg_dump", "--format=custom", f"--file={saved}", url)
+        for each in services:
+            url = f"{market.postgres.url().rpartition('/')[0]}/{each}"
+            await run_program("pg_dump", "--format=custom", f"--file={folder / each}", url)
         await trade.go_on()
         began = time.monotonic()
-        await restore(market, service, saved)
-        print(f"{service} was unavailable for {time.monotonic() - began:.1f} s and is restored", flush=True)
+        await restore(market, services, folder)
+        print(f"{title}: unavailable for {time.monotonic() - began:.1f} s and restored", flush=True)
         began = time.monotonic()
         await trade.finish()
         assert await refunds(market) == 0, "a captured payment was refunded"
         while broken := await market.broken_invariants(grace_seconds=5):
             if time.monotonic() - began > _DEADLINE_SECONDS:
                 return broken
-        print(f"{service}: every invariant holds after {time.monotonic() - began:.1f} s", flush=True)
+        print(f"{title}: every invariant holds after {time.monotonic() - began:.1f} s", flush=True)
         return []
 
 
-async def drills(market: Marketplace, services: list[str], folder: Path) -> list[str]:
+async def drills(market: Marketplace, groups: Sequence[Sequence[str]], folder: Path) -> list[str]:
     async with running(market):
-        return [broken for each in services for broken in await drill(market, each, folder / each)]
+        return [broken for each in groups for broken in await drill(market, each, folder)]
 
 
-def main(services: list[str]) -> int:
-    chosen = services or [each.name for each in SERVICES if each.has_database]
+def main(arguments: list[str]) -> int:
+    every = [each.name for each in SERVICES if each.has_database]
+    groups = [every] if arguments == ["--together"] else [[each] for each in arguments or every]
     with tempfile.TemporaryDirectory(prefix="admitone-drill-") as folder:
         # PostgreSQL may run as `nobody`, who must be able to enter the folder.
         Path(folder).chmod(0o711)
         settings = {"ADMITONE_ORDER_WINDOW_SECONDS": str(_HOLD_SECONDS)}
         with prepared_marketplace(Path(folder) / "data", **settings) as market:
-            broken = uvloop.run(drills(market, chosen, Path(folder)))
+            broken = uvloop.run(drills(market, groups, Path(folder)))
     if broken:
         print("still broken:", *broken, sep="\n  ")
     return 1 if broken else 0
