@@ -14,7 +14,9 @@ from admitone.payments import store
 @click.command
 @click.option("--new-installation", is_flag=True, help="The data is a copy: leave the original's payments alone.")
 @click.option("--new-account", is_flag=True, help="Continue with the account of Stripe that the present key is of.")
-@click.option("--cancel-unknown", is_flag=True, help="Rebuild payments that the data lacks, or release what Stripe holds.")
+@click.option(
+    "--cancel-unknown", is_flag=True, help="Rebuild payments that the data lacks, or release what Stripe holds."
+)
 @report_errors
 def adopt(*, new_installation: bool, new_account: bool, cancel_unknown: bool) -> None:
     """Let payments act on Stripe with data that was moved or copied.
