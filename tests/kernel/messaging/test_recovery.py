@@ -24,6 +24,7 @@ from admitone.kernel.messaging.recovery import (
     refuse_if_behind,
 )
 from tests.kernel.support import (
+    HandlerBroken,
     NoteErased,
     NoteWritten,
     World,
@@ -169,6 +170,25 @@ async def test_an_event_waits_for_those_before_it_and_what_cannot_be_rebuilt_is_
     versions = await notes.alpha.fetch("SELECT aggregate, version FROM outbox ORDER BY version NULLS LAST")
     assert [tuple(row) for row in versions] == [(late, 0), (late, 1), (late, 2), (incomplete, None)]
     assert not await is_refused(notes)
+
+
+async def test_an_interrupted_recovery_changes_nothing_and_is_run_again(notes: World) -> None:
+    """An event that waited for another one would otherwise be passed over."""
+    late = new_id()
+    await publish_all(notes, note("1", note_id=late, version=1), note("bug"), note("0", note_id=late))
+    await restore(notes, 0)
+
+    async def interrupted(tx: Transaction, event: NoteWritten, recorded_at: datetime) -> None:
+        if event.text == "bug":
+            raise HandlerBroken("a bug")
+        await rebuild_note(tx, event, recorded_at)
+
+    with pytest.raises(HandlerBroken):
+        await recovered(notes, {NoteWritten: interrupted})
+    assert await notes.alpha.fetchval("SELECT count(*) FROM outbox") == 0
+
+    assert await recovered(notes) == Recovery(events=3)
+    assert await notes.alpha.fetchval("SELECT version FROM note WHERE id = $1", late) == 1
 
 
 async def test_a_change_that_a_constraint_refuses_is_lost_and_no_other(notes: World) -> None:

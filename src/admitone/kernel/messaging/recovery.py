@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=Event)
 
-# Few enough that no transaction stays open for long.
-_BATCH: Final = 100
 _CHECK_AGAIN_SECONDS: Final = 1.0
 
 # Younger than what retention deletes from the outbox: such an event is missing only in an outbox of an earlier time.
@@ -136,28 +134,32 @@ async def recover(
 ) -> Recovery:
     """Return to the outbox what was published since, rebuild the aggregates, and let the consumers begin again.
 
-    Nothing is published. Raises ServiceRuns if the service was not stopped. Interrupted, it is simply run again.
+    Nothing is published. Raises ServiceRuns if the service was not stopped. Interrupted, it changes no data and is run
+    again.
     """
     recovery = Recovery()
     async with without_relay(database):
         # First: a service that starts after an interruption would otherwise go on without what it had consumed.
         for producer in producers:
             await bus.delete_consumer(producer)
-        waiting: list[StoredMessage] = []
-        async for batch in _in_batches(bus, await _known_until(database, bus)):
-            waiting += await _restore(database, batch, rebuilds, recovery)
-        while waiting:
-            left = await _restore(database, waiting, rebuilds, recovery)
-            if len(left) == len(waiting):
-                await _restore(database, left, rebuilds, recovery, gives_up=True)
-                break
-            waiting = left
+        # One transaction: after a part of the events, nothing would show which of those before had to wait.
+        async with database.transaction() as tx:
+            await tx.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            messages = _stored_above(bus, await _known_until(tx, bus))
+            waiting = [each async for each in messages if not await _restore(tx, each, rebuilds, recovery)]
+            while waiting:
+                left = [each for each in waiting if not await _restore(tx, each, rebuilds, recovery)]
+                if len(left) == len(waiting):
+                    for each in left:
+                        await _restore(tx, each, rebuilds, recovery, gives_up=True)
+                    break
+                waiting = left
     return recovery
 
 
-async def _known_until(database: Database, bus: Bus) -> int:
+async def _known_until(tx: Transaction, bus: Bus) -> int:
     """Return the sequence up to which the outbox has the stream; 0 if the stream was created again since."""
-    row = await database.fetchrow(_LAST_PUBLISHED)
+    row = await tx.fetchrow(_LAST_PUBLISHED)
     if row is None:
         return 0
     message = await bus.stored(row["stream_sequence"])
@@ -170,55 +172,43 @@ async def _known_until(database: Database, bus: Bus) -> int:
     return message.sequence if is_same else 0
 
 
-async def _in_batches(bus: Bus, sequence: int) -> AsyncIterator[list[StoredMessage]]:
-    batch: list[StoredMessage] = []
+async def _stored_above(bus: Bus, sequence: int) -> AsyncIterator[StoredMessage]:
     while (message := await bus.stored(sequence + 1)) is not None:
+        yield message
         sequence = message.sequence
-        batch.append(message)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    yield batch
 
 
 async def _restore(
-    database: Database,
-    messages: Sequence[StoredMessage],
+    tx: Transaction,
+    message: StoredMessage,
     rebuilds: Mapping[type[Event], Rebuild[Any]],
     recovery: Recovery,
     *,
     gives_up: bool = False,
-) -> list[StoredMessage]:
-    """Restore what messages report, in their order; return those that may be restored after others.
+) -> bool:
+    """Restore what a message reports; False if that must wait for others.
 
-    With `gives_up` there are none: what cannot be rebuilt is only in the outbox afterwards, without a version.
+    With `gives_up` it does not: what cannot be rebuilt is only in the outbox afterwards, without a version.
     """
-    waiting: list[StoredMessage] = []
-    events, lost = 0, list[LostEvent]()
-    async with database.transaction() as tx:
-        for message in messages:
-            try:
-                envelope = read_envelope(message.data)
-            except Undecodable as reason:
-                log.warning("a message of the stream is not an event", extra={"error": str(reason)})
-                continue
-            copies = _copies(message)
-            known = await tx.execute(_ACKNOWLEDGE, envelope.subject, envelope.id, message.sequence, copies)
-            if affected_rows(known):
-                continue
-            version = None
-            try:
-                version = await _rebuild(tx, message, envelope.time, rebuilds)
-            except CannotRebuild as reason:
-                if not gives_up:
-                    waiting.append(message)
-                    continue
-                lost.append(LostEvent(envelope.type, envelope.subject, str(reason)))
-            await _insert(tx, envelope, version, message.sequence, copies)
-            events += 1
-    recovery.events += events
-    recovery.lost += lost
-    return waiting
+    try:
+        envelope = read_envelope(message.data)
+    except Undecodable as reason:
+        log.warning("a message of the stream is not an event", extra={"error": str(reason)})
+        return True
+    copies = _copies(message)
+    known = await tx.execute(_ACKNOWLEDGE, envelope.subject, envelope.id, message.sequence, copies)
+    if affected_rows(known):
+        return True
+    version = None
+    try:
+        version = await _rebuild(tx, message, envelope.time, rebuilds)
+    except CannotRebuild as reason:
+        if not gives_up:
+            return False
+        recovery.lost.append(LostEvent(envelope.type, envelope.subject, str(reason)))
+    await _insert(tx, envelope, version, message.sequence, copies)
+    recovery.events += 1
+    return True
 
 
 async def _rebuild(
