@@ -113,8 +113,8 @@ rolling: $(INSTALLED) ## Restart two replicas of every service under load; REQUE
 	$(BIN)/python -m deploy.rolling $(REQUESTS)
 
 .PHONY: drill
-drill: $(INSTALLED) ## Restore one database to an earlier point and repair the marketplace
-	$(BIN)/python -m deploy.drill
+drill: $(INSTALLED) ## Restore each service's database to an earlier time and recover it; SERVICES='orders tickets' selects some, --together restores all at once
+	$(BIN)/python -m deploy.drill $(SERVICES)
 
 # SEEDS is a number of seeds, or a range such as 500-1000.
 SEEDS ?= 1000

@@ -39,14 +39,6 @@ class Traders:
                     body = {"email": f"bob{number}@example.com", "password": _PASSWORD}
                     await self._send(buyer, "POST", "/api/users/signin", json=body)
 
-    async def trade(self, name: str, tickets: int) -> None:
-        """List some tickets; every one is held, and half of them are paid for."""
-        async with self._client() as seller, self._client() as buyer:
-            await self._sign_up(seller, f"alice-{name}@example.com")
-            await self._sign_up(buyer, f"bob-{name}@example.com")
-            for number in range(tickets):
-                await self._trade_one(seller, buyer, pays=number % 2 == 0)
-
     def _client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.origin, timeout=20)
 

@@ -60,3 +60,13 @@ async def published(service: Service, database: Database) -> list[Event]:
         unwrap(wrap(row["id"], service.name, row["type"], row["aggregate"], row["recorded_at"], row["data"], None))[1]
         for row in rows
     ]
+
+
+async def rebuild(service: Service, source: Database, database: Database, *, times: int = 1) -> None:
+    """Rebuild in a database what a service has published in another one, as a recovery does."""
+    rows = await source.fetch("SELECT * FROM outbox ORDER BY position")
+    for event, row in zip(await published(service, source), rows, strict=True):
+        for _ in range(times):
+            if (change := service.rebuilds.get(type(event))) is not None:
+                async with database.transaction() as tx:
+                    await change(tx, event, row["recorded_at"])

@@ -12,7 +12,9 @@ from admitone.commands.demo import demo
 from admitone.commands.errors import quiet_when_unread
 from admitone.commands.events import events
 from admitone.commands.migrate import migrate
+from admitone.commands.recover import recover
 from admitone.commands.replay import replay
+from admitone.commands.reset_password import reset_password
 from admitone.commands.resync import resync
 from admitone.commands.serve import serve
 from admitone.commands.up import up
@@ -43,7 +45,7 @@ def main() -> None:
     """
 
 
-for command in (up, serve, migrate, demo, check, replay, resync, dead_letters, adopt, events):
+for command in (up, serve, migrate, demo, check, replay, resync, recover, reset_password, dead_letters, adopt, events):
     main.add_command(command)
 
 

@@ -34,6 +34,7 @@ class UserUpdated(Event):
     email: str
     version: int
     snapshot: bool = False
+    password_changed: bool = False
 
 
 class SessionRevoked(Event):
@@ -53,7 +54,7 @@ class SessionRevoked(Event):
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a seller says about a ticket: every ticket event has these fields, and an order keeps them.
 
-    A field added here must be added to TicketCreated and TicketUpdated, too.
+    A field added here must be added to TicketCreated, TicketUpdated and OrderedTicket, too.
     """
 
     title: str
@@ -68,8 +69,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     note: str | None = None
 
     @classmethod
-    def of(cls, event: "TicketCreated | TicketUpdated") -> "Offer":
-        """Return the offer that a ticket event carries."""
+    def of(cls, event: "TicketCreated | TicketUpdated | OrderedTicket") -> "Offer":
+        """Return the offer that a ticket event or an order carries; one of an earlier release may have no title."""
         return msgspec.convert(event, cls, from_attributes=True)
 
 
@@ -134,13 +135,21 @@ class TicketLockRefused(Event):
 
 
 class OrderedTicket(msgspec.Struct, frozen=True, rename="camel"):
-    """The ticket at the time of the order; the order keeps this price, and locks this revision or none."""
+    """The ticket at the time of the order; the order keeps this offer, and locks this revision or none."""
 
     id: UUID
     version: int
     price_cents: int
     currency: str
     revision: int = 0
+    title: str | None = None
+    face_value_cents: int | None = None
+    event_date: datetime | None = None
+    venue: str | None = None
+    section: str | None = None
+    row: str | None = None
+    seat: str | None = None
+    note: str | None = None
 
 
 class OrderCreated(Event):

@@ -2,18 +2,23 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from uuid import UUID
 
 import httpx
 import msgspec
 import pytest_asyncio
 
+from admitone.auth.model import LOST_HASH
 from admitone.auth.service import SERVICE
 from admitone.events import SessionRevoked
+from admitone.kernel.database.pool import Database
 from admitone.kernel.http.operations import OK, Request, Response, operation
 from admitone.kernel.http.sessions import session_revoked
 from admitone.kernel.runner import App
 from admitone.kernel.service import Service
+from tests.auth.support import try_sign_in
 from tests.engines import Databases
+from tests.inbox import rebuild, service_database
 from tests.support import (
     PASSWORD,
     StartNats,
@@ -66,6 +71,7 @@ async def test_g08_an_account_change_publishes_user_updated(app: App, alice: htt
             "email": "alice@example.org",
             "version": version,
             "snapshot": False,
+            "passwordChanged": "password" in change,
         }
 
 
@@ -152,3 +158,45 @@ async def test_s16_an_expired_session_is_refused_in_other_services(both: App) ->
         keys = both.running["auth"].resources.keys
         set_token(alice, keys.sign(expired, datetime.fromtimestamp(expired.expires_at - 60, UTC)))
         assert (await alice.get("/api/greeting")).status_code == 401
+
+
+async def test_accounts_are_rebuilt_from_their_events_without_their_passwords(
+    databases: Databases, app: App, visitor: httpx.AsyncClient
+) -> None:
+    """Events have no hashes. A password that was replaced must not be valid again: somebody else may know it."""
+    source = app.running["auth"].database
+    await sign_up(visitor, "alice@example.com")
+    ended = UUID(await source.fetchval("SELECT id::text FROM session"))
+    async with service_database(databases, SERVICE) as restored:
+        await copy(source, restored, "account", "session")
+        for body in ({"email": "ada@example.com"}, {"password": "another brass owl"}):
+            changed = await visitor.put("/api/users/currentuser", json={"currentPassword": PASSWORD, **body})
+            assert changed.status_code == 200
+            [kept] = await restored.fetch("SELECT password_hash FROM account")
+            await rebuild(SERVICE, source, restored, times=2)
+            [now] = await restored.fetch("SELECT password_hash FROM account")
+            assert (now == kept) == ("email" in body)
+        assert now["password_hash"] == LOST_HASH
+        await visitor.post("/api/users/signout")
+        await sign_up(visitor, "bob@example.com")
+        await rebuild(SERVICE, source, restored, times=2)
+        every = "SELECT id, email, version, signed_up_at FROM account ORDER BY id"
+        assert await restored.fetch(every) == await source.fetch(every)
+        assert await restored.fetchval("SELECT ended_at IS NOT NULL FROM session WHERE id = $1", ended)
+        assert await restored.fetchval("SELECT count(*) FROM account WHERE password_hash = $1", LOST_HASH) == 2
+
+
+async def test_nobody_signs_in_to_an_account_whose_password_is_lost(app: App, alice: httpx.AsyncClient) -> None:
+    await app.running["auth"].database.execute("UPDATE account SET password_hash = $1", LOST_HASH)
+    for password in (PASSWORD, LOST_HASH, "lost"):
+        assert (await try_sign_in(alice, password=password)).status_code == 400
+    taken = await alice.post("/api/users/signup", json={"email": "alice@example.com", "password": PASSWORD})
+    assert taken.json() == {"errors": [{"message": "Email in use", "field": "email"}]}
+
+
+async def copy(source: Database, target: Database, *tables: str) -> None:
+    for table in tables:
+        rows = [dict(row) for row in await source.fetch(f"SELECT * FROM {table}")]
+        for row in rows:
+            places = ", ".join(f"${place}" for place in range(1, len(row) + 1))
+            await target.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", *row.values())

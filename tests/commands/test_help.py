@@ -13,7 +13,20 @@ from admitone.__main__ import main
 from admitone.kernel.messaging.event import event_types
 from tests import whole
 
-COMMANDS = ("up", "serve", "migrate", "demo", "check", "replay", "resync", "dead-letters", "adopt", "events")
+COMMANDS = (
+    "up",
+    "serve",
+    "migrate",
+    "demo",
+    "check",
+    "replay",
+    "resync",
+    "recover",
+    "reset-password",
+    "dead-letters",
+    "adopt",
+    "events",
+)
 
 
 def run(*arguments: str) -> Result:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from admitone.registry import SERVICES
 from tests.deploy.manifests import ROOT
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(900)]
@@ -23,7 +24,24 @@ def test_no_request_fails_while_every_replica_is_restarted() -> None:
     assert "0 failed, every invariant holds" in run("deploy.rolling", "500")
 
 
-def test_every_invariant_holds_again_after_a_database_was_restored() -> None:
-    output = run("deploy.drill")
-    assert "expiration was unavailable for " in output
-    assert "every invariant holds after " in output
+def test_nothing_is_lost_when_the_database_of_orders_is_restored_to_an_earlier_time() -> None:
+    """Every later buyer was refunded."""
+    assert_recovered("orders")
+
+
+@pytest.mark.full
+def test_nothing_is_lost_when_any_other_database_is_restored_to_an_earlier_time() -> None:
+    assert_recovered(*(each.name for each in SERVICES if each.has_database and each.name != "orders"))
+
+
+@pytest.mark.full
+def test_nothing_is_lost_when_all_databases_are_restored_to_an_earlier_time() -> None:
+    output = run("deploy.drill", "--together")
+    assert "auth, tickets, orders, expiration, payments: every invariant holds after " in output
+
+
+def assert_recovered(*services: str) -> None:
+    output = run("deploy.drill", *services)
+    for each in services:
+        assert f"{each}: unavailable for " in output
+        assert f"{each}: every invariant holds after " in output

@@ -160,6 +160,7 @@ async def test_o04_g08_a_new_order_is_published(app: App) -> None:
                 "priceCents": 1999,
                 "currency": "usd",
                 "revision": 0,
+                "title": "Nina Simone, row 4",
             },
         }
 

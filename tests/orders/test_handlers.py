@@ -2,9 +2,11 @@
 
 import itertools
 import random
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from admitone.events import (
@@ -23,7 +25,9 @@ from admitone.events import (
 from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
 from admitone.kernel.messaging.event import Event
-from admitone.orders.handlers import snapshots
+from admitone.kernel.messaging.recovery import CannotRebuild
+from admitone.orders.handlers import rebuild_new_order, rebuild_order, snapshots
+from admitone.orders.service import SERVICE
 from tests import engines, inbox
 from tests.orders.support import changed, consume, listed, orders_database, published, reserve
 
@@ -384,3 +388,65 @@ async def test_the_snapshot_of_an_order_is_what_was_published(databases: engines
         assert len(before) == {"created": 1, "complete": 3, "payment failed": 3}.get(ending, 2)
         async with database.transaction() as tx:
             assert await snapshots(tx, [order.id, new_id()]) == before
+
+
+async def test_orders_are_rebuilt_from_their_events(databases: engines.Databases) -> None:
+    place: dict[str, Any] = {"venue": "Clube de Fado", "section": "A", "row": "4", "seat": "12", "note": "Aisle"}
+    async with orders_database(databases) as source, orders_database(databases) as restored:
+        date = datetime(2027, 5, 1, 19, 30, tzinfo=UTC)
+        await held(source, listed(face_value_cents=2500, event_date=date, **place))
+        bought, lost, expired = [await held(source, listed()) for _ in range(3)]
+        payment, failed = authorized(bought), authorized(lost)
+        await consume(source, payment, captured(payment), failed)
+        await consume(
+            source, PaymentFailed(id=failed.id, order_id=lost.id, reason="The bank no longer holds the money")
+        )
+        await consume(source, TicketLockRefused(ticket_id=expired.ticket.id, order_id=expired.id))
+        await inbox.rebuild(SERVICE, source, restored, times=2)
+        every = "SELECT * FROM orders ORDER BY id"
+        assert await restored.fetch(every) == await source.fetch(every)
+        assert await published(restored) == []
+
+
+async def test_an_order_that_an_earlier_release_published_without_its_offer_is_not_rebuilt(
+    databases: engines.Databases,
+) -> None:
+    async with orders_database(databases) as database:
+        order = await held(database, listed())
+        bare = msgspec.structs.replace(order, id=new_id(), ticket=msgspec.structs.replace(order.ticket, title=None))
+        with pytest.raises(CannotRebuild, match="earlier release"):
+            async with database.transaction() as tx:
+                await rebuild_new_order(tx, bare, tx.now)
+        cancelled = OrderCancelled(
+            id=bare.id, version=1, user_id=bare.user_id, ticket_id=bare.ticket.id, reason="expired"
+        )
+        with pytest.raises(CannotRebuild, match="the order is missing"):
+            async with database.transaction() as tx:
+                await rebuild_order(tx, cancelled, tx.now)
+
+
+async def test_a_payment_of_a_rebuilt_order_waits_for_its_ticket(databases: engines.Databases) -> None:
+    """Until the events of tickets have arrived again, the order is known and its ticket is not."""
+    async with orders_database(databases) as source, orders_database(databases) as restored:
+        ticket = listed()
+        order = await held(source, ticket)
+        await inbox.rebuild(SERVICE, source, restored)
+        payment = authorized(order)
+        [missing] = await consume(restored, payment)
+        assert (missing.producer, missing.aggregate, missing.have_version) == ("tickets", ticket.id, -1)
+        await consume(restored, ticket, changed(ticket, status="reserved", order_id=order.id), payment)
+        assert await status(restored, order) == "awaiting:payment"
+
+
+async def test_events_that_arrive_again_change_no_rebuilt_order(databases: engines.Databases) -> None:
+    """A charge for an order that the restored database lacked was refunded."""
+    async with orders_database(databases) as source, orders_database(databases) as restored:
+        tickets = [listed() for _ in range(2)]
+        bought, unpaid = [await held(source, each) for each in tickets]
+        payment = authorized(bought)
+        consumed = [payment, captured(payment), OrderExpired(order_id=bought.id), OrderExpired(order_id=unpaid.id)]
+        await consume(source, *consumed)
+        await inbox.rebuild(SERVICE, source, restored)
+        await consume(restored, *tickets, *consumed)
+        assert await published(restored) == []
+        assert [await status(restored, each) for each in (bought, unpaid)] == ["complete", "created"]

@@ -88,11 +88,12 @@ async def test_the_statement_that_reserves_agrees_with_the_model(
 
 
 def assert_encodes(data: str, event: Event) -> None:
-    """Assert that JSON has the fields of an event in their order, and its values."""
+    """Assert that JSON has the fields of an event in their order, and its values; nulls of the ticket may be absent."""
     assert msgspec.json.decode(data, type=type(event)) == event
     written, expected = msgspec.json.decode(data), msgspec.json.decode(event.encode())
     assert list(written) == list(expected)
-    assert written.get("ticket", {}).keys() == expected.get("ticket", {}).keys()
+    stated = [name for name, value in expected.get("ticket", {}).items() if value is not None]
+    assert list(written.get("ticket", {})) == stated
 
 
 async def test_an_unknown_or_an_own_ticket_is_not_reserved(databases: engines.Databases) -> None:

@@ -6,18 +6,24 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import asyncpg
+import msgspec
 import nats
 import pytest
 from nats.aio.client import Client
 
-from admitone.events import OrderCreated, PaymentAuthorized, PaymentCreated
+from admitone.events import OrderCreated, PaymentAuthorized, PaymentCreated, PaymentRefunded
 from admitone.kernel import ids
 from admitone.kernel.messaging.event import Event
+from admitone.kernel.messaging.recovery import CannotRebuild
 from admitone.payments import store
-from admitone.payments.handlers import snapshots
+from admitone.payments.beginning import PaymentRequest
+from admitone.payments.handlers import rebuild_ended_payment, snapshots
+from admitone.payments.service import SERVICE
+from admitone.payments.transitions import begin_payments
 from tests import inbox
+from tests.engines import Databases
 from tests.inbox import message_of
-from tests.payments.support import World, awaiting, cancelled, ordered, rejected
+from tests.payments.support import VISA, World, awaiting, cancelled, ordered, rejected
 from tests.support import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes/text content")
@@ -339,3 +345,70 @@ async def test_the_snapshot_of_a_captured_payment_is_what_orders_completed_the_o
         events = await snapshots(tx, [order.id, other.id])
     assert [type(event) for event in events] == [PaymentAuthorized, PaymentCreated]
     assert {event.aggregate for event in events} == {payment.id}
+
+
+REBUILT = "id, order_id, buyer_id, amount_cents, currency, state, stripe_id, refunded_cents"
+
+
+async def test_payments_are_rebuilt_from_their_events(world: World, databases: Databases) -> None:
+    paid, held, refused, returned = [await world.order(1000 + each) for each in range(4)]
+    for order in (paid, held, refused, returned):
+        await world.pay(order)
+    payments = {order.id: await world.payment(order) for order in (paid, held, refused, returned)}
+    captures = [awaiting(each, payments[each.id].id) for each in (paid, returned)]
+    await world.consume(*captures)
+    for order in (paid, returned):
+        await world.state(order, "captured")
+    ends = [rejected(each, payments[each.id].id) for each in (refused, returned)]
+    await world.consume(*ends)
+    await world.state(refused, "voided")
+    await world.state(returned, "refunded")
+    declined = await world.order()
+    for _ in range(3):
+        await world.pay(declined, "tok_chargeDeclined")
+
+    async with inbox.service_database(databases, SERVICE) as restored:
+        await inbox.rebuild(SERVICE, world.service.database, restored, times=2)
+        every = f"SELECT {REBUILT} FROM payment WHERE order_id <> $1 ORDER BY id"
+        assert await restored.fetch(every, declined.id) == await world.service.database.fetch(every, declined.id)
+        assert await store.payments_of(restored, [declined.id]) == []
+        assert await store.take_due(restored, 10) == []  # none has its order yet
+
+        await inbox.consume(SERVICE, restored, paid, held, refused, returned, *captures, *ends)
+        assert await inbox.published(SERVICE, restored) == []
+        [(checked, its_order, _)] = await store.take_due(restored, 10)
+        assert (checked.id, checked.wanted, its_order.id) == (payments[held.id].id, None, held.id)
+        await inbox.consume(SERVICE, restored, awaiting(held, checked.id))
+        [captured] = await store.payments_of(restored, [held.id])
+        assert captured.wanted == "capture"
+
+
+async def test_a_payment_that_was_declined_meanwhile_makes_way_for_the_one_after_it(
+    world: World, databases: Databases
+) -> None:
+    """The end of a declined payment is not published, unless it was the last one."""
+    order = await world.order()
+    async with inbox.service_database(databases, SERVICE) as restored:
+        await inbox.consume(SERVICE, restored, order)
+        begun = PaymentRequest(ids.new_id(), order.id, world.bob_id, VISA, None)
+        await begin_payments(restored, [begun], 3)
+        await world.pay(order)
+        await inbox.rebuild(SERVICE, world.service.database, restored)
+        first, second = await store.payments_of(restored, [order.id])
+    assert (first.id, first.state, first.wanted, first.due_at) == (begun.payment_id, "voided", None, first.due_at)
+    assert first.due_at is not None
+    assert (second.attempt, second.state) == (2, "authorized")
+
+
+async def test_a_refund_without_its_charge_cannot_be_rebuilt(world: World) -> None:
+    order = await world.order()
+    await world.pay(order)
+    payment = await world.payment(order)
+    refund = payment.event(PaymentRefunded)
+    with pytest.raises(CannotRebuild):
+        async with world.service.database.transaction() as tx:
+            await rebuild_ended_payment(tx, msgspec.structs.replace(refund, id=ids.new_id()), tx.now)
+    async with world.service.database.transaction() as tx:
+        await rebuild_ended_payment(tx, refund, tx.now)
+    refunded = await world.payment(order)
+    assert (refunded.state, refunded.refunded_cents) == ("refunded", 1999)

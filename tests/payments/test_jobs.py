@@ -19,7 +19,7 @@ from admitone.payments import gateway, jobs, model, store
 from admitone.payments.beginning import Begun, PaymentRequest
 from admitone.payments.model import Authorized, Payment
 from tests.engines import Databases
-from tests.payments.support import World, awaiting, cancelled, running_world
+from tests.payments.support import VISA, World, awaiting, cancelled, running_world
 from tests.stripe_sandbox.running import authorized, running_sandbox
 from tests.support import eventually
 
@@ -376,13 +376,8 @@ async def test_reconciliation_finds_what_no_webhook_reported(
     assert await jobs.reconcile(world.service) == 0
 
 
-async def test_intents_that_a_restored_database_lost_are_canceled_only_when_an_operator_allowed_it(
-    world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
-    world = world_without_webhooks
-    order = await world.order()
-    resources = world.service.resources
+async def lost_payment(world: World, order: OrderCreated, token: str = VISA) -> Payment:
+    """Pay an order; the database does not know of it."""
     lost = Payment(
         id=ids.new_id(),
         order_id=order.id,
@@ -390,12 +385,23 @@ async def test_intents_that_a_restored_database_lost_are_canceled_only_when_an_o
         buyer_id=world.bob_id,
         amount_cents=1999,
         currency="usd",
-        token="tok_visa",
+        token=token,
         idempotency_key=None,
         created_at=order.expires_at,
         due_at=None,
     )
-    await resources.gateway.authorize(lost, "https://tickets.example/")
+    await world.service.resources.gateway.authorize(lost, "https://tickets.example/")
+    return lost
+
+
+async def test_intents_that_a_restored_database_lost_are_canceled_only_when_an_operator_allowed_it(
+    world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
+    world = world_without_webhooks
+    order = await world.order()
+    await lost_payment(world, order)
+    await world.consume(cancelled(order))
     foreign = await authorized(world.sandbox.client)  # of another installation with the same account
     unknown = await world.intent(order)
 
@@ -410,6 +416,31 @@ async def test_intents_that_a_restored_database_lost_are_canceled_only_when_an_o
     assert (await statuses())[unknown.id] == "requires_capture"
     await owner(world, "UPDATE installation SET cancel_unknown_before = instant() + interval '1 minute'")
     assert await statuses() == {foreign.id: "requires_capture", unknown.id: "canceled"}
+    assert await store.unknown_intents(world.service.database) == 0
+
+
+@pytest.mark.parametrize("token", [VISA, "pm_card_authenticationRequired"])
+async def test_a_lost_payment_of_an_order_that_can_be_paid_is_rebuilt(
+    world_without_webhooks: World, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    """Its buyer may be at the bank: the payment goes on as if the database had not lost it."""
+    monkeypatch.setattr(jobs, "_SETTLES_WITHIN", timedelta(seconds=-5))
+    world = world_without_webhooks
+    order = await world.order()
+    lost = await lost_payment(world, order, token)
+    await owner(world, "UPDATE installation SET cancel_unknown_before = instant() + interval '1 minute'")
+    for _ in range(2):
+        await jobs.reconcile(world.service)
+        await jobs.review_unknown_intents(world.service)
+    if token != VISA:
+        await world.state(order, "requires_action")
+        await world.sandbox.authenticate(await world.intent(order))
+        await world.service.database.execute("UPDATE payment SET due_at = instant()")
+    await world.state(order, "authorized")
+    assert (await world.payment(order)).id == lost.id
+    assert await world.published() == ["PaymentAuthorized"]
+    await world.consume(awaiting(order, lost.id))
+    await world.state(order, "captured")
     assert await store.unknown_intents(world.service.database) == 0
 
 

@@ -59,12 +59,13 @@ def required_publications(service: Service) -> set[str]:
     name, found = service.name, set[str]()
     if service.publications:
         found |= {f"events.{name}.{event.__name__}" for event in service.publications} | {f"events.{name}.any"}
-        found |= {f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "INFO", "PURGE")}
+        found |= {f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "INFO", "MSG.GET", "PURGE")}
         found |= {f"$JS.API.CONSUMER.LIST.{name}"}
     for producer in producers_of(service) if service.has_database else ():
         consumer = f"{producer}.{name}"
         found |= {f"republish.{producer}", f"$JS.API.STREAM.INFO.{producer}"}
-        found |= {f"$JS.API.CONSUMER.{verb}.{consumer}" for verb in ("CREATE", "DURABLE.CREATE", "INFO", "MSG.NEXT")}
+        verbs = ("CREATE", "DURABLE.CREATE", "INFO", "DELETE", "MSG.NEXT")
+        found |= {f"$JS.API.CONSUMER.{verb}.{consumer}" for verb in verbs}
         found |= {f"$JS.API.CONSUMER.CREATE.{consumer}.events.{producer}.any"}
         found |= {f"$JS.ACK.{consumer}.1.1.1.1.0", f"$JS.ACK._.account.{consumer}.1.1.1.1.0.any"}
     return found | ({"$JS.API.INFO"} if found else set())

@@ -22,7 +22,7 @@ from admitone.tickets import store
 from admitone.tickets.service import SERVICE as TICKETS
 from admitone.tickets.views import ANY_VERSION
 from tests import engines
-from tests.inbox import message_of
+from tests.inbox import message_of, rebuild
 from tests.support import StartNats, app_of, bus_user, eventually, published_by, settings_for, signed_in
 from tests.tickets.support import (
     cancelled,
@@ -387,3 +387,45 @@ async def test_every_division_into_batches_leaves_the_same_holders(databases: en
         assert batches == []
         for ticket_id, holder in holders.items():
             assert (await state(database, {"id": ticket_id}))[:2] == holder
+
+
+async def test_tickets_are_rebuilt_from_their_events(databases: engines.Databases) -> None:
+    async with tickets_database(databases) as source, tickets_database(databases) as restored:
+        await list_one(source)
+        edited, held, released, sold, refused = [await list_one(source) for _ in range(5)]
+        async with source.transaction() as tx:
+            [ticket] = (await store.tickets_for_change(tx, [UUID(edited["id"])])).values()
+            changed = ticket.edited(ticket.seller_id, listing_of(2500).offer("usd"), ANY_VERSION)
+            await store.save_edit(tx, changed)
+            tx.publish(changed.updated_event())
+        orders = [order_of(each) for each in (held, released, sold)]
+        late = order_of(refused, revision=1)
+        events = [*orders, cancelled(orders[1]), completed(orders[2]), late, cancelled(late)]
+        await consume(source, *events)
+
+        await rebuild(TICKETS, source, restored, times=2)
+
+        every = "SELECT * FROM ticket ORDER BY id"
+        assert await restored.fetch(every) == await source.fetch(every)
+        assert await published(restored) == []
+        await consume_until_settled(restored, *events)
+        assert await published(restored) == []
+        assert await restored.fetch(every) == await source.fetch(every)
+        versions = "SELECT * FROM aggregate_version ORDER BY aggregate"
+        assert await restored.fetch(versions) == await source.fetch(versions)
+
+
+async def test_the_order_that_holds_the_ticket_is_known_whenever_its_beginning_arrives(
+    databases: engines.Databases,
+) -> None:
+    """A refusal would cancel the order, which may be paid for."""
+    async with tickets_database(databases) as database:
+        ticket = await list_one(database)
+        order = order_of(ticket)
+        await consume(database, order)
+        before = await published(database)
+        await database.execute("UPDATE aggregate_version SET aggregate = $1", new_id())
+        await consume(database, order)
+        assert await published(database) == before
+        await consume(database, completed(order))
+        assert (await state(database, ticket))[0] == "sold"

@@ -191,7 +191,14 @@ async def change_account(request: Request[AccountChange, Resources]) -> Response
                 raise EmailInUse
             if not await store.change_account(tx, changed):
                 raise Conflict
-            tx.publish(UserUpdated(id=changed.id, email=changed.email, version=changed.version))
+            tx.publish(
+                UserUpdated(
+                    id=changed.id,
+                    email=changed.email,
+                    version=changed.version,
+                    password_changed=new_hash is not None,
+                )
+            )
         if new_hash is not None:
             others = await store.end_other_sessions(tx, account.id, request.user.session_id)
             ended = await _publish_revoked(tx, others)

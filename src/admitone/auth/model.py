@@ -18,6 +18,8 @@ from admitone.kernel.text import clean_line
 EMAIL_OCTETS_MAX: Final = 254
 PASSWORD_CHARACTERS_MIN: Final = 8
 PASSWORD_CHARACTERS_MAX: Final = 128
+# Of an account that was rebuilt from its events, which do not have the hash: no password matches.
+LOST_HASH: Final = "$argon2id$lost"
 _LOCAL_PART_OCTETS_MAX: Final = 64
 _LABEL_CHARACTERS_MAX: Final = 63
 # What a local part cannot contain outside quotes; quoted local parts are not supported. Source: RFC 5322, §3.2.3.

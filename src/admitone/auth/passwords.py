@@ -14,7 +14,7 @@ from typing import Final, Self, TypeVar
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import VerifyMismatchError
 
-from admitone.auth.model import TooBusyToHash
+from admitone.auth.model import LOST_HASH, TooBusyToHash
 from admitone.kernel import ids
 
 THREADS: Final = 2
@@ -60,8 +60,9 @@ class Passwords:
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
         """Return whether the password matches the hash; without a hash it takes as long and returns False."""
-        expected = password_hash or self._decoy_hash
-        return await self._run(lambda: _matches(expected, password)) and password_hash is not None
+        known_hash = None if password_hash == LOST_HASH else password_hash
+        expected = known_hash or self._decoy_hash
+        return await self._run(lambda: _matches(expected, password)) and known_hash is not None
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -26,6 +26,11 @@ SERVICE: Final = Service(
         Snapshots(store.account_ids_after, handlers.account_snapshots),
         Snapshots(store.ended_session_ids_after, handlers.session_snapshots),
     ),
+    rebuilds={
+        UserCreated: handlers.rebuild_account,
+        UserUpdated: handlers.rebuild_account,
+        SessionRevoked: handlers.rebuild_ended_session,
+    },
     jobs=(jobs.delete_expired,),
     settings=(AuthSettings,),
     lifespan=open_resources,

@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from admitone.auth.model import Account, Attempts, ClientNetwork, EmailInUse, Session, ascii_spelling
+from admitone.auth.model import LOST_HASH, Account, Attempts, ClientNetwork, EmailInUse, Session, ascii_spelling
 from admitone.kernel.database.pool import Statements, Transaction, affected_rows, columns, from_row
 
 # Accounts are no longer stored with the domain in ASCII, so nobody can add one between this look and the insert.
@@ -17,10 +17,17 @@ INSERT INTO account (id, email, password_hash, version, sign_up_key)
 SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM account WHERE email = $6)
 ON CONFLICT DO NOTHING
 """
+_REBUILD_ACCOUNT: Final = """
+INSERT INTO account (id, email, password_hash, version, signed_up_at) VALUES ($1, $2, $3, $4, $5)
+"""
 _FIND_BY_EMAIL: Final = """
 SELECT id, email, password_hash, version,
     EXISTS (SELECT 1 FROM session WHERE account_id = account.id AND network = $2) AS is_known_network
 FROM account WHERE email = ANY($1::text[]) ORDER BY email <> ($1::text[])[1]
+"""
+_ACCOUNT_FOR_CHANGE: Final = """
+SELECT id, email, password_hash, version FROM account
+WHERE email = ANY($1::text[]) ORDER BY email <> ($1::text[])[1] LIMIT 1 FOR UPDATE
 """
 _HAS_ANOTHER_ACCOUNT: Final = "SELECT EXISTS (SELECT FROM account WHERE email = $1 AND id <> $2)"
 _FIND_BY_ID: Final = """
@@ -75,6 +82,11 @@ async def add_account(tx: Transaction, account: Account, sign_up_key: str | None
     return affected_rows(tag) == 1
 
 
+async def rebuild_account(tx: Transaction, account: Account, signed_up_at: datetime) -> None:
+    """Insert an account of which only the event is known; raises a violation if its e-mail is in use."""
+    await tx.execute(_REBUILD_ACCOUNT, account.id, account.email, account.password_hash, account.version, signed_up_at)
+
+
 async def find_accounts_by_email(db: Statements, email: str, network: ClientNetwork) -> tuple[list[Account], bool]:
     """Return the account, and whether its owner has recently signed in from that network.
 
@@ -101,6 +113,18 @@ async def find_account(db: Statements, account_id: UUID, network: ClientNetwork)
 async def find_account_by_sign_up_key(db: Statements, key: str) -> Account | None:
     row = await db.fetchrow(_FIND_BY_SIGN_UP_KEY, key)
     return None if row is None else msgspec.convert(dict(row), Account)
+
+
+async def account_for_change(tx: Transaction, email: str) -> Account | None:
+    """Return the account with an e-mail, in either spelling, and lock it until the transaction ends."""
+    row = await tx.fetchrow(_ACCOUNT_FOR_CHANGE, [email, ascii_spelling(email)])
+    return None if row is None else msgspec.convert(dict(row), Account)
+
+
+async def emails_without_password(db: Statements) -> list[str]:
+    """Return the e-mails of the accounts whose password is lost, in order."""
+    rows = await db.fetch("SELECT email FROM account WHERE password_hash = $1 ORDER BY email", LOST_HASH)
+    return [row["email"] for row in rows]
 
 
 async def change_account(tx: Transaction, account: Account) -> bool:

@@ -14,7 +14,9 @@ from admitone.payments import store
 @click.command
 @click.option("--new-installation", is_flag=True, help="The data is a copy: leave the original's payments alone.")
 @click.option("--new-account", is_flag=True, help="Continue with the account of Stripe that the present key is of.")
-@click.option("--cancel-unknown", is_flag=True, help="Cancel what Stripe holds for payments that the data lacks.")
+@click.option(
+    "--cancel-unknown", is_flag=True, help="Rebuild payments that the data lacks, or release what Stripe holds."
+)
 @report_errors
 def adopt(*, new_installation: bool, new_account: bool, cancel_unknown: bool) -> None:
     """Let payments act on Stripe with data that was moved or copied.
@@ -27,9 +29,10 @@ def adopt(*, new_installation: bool, new_account: bool, cancel_unknown: bool) ->
     For a copy, such as one for tests, use --new-installation: payments that were open fail here and stay as they are
     at Stripe, and new ones differ from the original's.
 
-    Data that was restored to an earlier time lacks the payments made since. With --cancel-unknown, what Stripe still
-    holds for them is released, up to now, within a minute or two. Never use it on a copy: to the copy, every later
-    payment of the original is unknown.
+    Data that was restored to an earlier time lacks the payments made since: `admitone recover payments` rebuilds those
+    that published something. With --cancel-unknown, the others that Stripe knows, up to now, go on if their order can
+    still be paid with them; otherwise what is held is released, within a minute or two. Never use it on a copy: to the
+    copy, every later payment of the original is unknown.
 
     Connects with ADMITONE_PAYMENTS_MIGRATOR_URL, otherwise with ADMITONE_PAYMENTS_DATABASE_URL, otherwise to the
     database in the data folder, whether `admitone up` runs on it or not.
@@ -74,7 +77,7 @@ async def _adopt(
                 click.echo(f"payments: {await store.abandon_payments(tx)} open payments are left to the original")
             if cancel_unknown:
                 await store.cancel_unknown_intents(tx)
-                click.echo("payments: what Stripe holds for payments that are unknown here will be released")
+                click.echo("payments: payments at Stripe that are unknown here will be rebuilt or released")
             if new_installation or new_account:
                 await store.forget_account(tx)
                 click.echo("payments: the account of Stripe is recorded at the next start")

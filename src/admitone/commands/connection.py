@@ -1,7 +1,7 @@
 """How commands reach the marketplace: by the environment, otherwise by what runs on the data folder."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -14,6 +14,7 @@ from admitone.kernel.errors import Unavailable
 from admitone.kernel.settings import Settings
 from admitone.local.folder import open_data_folder
 from admitone.local.installation import Installation, running_settings
+from admitone.local.server import Server
 
 
 def effective_settings() -> Settings:
@@ -57,10 +58,10 @@ def owner_url(settings: Settings, service: str) -> tuple[str, str, str]:
 
 
 @contextmanager
-def settings_of_databases(service: str) -> Iterator[Settings]:
+def settings_of_databases(service: str, *, with_bus: bool = False) -> Iterator[Settings]:
     """Yield settings that lead to a service's database; a PostgreSQL of the data folder that is stopped runs meanwhile.
 
-    This is for a marketplace that cannot start before the command has run.
+    The same holds for the bus with `with_bus`. This is for a marketplace that cannot start before the command has run.
     """
     settings = effective_settings()
     path = Path(settings.data).expanduser().absolute()
@@ -70,12 +71,19 @@ def settings_of_databases(service: str) -> Iterator[Settings]:
     with open_data_folder(path) as folder:
         installation = Installation(folder, settings, registry.SERVICES)
         postgres = installation.postgres()
+        nats = installation.nats() if with_bus else None
         assert postgres is not None
-        try:
-            postgres.start()
-            yield installation.resolved(postgres, None, new_signing_key)
-        finally:
-            postgres.stop()
+        with _started(postgres), _started(nats) if nats else nullcontext():
+            yield installation.resolved(postgres, nats, new_signing_key)
+
+
+@contextmanager
+def _started(server: Server) -> Iterator[None]:
+    try:
+        server.start()
+        yield
+    finally:
+        server.stop()
 
 
 def open_database(settings: Settings, service: str) -> AbstractAsyncContextManager[Database]:

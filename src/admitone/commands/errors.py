@@ -17,6 +17,7 @@ from admitone.kernel.addresses import reason_of
 from admitone.kernel.database.pool import UNREACHABLE, DatabaseUnreachable
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.http.server import CannotListen
+from admitone.kernel.messaging.recovery import DatabaseBehind
 from admitone.kernel.runner import MigrationsMissing
 from admitone.kernel.settings import SettingsError
 from admitone.local.errors import LocalError
@@ -42,7 +43,14 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (SettingsError, DatabaseUnreachable, LocalError, MigrationsMissing, CannotListen) as error:
+        except (
+            SettingsError,
+            DatabaseUnreachable,
+            LocalError,
+            MigrationsMissing,
+            DatabaseBehind,
+            CannotListen,
+        ) as error:
             raise CannotRun(str(error)) from error
         except BrokenPipeError:
             raise  # the output is not read any more: `quiet_when_unread`

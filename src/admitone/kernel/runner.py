@@ -29,6 +29,7 @@ from admitone.kernel.http.sessions import SessionAuthority, Sessions, TokenVerif
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.outbox import Relay
+from admitone.kernel.messaging.recovery import DatabaseBehind, refuse_if_behind
 from admitone.kernel.messaging.retention import prune_forever
 from admitone.kernel.metrics import Metrics, RequestMetrics, process_registry
 from admitone.kernel.running import RunningService
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 _RESTART_JOB_SECONDS: Final = 1.0
 _CLIENT_TIMEOUT_SECONDS: Final = 5.0
+# How long a start waits for the bus, to see whether the database may be used.
+_CHECK_SECONDS: Final = 2.0
 
 
 class MigrationsMissing(Exception):
@@ -59,6 +62,20 @@ async def _run_job(service: str, job: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(_RESTART_JOB_SECONDS)
 
 
+async def _run_unless_behind(
+    database: Database, checking: "asyncio.Task[None]", job: Callable[[], Awaitable[None]]
+) -> None:
+    """Run a job once the database is known not to be behind; otherwise withdraw the database, and wait for ever."""
+    try:
+        await asyncio.shield(checking)
+    except DatabaseBehind as error:
+        if not database.is_withdrawn:
+            log.error("the service does not work", extra={"error": str(error)})  # noqa: TRY400 – no bug
+        database.is_withdrawn = True
+        await asyncio.Event().wait()
+    await job()
+
+
 @asynccontextmanager
 async def run_service(
     declaration: Service,
@@ -71,7 +88,8 @@ async def run_service(
 
     `consumers` are the services that subscribe to its events, wherever they run.
 
-    On exit, events being handled are finished or rolled back; then everything is closed.
+    On exit, events being handled are finished or rolled back; then everything is closed. Raises DatabaseBehind; if the
+    bus can be read only later, requests are refused from then on instead.
     """
     name = declaration.name
 
@@ -91,6 +109,12 @@ async def run_service(
         bus = Bus(name, replicas=settings.nats_replicas, stream_bytes_max=settings.nats_stream_bytes)
         bus.start(settings.nats_url(name))
         stack.push_async_callback(bus.close)
+        checking: asyncio.Task[None] | None = None
+        if database is not None and declaration.publications:
+            checking = asyncio.create_task(refuse_if_behind(name, database, bus))
+            stack.push_async_callback(end, [checking])
+            if checking in (await asyncio.wait([checking], timeout=_CHECK_SECONDS))[0]:
+                await checking
         sessions = Sessions(verifier, cookie_name(is_https=settings.is_https))
         bare: RunningService = RunningService(name, settings, sessions, bus, database, declared_client_of, None)
         service = replace(bare, resources=await stack.enter_async_context(declaration.lifespan(bare)))
@@ -101,10 +125,15 @@ async def run_service(
             await service.sessions.read_revocations(database)  # no request may be served before
             jobs += [partial(service.sessions.follow_revocations, database), partial(prune_forever, database)]
             inbox = Inbox(name, database, bus, declaration.subscriptions)
-            jobs += [partial(inbox.run, producer) for producer in declaration.producers]
+            messaging: list[Callable[[], Awaitable[None]]] = [
+                partial(inbox.run, producer) for producer in declaration.producers
+            ]
             if declaration.publications:
                 relay = Relay(database, bus, declaration.snapshots, consumers)
-                jobs.append(relay.run)
+                messaging.append(relay.run)
+            if checking is not None:
+                messaging = [partial(_run_unless_behind, database, checking, job) for job in messaging]
+            jobs += messaging
         tasks = [asyncio.create_task(_run_job(name, job)) for job in jobs]
         try:
             yield Hosted(declaration, service, relay)

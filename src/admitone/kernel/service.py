@@ -13,6 +13,7 @@ from admitone.kernel.http.operations import Operation
 from admitone.kernel.messaging.event import Event
 from admitone.kernel.messaging.inbox import AnyHandler
 from admitone.kernel.messaging.outbox import Relay
+from admitone.kernel.messaging.recovery import Rebuild
 from admitone.kernel.messaging.snapshots import Snapshots
 from admitone.kernel.running import Resources, RunningService
 
@@ -41,10 +42,11 @@ class Service(Generic[Resources]):
 
     `jobs` run until the service stops and are restarted if they fail. `lifespan` opens the service's resources before
     anything else runs and closes them last; it gets the service without resources. `pages` returns routes that are
-    not operations of the API. `snapshots` describe its aggregates to consumers that lack their history. `gauges` are
-    read from the database at each scrape. `settings` are the structs the service passes to `Settings.read`; they are
-    validated at start. `calls` names the services whose API the service calls; deployments allow no other
-    connections, and none to the internet unless it `reaches_internet`.
+    not operations of the API. `snapshots` describe its aggregates to consumers that lack their history. `rebuilds` are
+    for a database that was restored to an earlier time: each rebuilds what changed with an event of the service's own.
+    `gauges` are read from the database at each scrape. `settings` are the structs the service passes to
+    `Settings.read`; they are validated at start. `calls` names the services whose API the service calls; deployments
+    allow no other connections, and none to the internet unless it `reaches_internet`.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Service(Generic[Resources]):
     subscriptions: Mapping[type[Event], AnyHandler] = field(default_factory=dict)
     publications: Sequence[type[Event]] = ()
     snapshots: Sequence[Snapshots] = ()
+    rebuilds: Mapping[type[Event], Rebuild[Any]] = field(default_factory=dict)
     jobs: Sequence[Callable[[RunningService[Resources]], Awaitable[None]]] = ()
     settings: Sequence[type[msgspec.Struct]] = ()
     lifespan: Callable[[RunningService[None]], AbstractAsyncContextManager[Resources]] = _no_resources
@@ -66,6 +69,7 @@ class Service(Generic[Resources]):
             assert published.producer == self.name, (
                 f"{self.name} publishes {published.__name__}, an event of {published.producer}"
             )
+        assert set(self.rebuilds) <= set(self.publications), f"{self.name} rebuilds from events it does not publish"
 
     @property
     def producers(self) -> list[str]:

@@ -77,7 +77,7 @@ def allow_list(user: NatsUser) -> AllowList:
         subscribe += ["events.>"]
     if user.publishes:
         # Never UPDATE: a stream can be configured to republish what it receives as another producer's events.
-        publish += [f"events.{name}.>", *(f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "INFO"))]
+        publish += [f"events.{name}.>", *(f"$JS.API.STREAM.{verb}.{name}" for verb in ("CREATE", "INFO", "MSG.GET"))]
         # To remove the oldest events of a full stream once every consumer has them.
         publish += [f"$JS.API.STREAM.PURGE.{name}", f"$JS.API.CONSUMER.LIST.{name}"]
         subscribe += [f"republish.{name}"]
@@ -90,6 +90,8 @@ def allow_list(user: NatsUser) -> AllowList:
             f"$JS.API.CONSUMER.CREATE.{consumer}.>",
             f"$JS.API.CONSUMER.DURABLE.CREATE.{consumer}",
             f"$JS.API.CONSUMER.INFO.{consumer}",
+            # A database that was restored to an earlier time needs again what its service had consumed.
+            f"$JS.API.CONSUMER.DELETE.{consumer}",
             f"$JS.API.CONSUMER.MSG.NEXT.{consumer}",
             # NATS has announced the second form, with domain and account, as the future default.
             f"$JS.ACK.{consumer}.>",

@@ -6,9 +6,15 @@ Events arrive in any sequence, each any number of times.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 from admitone.events import (
+    Offer,
+    OrderAwaitingPayment,
+    OrderCancelled,
+    OrderCompleted,
+    OrderCreated,
     OrderExpired,
     PaymentAuthorized,
     PaymentCreated,
@@ -20,6 +26,7 @@ from admitone.events import (
 )
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.recovery import CannotRebuild, is_next_version
 from admitone.kernel.messaging.replicas import is_next, load_versions
 from admitone.orders import store
 from admitone.orders.model import Order, OrderEvent, TicketReplica
@@ -116,10 +123,10 @@ def payment_authorized(tx: Transaction, batch: OrdersAndTickets, event: PaymentA
     if order is None or not order.accepts(event.user_id, event.amount_cents, event.currency):
         tx.publish(PaymentRejected(order_id=event.order_id, payment_id=event.id))
         return
-    ticket = batch.tickets[order.ticket_id]
-    if ticket.order_id != order.id:
+    ticket = batch.tickets.get(order.ticket_id)
+    if ticket is None or ticket.order_id != order.id:
         # Tickets has not confirmed the lock, and refuses it if the seller changed the price meanwhile.
-        raise MissingEvents(TicketUpdated.producer, ticket.id, ticket.version)
+        raise MissingEvents(TicketUpdated.producer, order.ticket_id, -1 if ticket is None else ticket.version)
     batch.change(tx, order.awaiting_payment(event.id))
 
 
@@ -148,3 +155,36 @@ async def snapshots(tx: Transaction, order_ids: Sequence[UUID]) -> list[OrderEve
     """Describe orders by the events of their whole history."""
     orders = (await store.orders_for_change(tx, order_ids)).values()
     return [version.event() for order in orders for version in order.history()]
+
+
+# Rebuilding what the events of this service report, in a database that was restored to an earlier time
+
+
+async def rebuild_new_order(tx: Transaction, event: OrderCreated, recorded_at: datetime) -> None:
+    if event.id in await store.orders_for_change(tx, [event.id]):
+        return
+    if event.ticket.title is None:
+        raise CannotRebuild("an earlier release published the order without its offer")
+    order = Order(
+        id=event.id,
+        version=0,
+        status="created",
+        buyer_id=event.user_id,
+        ticket_id=event.ticket.id,
+        ticket_version=event.ticket.version,
+        ticket_revision=event.ticket.revision,
+        offer=Offer.of(event.ticket),
+        created_at=recorded_at,
+        expires_at=event.expires_at,
+    )
+    await store.insert_order(tx, order)
+
+
+async def rebuild_order(
+    tx: Transaction, event: OrderAwaitingPayment | OrderCompleted | OrderCancelled, _recorded_at: datetime
+) -> None:
+    order = (await store.orders_for_change(tx, [event.id])).get(event.id)
+    if order is None:
+        raise CannotRebuild("the order is missing")
+    if is_next_version(event, order.version):
+        await store.save_orders(tx, [order.after(event)])

@@ -4,7 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from admitone.events import (
     CancelReason,
@@ -141,6 +141,16 @@ class Order(msgspec.Struct, frozen=True):
         assert self.status == "awaiting:payment"
         return replace(self, status="complete", version=self.version + 1)
 
+    def after(self, event: OrderAwaitingPayment | OrderCompleted | OrderCancelled) -> "Order":
+        """Return the order in its next version, whose event this is."""
+        match event:
+            case OrderAwaitingPayment():
+                return self.awaiting_payment(event.payment_id)
+            case OrderCompleted():
+                return self.completed()
+            case OrderCancelled():
+                return self.cancelled(event.reason)
+
     def history(self) -> list["Order"]:
         """Return the order in each version up to this one."""
         created = replace(self, status="created", version=0, payment_id=None, cancel_reason=None)
@@ -161,9 +171,8 @@ class Order(msgspec.Struct, frozen=True):
                 ticket=OrderedTicket(
                     id=self.ticket_id,
                     version=self.ticket_version,
-                    price_cents=self.offer.price_cents,
-                    currency=self.offer.currency,
                     revision=self.ticket_revision,
+                    **asdict(self.offer),
                 ),
             )
         if self.status == "cancelled":

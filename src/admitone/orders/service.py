@@ -33,6 +33,12 @@ SERVICE: Final = Service(
         events.PaymentRejected,
     ),
     snapshots=(Snapshots(store.order_ids_after, handlers.snapshots),),
+    rebuilds={
+        events.OrderCreated: handlers.rebuild_new_order,
+        events.OrderAwaitingPayment: handlers.rebuild_order,
+        events.OrderCompleted: handlers.rebuild_order,
+        events.OrderCancelled: handlers.rebuild_order,
+    },
     jobs=(jobs.cancel_overdue_orders,),
     settings=(MarketplacePolicy,),
     lifespan=open_resources,

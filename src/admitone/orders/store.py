@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 from asyncpg import UniqueViolationError
-from msgspec.structs import asdict
+from msgspec.structs import asdict, astuple
 
 from admitone.events import Offer
 from admitone.kernel import ids
@@ -25,6 +25,7 @@ from admitone.orders.model import Order, TicketReplica
 
 # Each field of an offer is a column of the same name, in the table of orders and in that of tickets.
 _OFFER: Final = column_list(Offer)
+_OFFER_PARAMETERS: Final = ", ".join(f"${8 + place}" for place in range(len(Offer.__struct_fields__)))
 
 # Reserving
 
@@ -171,6 +172,10 @@ _OVERDUE: Final = f"""
 SELECT {_ORDER} FROM orders WHERE status = 'created' AND expires_at <= instant() - make_interval(secs => $1)
 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
 """  # noqa: S608
+_INSERT: Final = f"""
+INSERT INTO orders (id, buyer_id, ticket_id, ticket_version, ticket_revision, created_at, expires_at, {_OFFER})
+VALUES ($1, $2, $3, $4, $5, date_trunc('milliseconds', $6::timestamptz), $7, {_OFFER_PARAMETERS})
+"""  # noqa: S608
 _SAVE: Final = """
 UPDATE orders SET
     version = changed.version, status = changed.status, payment_id = changed.payment_id,
@@ -212,6 +217,12 @@ async def order_ids_after(db: Statements, order_id: UUID, limit: int) -> list[UU
 async def overdue_orders(tx: Transaction, grace_seconds: float, limit: int) -> list[Order]:
     """Return unpaid orders that expired `grace_seconds` ago and lock them; rows locked by others are left out."""
     return [_order(row) for row in await tx.fetch(_OVERDUE, grace_seconds, limit)]
+
+
+async def insert_order(tx: Transaction, order: Order) -> None:
+    """Insert an order in its first version, whose reservation is known from its event."""
+    fields = (order.id, order.buyer_id, order.ticket_id, order.ticket_version, order.ticket_revision)
+    await tx.execute(_INSERT, *fields, order.created_at, order.expires_at, *astuple(order.offer))
 
 
 async def save_orders(tx: Transaction, changed: Sequence[Order]) -> None:

@@ -6,14 +6,26 @@ Nothing is sent to Stripe here: what is wanted there is saved, and a job does it
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
 
-from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, PaymentFailed, PaymentRejected
+from admitone.events import (
+    OrderAwaitingPayment,
+    OrderCancelled,
+    OrderCreated,
+    PaymentAuthorized,
+    PaymentCreated,
+    PaymentFailed,
+    PaymentRefunded,
+    PaymentRejected,
+    PaymentVoided,
+)
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.event import Event
 from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.recovery import CannotRebuild
 from admitone.kernel.messaging.replicas import Versions, is_next, load_versions
 from admitone.kernel.tracing import current_traceparent
 from admitone.payments import store
@@ -79,7 +91,7 @@ async def load(
 ) -> OrderBatch:
     order_ids = [event.aggregate for event in events]
     orders = await store.orders_for_change(tx, order_ids)
-    payments = await store.payments_of(tx, list(orders))
+    payments = await store.payments_of(tx, order_ids)
     early = [
         event.id
         for event in events
@@ -137,3 +149,47 @@ async def snapshots(tx: Transaction, order_ids: Sequence[UUID]) -> list[Event]:
     """Describe the money of orders: what is held for them or was taken."""
     await store.orders_for_change(tx, order_ids)
     return [event for payment in await store.payments_of(tx, order_ids) for event in payment.held_events()]
+
+
+# Rebuilding what the events of this service report, in a database that was restored to an earlier time
+
+
+async def rebuild_held_payment(
+    tx: Transaction, event: PaymentAuthorized | PaymentCreated, recorded_at: datetime
+) -> None:
+    payment = await store.payment(tx, event.id)
+    if payment is None:
+        known = await store.payments_of(tx, [event.order_id])
+        # The end of a declined payment is not published; there is one open payment of an order at most.
+        await store.save_payments(tx, [each.lost_end(tx.now) for each in known if each.is_open])
+        price = (event.amount_cents, event.currency)
+        payment = Payment.rebuilt(event.id, event.order_id, event.user_id, price, recorded_at, known)
+        await store.add_payments(tx, [payment])
+    await _save_published(tx, payment, event)
+
+
+async def rebuild_ended_payment(
+    tx: Transaction, event: PaymentFailed | PaymentVoided | PaymentRefunded, _recorded_at: datetime
+) -> None:
+    payment = await store.payment(tx, event.id)
+    if payment is not None:
+        if isinstance(event, PaymentRefunded) and payment.is_open:
+            # It was captured while it was being voided, which is not published.
+            payment = payment.settled("captured")
+            await store.save_payments(tx, [payment])
+        await _save_published(tx, payment, event)
+    elif isinstance(event, PaymentRefunded):
+        raise CannotRebuild("the payment is missing")
+    else:
+        # Nothing was held that the database knew, and nothing is.
+        log.info("an unknown payment ended", extra={"order": event.order_id, "payment": event.id})
+
+
+async def _save_published(
+    tx: Transaction,
+    payment: Payment,
+    event: PaymentAuthorized | PaymentCreated | PaymentFailed | PaymentVoided | PaymentRefunded,
+) -> None:
+    published = payment.as_published(event, tx.now)
+    if published is not payment:
+        await store.save_payments(tx, [published])

@@ -310,7 +310,7 @@ async def _compare(service: RunningService[Resources], intents: Sequence[Payment
 
 
 async def review_unknown_intents(service: RunningService[Resources]) -> None:
-    """Look again at each intent that no payment knows, and cancel it if an operator allowed that."""
+    """Look again at each intent that no payment knows; rebuild its payment or cancel it if an operator allowed that."""
     last = ""
     while found := await store.unknown_intents_after(service.database, last, _BATCH):
         for stripe_id, may_cancel in found:
@@ -324,9 +324,31 @@ async def review_unknown_intents(service: RunningService[Resources]) -> None:
 
 async def _review(service: RunningService[Resources], stripe_id: str, *, may_cancel: bool) -> None:
     intent = await service.resources.gateway.intent(stripe_id)
-    if may_cancel and intent.status in _CANCELABLE:
+    if may_cancel and not intent.is_over and await _rebuild(service, intent):
+        log.warning("the payment of an intent is rebuilt", extra={"intent": stripe_id, "payment": intent.payment_id})
+    elif may_cancel and intent.status in _CANCELABLE:
         log.warning("an intent that no payment knows is canceled", extra={"intent": stripe_id})
         await service.resources.gateway.cancel_intent(intent)
     elif not intent.is_over:
         return
     await store.delete_unknown_intent(service.database, stripe_id)
+
+
+async def _rebuild(service: RunningService[Resources], intent: PaymentIntent) -> bool:
+    """Rebuild the payment of an intent if its order can still be paid by it; its present state is read soon after."""
+    order_id, payment_id = intent.order_id, intent.payment_id
+    if order_id is None or payment_id is None:
+        return False
+    async with service.database.transaction() as tx:
+        order = (await store.orders_for_change(tx, [order_id])).get(order_id)
+        known = await store.payments_of(tx, [order_id])
+        if order is None or order.status == "cancelled" or any(each.is_live for each in known):
+            return False
+        created_at = datetime.fromtimestamp(intent.created, UTC)
+        price = (intent.amount, intent.currency)
+        payment = Payment.rebuilt(payment_id, order_id, order.buyer_id, price, created_at, known)
+        if service.resources.gateway.mismatch(payment, intent) is not None:
+            return False
+        await store.add_payments(tx, [payment])
+        await store.save_payments(tx, [msgspec.structs.replace(payment, stripe_id=intent.id, due_at=tx.now)])
+    return True

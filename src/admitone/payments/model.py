@@ -6,6 +6,7 @@
 Stripe reports what happened (`ProviderResult`), orders decides what is wanted; `Payment.apply` brings the two together.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeVar
@@ -385,6 +386,57 @@ class Payment(msgspec.Struct, frozen=True):
         """Return an event about this payment: its fields are the payment's of the same names, and `user_id`."""
         fields = {**msgspec.structs.asdict(self), "user_id": self.buyer_id}
         return event_type(**{name: fields[name] for name in event_type.__struct_fields__})
+
+    # What events of this service report, in a database that was restored to an earlier time.
+
+    @classmethod
+    def rebuilt(
+        cls,
+        payment_id: UUID,
+        order_id: UUID,
+        buyer_id: UUID,
+        price: tuple[int, str],
+        created_at: datetime,
+        known: Sequence["Payment"],
+    ) -> "Payment":
+        """Return a payment that the database lost, of an order with these payments; its card is not known any more."""
+        amount_cents, currency = price
+        return cls(
+            id=payment_id,
+            order_id=order_id,
+            attempt=max((payment.attempt for payment in known), default=0) + 1,
+            buyer_id=buyer_id,
+            amount_cents=amount_cents,
+            currency=currency,
+            token="",
+            idempotency_key=None,
+            created_at=created_at,
+            due_at=None,
+        )
+
+    def as_published(
+        self,
+        event: PaymentAuthorized | PaymentCreated | PaymentFailed | PaymentVoided | PaymentRefunded,
+        now: datetime,
+    ) -> "Payment":
+        """Return the payment as an event describes it, unless it is further already; a hold is checked at Stripe."""
+        match event:
+            case PaymentAuthorized() if self.state in {"created", "requires_action"}:
+                return msgspec.structs.replace(self.settled("authorized", event.stripe_id), due_at=now, checked_at=now)
+            case PaymentCreated() if self.is_open:
+                return self.settled("captured", event.stripe_id)
+            case PaymentFailed() if self.is_open:
+                return self.settled("failed", None, "not_completed", event.reason)
+            case PaymentVoided() if self.is_open:
+                return self.settled("voided")
+            case PaymentRefunded() if self.state == "captured":
+                return self.settled("refunded").with_refunded(self.amount_cents)
+            case _:
+                return self
+
+    def lost_end(self, now: datetime) -> "Payment":
+        """Return an open payment as over, because its order had a later one; Stripe is asked what it holds."""
+        return msgspec.structs.replace(self.settled("voided"), due_at=now)
 
     def held_events(self) -> list[Event]:
         """Return the events that led orders to the money that is held or was taken; none if it is to be returned."""

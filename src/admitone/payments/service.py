@@ -26,6 +26,13 @@ SERVICE = Service(
         events.PaymentRefunded,
     ),
     snapshots=(Snapshots(store.paid_order_ids_after, handlers.snapshots),),
+    rebuilds={
+        events.PaymentAuthorized: handlers.rebuild_held_payment,
+        events.PaymentCreated: handlers.rebuild_held_payment,
+        events.PaymentFailed: handlers.rebuild_ended_payment,
+        events.PaymentVoided: handlers.rebuild_ended_payment,
+        events.PaymentRefunded: handlers.rebuild_ended_payment,
+    },
     jobs=(jobs.settle_payments, jobs.process_webhooks, jobs.reconcile_payments),
     settings=(PaymentSettings,),
     lifespan=open_resources,

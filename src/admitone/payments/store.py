@@ -201,11 +201,16 @@ _ITS_ORDER: Final = ", ".join(f"orders.{each} AS order_{each}" for each in Order
 
 
 async def take_due(db: Statements, limit: int) -> list[tuple[Payment, OrderReplica, datetime]]:
-    """Lease payments that are due to the caller; return them with their orders and the time of the lease."""
+    """Lease payments that are due to the caller; return them with their orders and the time of the lease.
+
+    A rebuilt payment waits until its order is known.
+    """
     rows = await db.fetch(
         f"""
         WITH due AS (
-            SELECT id FROM payment WHERE due_at <= instant() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+            SELECT id FROM payment
+            WHERE due_at <= instant() AND EXISTS (SELECT FROM orders WHERE orders.id = order_id)
+            ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
         ),
         taken AS (
             UPDATE payment SET due_at = instant() + make_interval(secs => $2), tries = tries + 1

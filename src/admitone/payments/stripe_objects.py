@@ -76,8 +76,16 @@ class PaymentIntent(msgspec.Struct, kw_only=True):
     @property
     def payment_id(self) -> UUID | None:
         """The id of the payment it was created for; None if it was not created by an installation of AdmitOne."""
+        return self._named("payment_id")
+
+    @property
+    def order_id(self) -> UUID | None:
+        """The id of the order it was created for, like `payment_id`."""
+        return self._named("order_id")
+
+    def _named(self, name: str) -> UUID | None:
         try:
-            return UUID(self.metadata.get("payment_id", ""))
+            return UUID(self.metadata.get(name, ""))
         except ValueError:
             return None
 

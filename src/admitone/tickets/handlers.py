@@ -7,12 +7,21 @@ nothing.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
-from admitone.events import OrderCancelled, OrderCompleted, OrderCreated, TicketLockRefused, TicketUpdated
+from admitone.events import (
+    OrderCancelled,
+    OrderCompleted,
+    OrderCreated,
+    TicketCreated,
+    TicketLockRefused,
+    TicketUpdated,
+)
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.inbox import MissingEvents
-from admitone.kernel.messaging.replicas import Versions, load_versions
+from admitone.kernel.messaging.recovery import is_next_version
+from admitone.kernel.messaging.replicas import Versions, load_versions, mark_known
 from admitone.tickets import store
 from admitone.tickets.model import Ticket
 
@@ -56,6 +65,8 @@ def order_created(tx: Transaction, batch: TicketBatch, event: OrderCreated) -> N
     """Lock the ticket for the order, or refuse the lock, which makes orders cancel the order."""
     ticket = batch.tickets.get(event.ticket.id)
     extra = {"order": event.id, "ticket": event.ticket.id}
+    if ticket is not None and ticket.order_id == event.id:
+        batch.orders.advance(event)  # locked before, although the order is unknown: the database was restored
     if event.id in batch.orders:
         log.info("order is known; nothing is locked", extra=extra)
         return
@@ -92,6 +103,8 @@ def order_completed(tx: Transaction, batch: TicketBatch, event: OrderCompleted) 
         return
     if ticket is not None and ticket.is_reserved_for(event.id):
         batch.change(tx, ticket.sold())
+    elif ticket is not None and ticket.order_id == event.id:
+        log.info("ticket was sold before", extra={"order": event.id, "ticket": event.ticket_id})
     else:
         # Orders takes no money before this service confirms the lock, so this needs an operator.
         extra = {"order": event.id, "ticket": event.ticket_id}
@@ -101,3 +114,26 @@ def order_completed(tx: Transaction, batch: TicketBatch, event: OrderCompleted) 
 async def snapshots(tx: Transaction, ticket_ids: Sequence[UUID]) -> list[TicketUpdated]:
     """Describe tickets as they are."""
     return [ticket.snapshot_event() for ticket in (await store.tickets_for_change(tx, ticket_ids)).values()]
+
+
+# Rebuilding what the events of this service report, in a database that was restored to an earlier time. An order that
+# they name is known: otherwise its beginning, which arrives again, would lock the ticket or refuse the lock again.
+
+
+async def rebuild_ticket(tx: Transaction, event: TicketCreated | TicketUpdated, recorded_at: datetime) -> None:
+    known = (await store.tickets_for_change(tx, [event.id])).get(event.id)
+    if not is_next_version(event, -1 if known is None else known.version):
+        return
+    ticket = Ticket.of(event)
+    if known is None:
+        await store.insert_ticket(tx, ticket, recorded_at)
+    elif ticket.revision > known.revision:
+        await store.save_edit(tx, ticket)
+    else:
+        await store.save_locks(tx, [ticket])
+    if ticket.order_id is not None:
+        await mark_known(tx, ticket.order_id)
+
+
+async def rebuild_refusal(tx: Transaction, event: TicketLockRefused, _recorded_at: datetime) -> None:
+    await mark_known(tx, event.order_id)

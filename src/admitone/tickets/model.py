@@ -62,6 +62,12 @@ class Ticket(msgspec.Struct, frozen=True):
     order_id: UUID | None = None
     revision: int = 0
 
+    @classmethod
+    def of(cls, event: TicketCreated | TicketUpdated) -> "Ticket":
+        """Return the ticket that an event of this service describes."""
+        offer = Offer.of(event)
+        return cls(event.id, event.version, event.user_id, offer, event.status, event.order_id, event.revision)
+
     def edited(self, user_id: UUID, offer: Offer, expected_versions: Container[int]) -> "Ticket":
         """Return the ticket with another offer; an equal one is an edit, too.
 

@@ -23,6 +23,11 @@ SERVICE: Final = Service(
     },
     publications=(events.TicketCreated, events.TicketUpdated, events.TicketLockRefused),
     snapshots=(Snapshots(store.ticket_ids_after, handlers.snapshots),),
+    rebuilds={
+        events.TicketCreated: handlers.rebuild_ticket,
+        events.TicketUpdated: handlers.rebuild_ticket,
+        events.TicketLockRefused: handlers.rebuild_refusal,
+    },
     settings=(MarketplacePolicy,),
     lifespan=open_resources,
 )

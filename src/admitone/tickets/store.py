@@ -27,8 +27,11 @@ _OFFER: Final = column_list(Offer)
 _OFFER_PARAMETERS: Final = ", ".join(f"${4 + place}" for place in range(len(Offer.__struct_fields__)))
 
 _INSERT: Final = f"""
-INSERT INTO ticket (id, seller_id, words, {_OFFER})
-VALUES ($1, $2, array_to_tsvector($3::text[]), {_OFFER_PARAMETERS})
+INSERT INTO ticket (id, seller_id, words, {_OFFER}, created_at)
+VALUES (
+    $1, $2, array_to_tsvector($3::text[]), {_OFFER_PARAMETERS},
+    date_trunc('milliseconds', coalesce(${4 + len(Offer.__struct_fields__)}::timestamptz, instant()))
+)
 RETURNING shown
 """  # noqa: S608
 _SAVE_EDIT: Final = f"""
@@ -49,10 +52,10 @@ WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE
 """  # noqa: S608
 
 
-async def insert_ticket(tx: Transaction, ticket: Ticket) -> bytes:
-    """Insert a ticket; return its JSON."""
+async def insert_ticket(tx: Transaction, ticket: Ticket, created_at: datetime | None = None) -> bytes:
+    """Insert a ticket, which was listed now unless it was before; return its JSON."""
     words = searchable_words(ticket.offer)
-    shown: str = await tx.fetchval(_INSERT, ticket.id, ticket.seller_id, words, *astuple(ticket.offer))
+    shown: str = await tx.fetchval(_INSERT, ticket.id, ticket.seller_id, words, *astuple(ticket.offer), created_at)
     return shown.encode()
 
 

@@ -221,6 +221,8 @@ class Database(Statements):
         # outbox themselves must call it, too.
         self.published: Callable[[], None] = lambda: None
         self._signals: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        # Whether every use raises Unavailable: what the database has must not be used.
+        self.is_withdrawn = False
 
     @classmethod
     async def connect(cls, url: str, *, application: str, connections: int = 10) -> "Database":
@@ -262,7 +264,9 @@ class Database(Statements):
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
-        """Borrow a pooled connection; raises Unavailable if none is free within a second."""
+        """Borrow a pooled connection; raises Unavailable if none is free within a second, or none may be used."""
+        if self.is_withdrawn:
+            raise Unavailable
         began = clock.monotonic_seconds()
         try:
             connection = await self._pool.acquire(timeout=_POOL_WAIT_SECONDS)

@@ -63,6 +63,14 @@ class StreamState(msgspec.Struct, frozen=True):
     bytes: int = 0
 
 
+class StoredMessage(msgspec.Struct, frozen=True):
+    """A message in this service's own stream."""
+
+    sequence: int
+    message_id: str
+    data: bytes
+
+
 class _Response(msgspec.Struct):
     """The parts of JetStream's responses that are used here."""
 
@@ -246,6 +254,19 @@ class Bus:
         """Remove the events of this service's stream up to a sequence."""
         await self.jetstream.purge_stream(self.service, seq=until + 1)
 
+    async def stored(self, sequence: int | None = None) -> StoredMessage | None:
+        """Return the first message of this service's stream from a sequence on, or the last one; None without any."""
+        own = f"events.{self.service}.>"
+        try:
+            if sequence is None:
+                found = await self.jetstream.get_last_msg(self.service, own)
+            else:
+                found = await self.jetstream.get_msg(self.service, max(sequence, 1), own, next=True)
+        except NotFoundError:
+            return None
+        assert found.seq is not None
+        return StoredMessage(found.seq, (found.headers or {}).get("Nats-Msg-Id", ""), found.data or b"")
+
     async def publish(
         self, subject: str, message: bytes, message_id: str, expected_last: int | None = None
     ) -> "asyncio.Future[int]":
@@ -305,6 +326,13 @@ class Bus:
             max_ack_pending=_UNACKNOWLEDGED_MAX,
         )
         await self.jetstream.add_consumer(producer, consumer)
+
+    async def delete_consumer(self, producer: str) -> None:
+        """Delete this service's consumer on a producer's stream: the next one begins with the oldest event."""
+        try:
+            await self.jetstream.delete_consumer(producer, self.service)
+        except NotFoundError:
+            log.info("there is no consumer to delete", extra={"service": self.service, "producer": producer})
 
     async def subscribe(self, subject: str, received: Callable[[Msg], Awaitable[None]]) -> Subscription:
         """Subscribe to plain messages: pulled events, or every event as it is published."""

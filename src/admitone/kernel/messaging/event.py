@@ -115,12 +115,17 @@ def wrap(
     )
 
 
-def unwrap(message: bytes) -> tuple[Envelope, Event]:
-    """Parse a message from the bus; raises Undecodable or UnknownEvent with the reason."""
+def read_envelope(message: bytes) -> Envelope:
+    """Parse the envelope of a message, whatever its data is; raises Undecodable."""
     try:
-        envelope = _ENVELOPE.decode(message)
+        return _ENVELOPE.decode(message)
     except _MALFORMED as error:
         raise Undecodable(str(error)) from None
+
+
+def unwrap(message: bytes) -> tuple[Envelope, Event]:
+    """Parse a message from the bus; raises Undecodable or UnknownEvent with the reason."""
+    envelope = read_envelope(message)
     event_type = event_types().get(envelope.type)
     if event_type is None:
         raise UnknownEvent(envelope.id, "unknown type of event")

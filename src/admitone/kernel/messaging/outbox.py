@@ -11,7 +11,8 @@ has compared and knows what to publish again.
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import asyncpg
@@ -269,6 +270,22 @@ class Relay:
             extra={"service": self._bus.service, "aggregate": request.aggregate, "events": affected_rows(tag)},
         )
         self.wake()
+
+
+class ServiceRuns(Exception):
+    """The service runs: its relay holds the lock of the database"""
+
+
+@asynccontextmanager
+async def without_relay(database: Database) -> AsyncIterator[None]:
+    """Keep every relay of this database from publishing for as long as the block lasts; raises ServiceRuns."""
+    connection = await asyncpg.connect(database.url, timeout=5)
+    try:
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+            raise ServiceRuns
+        yield
+    finally:
+        await connection.close()
 
 
 async def replay(database: Statements) -> int:

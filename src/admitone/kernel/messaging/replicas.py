@@ -29,6 +29,8 @@ ON CONFLICT (aggregate) DO UPDATE SET version = excluded.version WHERE aggregate
 RETURNING aggregate
 """
 
+_MARK_KNOWN: Final = "INSERT INTO aggregate_version (aggregate, version) VALUES ($1, 0) ON CONFLICT DO NOTHING"
+
 # An event usually arrives within ten milliseconds, later under load.
 _RECENT_SECONDS: Final = 30.0
 _WAIT_SECONDS: Final = 2.0
@@ -93,6 +95,11 @@ async def load_versions(tx: Transaction, aggregates: Sequence[UUID]) -> Versions
         return Versions({})
     rows = await tx.fetch(_VERSIONS, aggregates)
     return Versions({row["aggregate"]: row["version"] for row in rows})
+
+
+async def mark_known(tx: Transaction, aggregate: UUID) -> None:
+    """Record that an aggregate's first event was consumed; a version that was reached since stays."""
+    await tx.execute(_MARK_KNOWN, aggregate)
 
 
 def is_recent(made: UUID) -> bool:
