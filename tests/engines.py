@@ -107,8 +107,8 @@ class Databases:
         return self._named(template, name)
 
     async def drop(self) -> None:
-        await self._run(*(f"DROP DATABASE {name} WITH (FORCE)" for name in self._fresh))
-        self._fresh.clear()
+        fresh, self._fresh = self._fresh, []
+        await self._run(*(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in fresh))
 
     async def _make_template(self, service: str) -> DatabaseAccount:
         template = DatabaseAccount(

@@ -9,7 +9,8 @@ from admitone.kernel.ids import new_id
 from admitone.kernel.messaging import dead_letters
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import Event, unwrap, wrap
-from admitone.kernel.messaging.inbox import Inbox, MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
+from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.service import Service
 from tests import engines
 

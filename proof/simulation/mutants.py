@@ -201,8 +201,8 @@ _mutant(
     "a list that fails is taken for an empty one",
     _code(
         Gateway.intents,
-        'page = await self._send(_PaymentIntents, "get", _INTENTS, params)',
-        'try: page = await self._send(_PaymentIntents, "get", _INTENTS, params)\n'
+        'page = await self._send(PaymentIntents, "get", _INTENTS, params)',
+        'try: page = await self._send(PaymentIntents, "get", _INTENTS, params)\n'
         "        except stripe.APIError: return [], None",
     ),
     *_strikes("lists fail"),

@@ -20,7 +20,8 @@ from admitone.kernel.http.sessions import Sessions, SignedInUser, TokenVerifier
 from admitone.kernel.messaging import bus as buses
 from admitone.kernel.messaging.bus import Bus, RepublishRequest
 from admitone.kernel.messaging.event import Envelope, Event, UnknownEvent
-from admitone.kernel.messaging.inbox import Inbox, MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
+from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.outbox import Relay
 from admitone.kernel.running import RunningService
 from admitone.kernel.service import Service

@@ -7,7 +7,7 @@ from admitone.expiration.service import SERVICE
 from admitone.kernel import clock
 from admitone.kernel.ids import new_id
 from admitone.kernel.messaging.event import Event
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.kernel.runner import App
 from tests import inbox
 from tests.support import published_by

@@ -19,7 +19,8 @@ from admitone.kernel.ids import new_id
 from admitone.kernel.messaging import dead_letters
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import Event, wrap
-from admitone.kernel.messaging.inbox import AnyHandler, Inbox, MissingEvents
+from admitone.kernel.messaging.handlers import AnyHandler, MissingEvents
+from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.outbox import Relay
 from admitone.local.nats import Nats, NatsUser
 from admitone.local.server import Server

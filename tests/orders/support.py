@@ -8,7 +8,7 @@ from admitone.events import TicketCreated, TicketUpdated
 from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
 from admitone.kernel.messaging.event import Event
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.orders.service import SERVICE
 from admitone.orders.store import Reservation, ReservationResult, reserve_tickets
 from tests import engines, inbox

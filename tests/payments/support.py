@@ -14,7 +14,7 @@ from admitone.auth.service import SERVICE as AUTH
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated, OrderedTicket, PaymentRejected
 from admitone.kernel import clock, ids
 from admitone.kernel.messaging.event import Event
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.kernel.runner import App
 from admitone.kernel.running import RunningService
 from admitone.local.nats import Nats

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -45,7 +46,7 @@ async def test_a_copy_of_the_data_in_another_database_does_not_start(
         settings = await settings_of(databases, start_nats, stripe_url=sandbox.url)
         await start(settings)
         await start(settings)
-        original = settings.database_urls["payments"].rpartition("/")[2]
+        original = urlsplit(settings.database_urls["payments"]).path.removeprefix("/")
         copy = await databases.fresh("payments")
         server = await asyncpg.connect(databases.postgres.url())
         await server.execute(f"DROP DATABASE {copy.name}")

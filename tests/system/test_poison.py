@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -23,7 +24,7 @@ POISONOUS = (40, 150, 151)
 
 async def changed_by_owner(postgres: Postgres, market: Market, sql: str) -> None:
     """Change something about orders' tables; the service itself has no right to."""
-    name = market.database("orders").url.rpartition("/")[2]
+    name = urlsplit(market.database("orders").url).path.removeprefix("/")
     connection = await asyncpg.connect(f"{postgres.url().rpartition('/')[0]}/{name}")
     try:
         await connection.execute(sql)

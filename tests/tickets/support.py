@@ -16,7 +16,7 @@ from admitone.kernel.clock import now
 from admitone.kernel.database.pool import Database
 from admitone.kernel.ids import new_id
 from admitone.kernel.messaging.event import Event
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.kernel.runner import App
 from admitone.tickets import store
 from admitone.tickets.model import Ticket

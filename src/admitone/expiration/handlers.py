@@ -7,7 +7,7 @@ from uuid import UUID
 from admitone.events import OrderAwaitingPayment, OrderCancelled, OrderCreated
 from admitone.expiration import store
 from admitone.kernel.database.pool import Transaction
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.kernel.messaging.replicas import Versions, load_versions
 
 

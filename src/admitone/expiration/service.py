@@ -4,7 +4,7 @@ from typing import Final
 
 from admitone import events
 from admitone.expiration import handlers, jobs, store
-from admitone.kernel.messaging.inbox import BatchHandler
+from admitone.kernel.messaging.handlers import BatchHandler
 from admitone.kernel.service import Gauge, Service
 
 SERVICE: Final = Service(

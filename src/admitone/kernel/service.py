@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute
 from admitone.kernel.database.pool import Database
 from admitone.kernel.http.operations import Operation
 from admitone.kernel.messaging.event import Event
-from admitone.kernel.messaging.inbox import AnyHandler
+from admitone.kernel.messaging.handlers import AnyHandler
 from admitone.kernel.messaging.outbox import Relay
 from admitone.kernel.messaging.recovery import Rebuild
 from admitone.kernel.messaging.snapshots import Snapshots

@@ -25,7 +25,7 @@ from admitone.events import (
     TicketUpdated,
 )
 from admitone.kernel.database.pool import Transaction
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.kernel.messaging.recovery import CannotRebuild, is_next_version
 from admitone.kernel.messaging.replicas import is_next, load_versions
 from admitone.orders import store

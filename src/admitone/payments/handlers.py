@@ -24,7 +24,7 @@ from admitone.events import (
 )
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.event import Event
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.kernel.messaging.recovery import CannotRebuild
 from admitone.kernel.messaging.replicas import Versions, is_next, load_versions
 from admitone.kernel.tracing import current_traceparent

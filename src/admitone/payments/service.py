@@ -2,7 +2,7 @@
 
 from admitone import events
 from admitone.kernel.http.sessions import session_revoked
-from admitone.kernel.messaging.inbox import BatchHandler
+from admitone.kernel.messaging.handlers import BatchHandler
 from admitone.kernel.messaging.snapshots import Snapshots
 from admitone.kernel.service import Gauge, Service
 from admitone.payments import api, handlers, jobs, store

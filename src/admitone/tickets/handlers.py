@@ -19,7 +19,7 @@ from admitone.events import (
     TicketUpdated,
 )
 from admitone.kernel.database.pool import Transaction
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.kernel.messaging.recovery import is_next_version
 from admitone.kernel.messaging.replicas import Versions, load_versions, mark_known
 from admitone.tickets import store

@@ -4,7 +4,7 @@ from typing import Final
 
 from admitone import events
 from admitone.kernel.http.sessions import session_revoked
-from admitone.kernel.messaging.inbox import BatchHandler
+from admitone.kernel.messaging.handlers import BatchHandler
 from admitone.kernel.messaging.snapshots import Snapshots
 from admitone.kernel.service import Service
 from admitone.policy import MarketplacePolicy

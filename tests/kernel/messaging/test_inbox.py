@@ -18,7 +18,8 @@ from admitone.kernel.messaging import dead_letters
 from admitone.kernel.messaging.bus import Bus
 from admitone.kernel.messaging.event import Envelope, Event, Undecodable, UnknownEvent, unwrap
 from admitone.kernel.messaging.failures import record_failure
-from admitone.kernel.messaging.inbox import AnyHandler, BatchHandler, Inbox, MissingEvents
+from admitone.kernel.messaging.handlers import AnyHandler, BatchHandler, MissingEvents
+from admitone.kernel.messaging.inbox import Inbox
 from admitone.kernel.messaging.subscriptions import announce
 from admitone.kernel.tracing import current_traceparent, trace_span
 from admitone.local.postgres import Postgres

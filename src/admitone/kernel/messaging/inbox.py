@@ -7,9 +7,9 @@ that is delivered again finds its id and has no further effect.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Final
 from uuid import UUID
 
 from nats.aio.msg import Msg
@@ -21,14 +21,13 @@ from admitone.kernel.messaging import bus as buses
 from admitone.kernel.messaging.bus import Bus, RepublishRequest
 from admitone.kernel.messaging.event import Envelope, Event, Undecodable, UnknownEvent, subject_of, unwrap
 from admitone.kernel.messaging.failures import record_failure
+from admitone.kernel.messaging.handlers import AnyHandler, BatchHandler, MissingEvents
 from admitone.kernel.messaging.subscriptions import announce, announced
 from admitone.kernel.tasks import finish
 from admitone.kernel.tracing import trace_span
 
 log = logging.getLogger(__name__)
 
-E = TypeVar("E", bound=Event)
-S = TypeVar("S")
 
 ATTEMPTS_MAX: Final = 5
 _UNREACHABLE_DELAY_SECONDS: Final = 1.0
@@ -55,39 +54,6 @@ FROM (SELECT DISTINCT unnest($1::uuid[]) AS id) AS event LEFT JOIN fresh USING (
 _UNCONSUME: Final = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
 # A success deletes the record of earlier failures, and a copy that arrives after it that of failures since.
 _RECOVER: Final = "DELETE FROM dead_letter WHERE id = ANY($1::uuid[]::text[])"
-
-
-class MissingEvents(Exception):
-    """An earlier event about this aggregate has not arrived.
-
-    A handler raises it before it changes anything. The event stays on the bus and is delivered again; the producer is
-    asked to publish the aggregate's events above `have_version` (-1: all of them) again.
-    """
-
-    def __init__(self, producer: str, aggregate: UUID, have_version: int = -1) -> None:
-        super().__init__(f"{producer} {aggregate} above version {have_version}")
-        self.producer = producer
-        self.aggregate = aggregate
-        self.have_version = have_version
-
-
-Handler = Callable[[Transaction, E], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class BatchHandler(Generic[E, S]):
-    """Handles many events of one type with few statements; no two of a batch are about the same aggregate.
-
-    `load` reads and locks what the events are about; `handle` decides about one event, changes that state and
-    publishes; `save` writes what changed. `handle` raises MissingEvents before it changes anything.
-    """
-
-    load: Callable[[Transaction, Sequence[E]], Awaitable[S]]
-    handle: Callable[[Transaction, S, E], None]
-    save: Callable[[Transaction, S], Awaitable[None]]
-
-
-AnyHandler = Handler[Any] | BatchHandler[Any, Any]
 
 
 @dataclass(frozen=True)

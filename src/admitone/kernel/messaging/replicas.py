@@ -14,7 +14,7 @@ from uuid import UUID
 from admitone.kernel import clock
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.event import Event
-from admitone.kernel.messaging.inbox import MissingEvents
+from admitone.kernel.messaging.handlers import MissingEvents
 
 log = logging.getLogger(__name__)
 
