@@ -108,6 +108,7 @@ class Process:
             try:
                 await self.stay_alive()
                 await inbox._subscribe(producer)
+                inbox._waiting.clear()  # as when pulling begins: the stream may be another one
                 while loop.time() < inbox._announce_at[producer]:
                     bus.arrival(producer).clear()
                     deliveries, more_at = bus.fetch(self, producer)
