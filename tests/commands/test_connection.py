@@ -16,6 +16,17 @@ def test_migrate_finds_the_databases_of_the_running_marketplace(up: Up) -> None:
     assert migrated.stdout == "orders: up to date\n"
 
 
+@pytest.mark.parametrize("command", [("migrate", "orders"), ("adopt",), ("replay", "orders")])
+def test_a_database_that_was_chosen_is_not_replaced_by_that_of_the_running_marketplace(
+    up: Up, command: tuple[str, ...]
+) -> None:
+    service = command[1] if len(command) > 1 else "payments"
+    url = {f"ADMITONE_{service.upper()}_DATABASE_URL": "postgresql://anybody:secret@127.0.0.1:1/elsewhere"}
+    refused = up.run(*command, **url)
+    assert refused.returncode != 0
+    assert f"The database of {service} at 127.0.0.1:1 cannot be reached" in refused.stderr
+
+
 async def test_the_accounts_of_the_bus_are_restricted(settings: Settings) -> None:
     refused: asyncio.Queue[Exception] = asyncio.Queue()
     client = await nats.connect(settings.nats_urls["expiration"], error_cb=refused.put)

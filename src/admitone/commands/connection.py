@@ -23,10 +23,12 @@ def effective_settings() -> Settings:
     running = running_settings(Path(chosen.data).expanduser().absolute())
     if running is None:
         return chosen
+    # Whoever chooses a service's database does not mean the one that runs, by either of its URLs.
+    migrator_urls = {each: url for each, url in running.migrator_urls.items() if each not in chosen.database_urls}
     return replace(
         running,
         database_urls=running.database_urls | chosen.database_urls,
-        migrator_urls=running.migrator_urls | chosen.migrator_urls,
+        migrator_urls=migrator_urls | chosen.migrator_urls,
         nats_urls=running.nats_urls | chosen.nats_urls,
         origin=chosen.origin or running.origin,
         log_level=chosen.log_level,
