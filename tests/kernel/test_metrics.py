@@ -20,7 +20,7 @@ from admitone.kernel.http.server import CannotListen, bind_socket
 from admitone.kernel.metrics import BOUNDS, FAMILIES, RequestMetrics
 from admitone.kernel.runner import App, serve
 from admitone.kernel.service import Gauge, Service
-from admitone.kernel.settings import Settings
+from admitone.kernel.settings import Settings, SettingsError
 from admitone.local.server import LOOPBACK, free_port
 from admitone.orders.service import SERVICE as ORDERS
 from admitone.registry import AUTHORITY, SERVICES
@@ -157,6 +157,12 @@ async def test_a_taken_metrics_port_is_reported_with_its_own_setting() -> None:
         settings = Settings(port=free_port(), metrics_port=taken)
         with pytest.raises(CannotListen, match=f"Port {taken} is taken .*; ADMITONE_METRICS_PORT chooses another"):
             await serve([AUTH], settings, AUTHORITY)
+
+
+async def test_a_metrics_port_that_is_the_public_port_is_refused() -> None:
+    port = free_port()
+    with pytest.raises(SettingsError, match="ADMITONE_METRICS_PORT must not be ADMITONE_PORT"):
+        await serve([AUTH], Settings(port=port, metrics_port=port), AUTHORITY)
 
 
 async def test_metrics_are_served_on_another_port(databases: Databases, start_nats: StartNats) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from admitone.kernel.http.server import bind_socket
 from admitone.local.server import LOOPBACK, command_line, free_port, is_free
 from tests.engines import wait_until
 from tests.whole import SERVERS, Up, missing, run, running_up, start_up
@@ -72,6 +73,29 @@ def test_a_second_start_serves_what_the_first_has_stored_and_a_stop_ends_every_p
     assert is_free(first.port)
     with running_up(folder / "data") as again:
         assert missing(again, "/api/tickets", [ticket]) == []
+
+
+@pytest.mark.parametrize(("options", "offset"), [((), 0), (("--processes",), 0), (("--processes",), -3)])
+def test_metrics_do_not_take_the_port_of_the_pages(options: tuple[str, ...], offset: int, folder: Path) -> None:
+    port = free_port()
+    ports = {"ADMITONE_PORT": str(port), "ADMITONE_METRICS_PORT": str(port + offset)}
+    refused = run("up", *options, ADMITONE_DATA=str(folder / "data"), **ports)
+    assert refused.returncode == 2
+    assert f"Port {port} cannot be for metrics and for pages" in refused.stderr
+
+
+@pytest.mark.parametrize(("options", "offset"), [((), 0), (("--processes",), 2)])
+def test_a_taken_metrics_port_is_reported_before_anything_starts(
+    options: tuple[str, ...], offset: int, folder: Path
+) -> None:
+    with bind_socket(LOOPBACK, free_port()) as other:
+        other.listen()
+        taken = other.getsockname()[1]
+        environment = {"ADMITONE_DATA": str(folder / "data"), "ADMITONE_METRICS_PORT": str(taken - offset)}
+        refused = run("up", *options, ADMITONE_PORT=str(free_port()), **environment)
+    assert refused.returncode == 2
+    assert f"Port {taken} is taken by another program; ADMITONE_METRICS_PORT chooses another" in refused.stderr
+    assert not (folder / "data").exists()
 
 
 def test_each_step_is_printed_with_its_duration_and_then_one_address(folder: Path) -> None:

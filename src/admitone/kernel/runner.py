@@ -34,7 +34,7 @@ from admitone.kernel.messaging.retention import prune_forever
 from admitone.kernel.metrics import Metrics, RequestMetrics, process_registry
 from admitone.kernel.running import RunningService
 from admitone.kernel.service import Hosted, Service
-from admitone.kernel.settings import Settings
+from admitone.kernel.settings import Settings, SettingsError
 from admitone.kernel.tasks import end
 from admitone.kernel.tracing import export_traces
 
@@ -294,6 +294,9 @@ async def serve(
     with ExitStack() as sockets:
         public = public or sockets.enter_context(bind_socket(settings.host, settings.port))
         port, scraped = settings.metrics_port, None
+        if port and port == public.getsockname()[1]:
+            # Two sockets may be bound to one port until one of them listens.
+            raise SettingsError("ADMITONE_METRICS_PORT must not be ADMITONE_PORT")
         if port:
             scraped = sockets.enter_context(bind_socket(settings.host, port, setting="ADMITONE_METRICS_PORT"))
         with export_traces(name, settings.otlp_endpoint):

@@ -21,7 +21,7 @@ from admitone.kernel.http.sessions import SessionAuthority
 from admitone.kernel.messaging.bus import connection_problem
 from admitone.kernel.runner import serve
 from admitone.kernel.service import Service
-from admitone.kernel.settings import Settings, url_of, value_of
+from admitone.kernel.settings import Settings, SettingsError, url_of, value_of
 from admitone.local.environment import environment_for, metrics_ports
 from admitone.local.folder import open_data_folder
 from admitone.local.installation import Installation, running_file
@@ -51,8 +51,9 @@ def up(
     """
     began = time.monotonic()
     _validate(settings, services)
-    signal.signal(signal.SIGTERM, _interrupt)
     ports = metrics_ports(services, settings) if processes else {}
+    _validate_metrics_ports(settings, ports)
+    signal.signal(signal.SIGTERM, _interrupt)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError), ExitStack() as stack:
         folder = stack.enter_context(open_data_folder(Path(settings.data).expanduser().absolute()))
         public = stack.enter_context(bind_socket(settings.host, settings.port))
@@ -71,6 +72,19 @@ def up(
         marketplace = _Marketplace(installation, settings, authority, servers, public, ports, log_file, began, say)
         uvloop.run(marketplace.run(postgres.url() if postgres else "", processes=processes))
     say("Stopped.\n")
+
+
+def _validate_metrics_ports(settings: Settings, ports: Mapping[str, int]) -> None:
+    """Raise SettingsError or CannotListen, before anything starts, if metrics cannot be served."""
+    host, scraped = (LOOPBACK, [*ports.values()]) if ports else (settings.host, [settings.metrics_port])
+    for port in filter(None, scraped):
+        # Two sockets may be bound to one port until one of them listens.
+        if port == settings.port:
+            raise SettingsError(
+                f"Port {port} cannot be for metrics and for pages: choose another ADMITONE_METRICS_PORT"
+                f"{f', with {len(scraped) - 1} free ports above it' if ports else ''}"
+            )
+        bind_socket(host, port, setting="ADMITONE_METRICS_PORT").close()
 
 
 def _validate(settings: Settings, services: Sequence[Service]) -> None:
