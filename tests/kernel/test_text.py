@@ -36,6 +36,7 @@ def test_a_cleaned_line_is_visible_normalised_and_stays_as_it_is(text: str) -> N
         "👩‍🎤 👨‍👩‍👧 🏳️‍🌈 ❤️‍🔥 👩🏽‍❤️‍👨🏻 🙂‍↔️ 🧑‍\U0001fa70",
         "1️⃣ ❤️ ‼️ ℹ️ ☎︎",
         "葛\U000e0100城",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f England v Wales",
     ],
 )
 def test_a_joiner_or_selector_that_changes_its_neighbours_is_accepted(text: str) -> None:
@@ -62,6 +63,7 @@ def test_a_character_that_nobody_sees_is_refused(around: str) -> None:
     [
         *("ی\u200c\u200cر", "🎤\u200d\u200d🎤", "🎤\u200da", "🎤\ufe0f\ufe0f", "علی\u200dرضا", "1\ufe0f2"),
         *("Fado\u202e50% off", "\u202eFado", "Fado\u2066x", "\U0001f3f4\U000e0067\U000e0062\U000e007f"),
+        *("\u2800", "a\u2800b", "\U00016fe4", "\U0001d159", "\ufffc"),
         *("\u0378", "\ue000", "\U000e0080", "\U0001fffe", "\ufdd0", "Fado\n", "Fa\tdo", "Fado\u2028", "\u3164"),
     ],
 )
@@ -75,3 +77,8 @@ def test_what_copying_leaves_at_the_ends_of_words_is_removed(character: str) -> 
     assert clean_line(f"{character}Fado{character}") == "Fado"
     assert clean_line(f"{character} Fado{character}\u00a0{character}night {character}") == "Fado night"
     assert clean_line(character) == ""
+
+
+@pytest.mark.parametrize("text", ["ห้อง\u200bสมุด", "ភាសា\u200bខ្មែរ", "မြန်မာ\u200bစာ", "ພາສາ\u200bລາວ"])
+def test_places_to_break_a_line_are_removed_where_words_have_no_spaces(text: str) -> None:
+    assert clean_line(text) == unicodedata.normalize("NFC", text.replace("\u200b", ""))

@@ -9,6 +9,8 @@ from typing import Final
 _HIDDEN: Final = frozenset(
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062"
     "\u2063\u2064\u2065\u2066\u2067\u2068\u2069\u206a\u206b\u206c\u206d\u206e\u206f\u3164\ufeff\uffa0\ufff9\ufffa\ufffb"
+    # Blank symbols: of Braille, Khitan and music, and the place of an object.
+    "\u2800\U00016fe4\U0001d159\ufffc"
 )
 # Tags, and the format controls of scripts that are no text.
 _HIDDEN_RANGES: Final = (range(0x1BCA0, 0x1BCA4), range(0x1D173, 0x1D17B), range(0xE0000, 0xE0100))
@@ -20,6 +22,15 @@ _PICTURES: Final = range(0x1F000, 0x1FB00)
 _SPACES: Final = re.compile("[ \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 # What copying leaves at the ends of words, where it means nothing.
 _TRIMMED: Final = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+
+# A place to break a line in scripts that have no spaces between words: Thai, Lao, Burmese and Khmer.
+_UNSPACED: Final = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]"
+_LINE_BREAK: Final = re.compile(f"(?<={_UNSPACED})\u200b(?={_UNSPACED})")
+
+# The only flags with tags: England, Scotland and Wales. Source: Unicode Technical Standard 51, annex C.
+_BLACK_FLAG: Final = "\U0001f3f4"
+_TAGS: Final = ("".join(chr(0xE0000 + ord(letter)) for letter in tag) for tag in ("gbeng", "gbsct", "gbwls"))
+_TAGGED_FLAG: Final = re.compile(f"{_BLACK_FLAG}(?:{'|'.join(_TAGS)})\U000e007f")
 
 _NON_JOINER: Final = "\u200c"
 _JOINERS: Final = frozenset({_NON_JOINER, "\u200d"})
@@ -39,12 +50,13 @@ _IDEOGRAPHIC_VARIATION: Final = (range(0xFE00, 0xFE0E), range(0xE0100, 0xE01F0))
 def clean_line(text: str) -> str:
     """Return one line in NFC, trimmed, with single spaces; raises ValueError for control and invisible characters.
 
-    Invisible characters at the ends of words are removed. A joiner or a variation selector stays where it changes how
-    its neighbours look, as in Persian words and emoji.
+    Invisible characters at the ends of words, and places to break a line, are removed. A joiner or a variation selector
+    stays where it changes how its neighbours look, as in Persian words and emoji.
     """
     words = (word.strip(_TRIMMED) for word in _SPACES.split(unicodedata.normalize("NFC", text)))
-    line = " ".join(word for word in words if word)
-    if not all(_is_allowed(line, place) for place in range(len(line))):
+    line = _LINE_BREAK.sub("", " ".join(word for word in words if word))
+    shown = _TAGGED_FLAG.sub(_BLACK_FLAG, line)
+    if not all(_is_allowed(shown, place) for place in range(len(shown))):
         raise ValueError("Must not hold control or invisible characters")
     return line
 
