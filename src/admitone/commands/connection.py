@@ -23,7 +23,7 @@ def effective_settings() -> Settings:
     running = running_settings(Path(chosen.data).expanduser().absolute())
     if running is None:
         return chosen
-    # Whoever chooses a service's database does not mean the one that runs, by either of its URLs.
+    # A database that is chosen replaces the running one for both of its roles.
     migrator_urls = {each: url for each, url in running.migrator_urls.items() if each not in chosen.database_urls}
     return replace(
         running,

@@ -6,6 +6,7 @@ size of the request, authentication, parsing, and then the use case's own rules.
 
 import asyncio
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -79,6 +80,9 @@ _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE: Final = frozenset({"same-origin", "none"})
 _WITHOUT_BODY: Final = frozenset({NO_CONTENT, NOT_MODIFIED})
 _LENGTH_DIGITS_MAX: Final = 18
+
+# Sources: RFC 6761 (localhost), RFC 6762 (local), RFC 8375 (home.arpa), ICANN (internal).
+_LOCAL_NAME: Final = re.compile(r"[\w-]+|([\w-]+\.)+(localhost|local|home\.arpa|internal|lan)", re.ASCII)
 
 _BODY_SECONDS: Final = 20.0
 
@@ -236,14 +240,23 @@ class _Path:
 def _host_name(host: str) -> str:
     """Return the name or address in a Host field, in lower case and without the port; nothing if it is malformed."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        parts = urlsplit(f"//{host}")
+        is_host = parts.netloc == host and parts.username is None and parts.port != 0
     except ValueError:
         return ""
+    return (parts.hostname or "") if is_host else ""
 
 
 def _is_local(host: str) -> bool:
     address = parse_address(host)
     return host == "localhost" if address is None else address.is_private
+
+
+def _is_unregistered(host: str) -> bool:
+    """Whether a host is an address, or a name that nobody can register and let lead to this machine."""
+    if parse_address(host) is not None:
+        return True
+    return bool(_LOCAL_NAME.fullmatch(host))
 
 
 class HttpApp:
@@ -317,17 +330,20 @@ class HttpApp:
         return Response(INTERNAL_ERROR, ErrorBody([FieldError("Something went wrong on our side")]))
 
     def _check_host(self, path: str, headers: Headers) -> None:
-        """Refuse requests without exactly one Host (RFC 9112, §3.2) and, with a public origin, those for other hosts.
+        """Refuse requests without exactly one Host (RFC 9112, §3.2) and those for other hosts.
 
-        Addresses of this machine and of its network are accepted, which other services use, and probes may use any.
+        With a public origin these are all but its own; addresses of this machine and of its network are accepted, which
+        other services use, and probes may use any. Without one these are names that somebody can register: a page of
+        theirs could reach a marketplace on its visitor's machine (DNS rebinding).
         """
         hosts = headers.getlist("host")
         if len(hosts) != 1:
             raise errors.Invalid("The request must have one Host field")
-        if self._own_host is None or path.startswith(_HEALTH):
+        if path.startswith(_HEALTH):
             return
         host = _host_name(hosts[0])
-        if host != self._own_host and not _is_local(host):
+        is_accepted = _is_unregistered(host) if self._own_host is None else host == self._own_host or _is_local(host)
+        if not is_accepted:
             raise errors.Misdirected
 
     def _check_origin(self, headers: Headers) -> None:
