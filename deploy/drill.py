@@ -10,6 +10,7 @@ database, and `admitone recover` runs before the service starts. People go on wi
 that they got must stay true, and every invariant must hold.
 """
 
+import argparse
 import asyncio
 import subprocess
 import sys
@@ -291,7 +292,11 @@ async def drills(market: Marketplace, groups: Sequence[Sequence[str]], folder: P
 
 def main(arguments: list[str]) -> int:
     every = [each.name for each in SERVICES if each.has_database]
-    groups = [every] if arguments == ["--together"] else [[each] for each in arguments or every]
+    parser = argparse.ArgumentParser(prog="python -m deploy.drill", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("services", nargs="*", choices=[*every, []], metavar="SERVICE", help="default: each in turn")
+    parser.add_argument("--together", action="store_true", help="restore the databases of all services at once")
+    options = parser.parse_args(arguments)
+    groups = [every] if options.together else [[each] for each in options.services or every]
     with tempfile.TemporaryDirectory(prefix="admitone-drill-") as folder:
         # PostgreSQL may run as `nobody`, who must be able to enter the folder.
         Path(folder).chmod(0o711)

@@ -26,9 +26,10 @@ _SERVICES = click.Choice([each.name for each in registry.SERVICES if each.public
 def recover(*, service: str) -> None:
     """Bring a database that was restored to an earlier time up to what its service published since.
 
-    Run it before the service is started again. What was published since is on the bus for eight days: it returns to
-    the database, and tickets, orders, payments or accounts are rebuilt from it. What the service had consumed since
-    arrives again when it starts. Nothing is published. Running it again, for example after an interruption, is safe.
+    Run it before the service is started again. What was published since is on the bus for eight days, or less if
+    streams reach their limit: it returns to the database, and tickets, orders, payments or accounts are rebuilt from
+    it. What the service had consumed since arrives again when it starts. Nothing is published. Running it again, for
+    example after an interruption, is safe.
 
     Connects with ADMITONE_<SERVICE>_DATABASE_URL and NATS_URL, otherwise to the servers of the data folder, whether
     `admitone up` runs on it or not. Data of payments is adopted first: see `admitone adopt`.

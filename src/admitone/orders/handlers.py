@@ -96,7 +96,7 @@ async def save_orders(tx: Transaction, batch: OrdersAndTickets) -> None:
 
 
 def ticket_lock_refused(tx: Transaction, batch: OrdersAndTickets, event: TicketLockRefused) -> None:
-    """The seller changed the ticket before the lock: the price held is no longer the price shown."""
+    """The seller edited the ticket before the lock: the buyer would get something else than was ordered."""
     order = batch.orders.get(event.order_id)
     if order is not None and order.status == "created":
         batch.change(tx, order.cancelled("ticket_changed"))
@@ -125,7 +125,7 @@ def payment_authorized(tx: Transaction, batch: OrdersAndTickets, event: PaymentA
         return
     ticket = batch.tickets.get(order.ticket_id)
     if ticket is None or ticket.order_id != order.id:
-        # Tickets has not confirmed the lock, and refuses it if the seller changed the price meanwhile.
+        # Tickets has not confirmed the lock, and refuses it if the seller edited the ticket meanwhile.
         raise MissingEvents(TicketUpdated.producer, order.ticket_id, -1 if ticket is None else ticket.version)
     batch.change(tx, order.awaiting_payment(event.id))
 

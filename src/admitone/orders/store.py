@@ -233,7 +233,7 @@ async def save_orders(tx: Transaction, changed: Sequence[Order]) -> None:
 
 
 async def count_unpaid(db: Statements) -> dict[str, float]:
-    """Return the number of orders that hold a ticket and are not paid, by their status.
+    """Return the number of orders that can still be paid, under their status.
 
     Only what an index has is counted: all orders of a busy year take longer than a scrape may.
     """
@@ -275,7 +275,7 @@ async def ticket_versions_for_change(tx: Transaction, ticket_ids: Sequence[UUID]
 
 
 async def save_tickets(tx: Transaction, changed: Sequence[TicketReplica]) -> None:
-    """Save new and changed replicas; a row that exists is only replaced by a later version."""
+    """Save new and changed replicas; a row is replaced by a later version, or by the same one, as of a snapshot."""
     if changed:
         rows = [{**asdict(each), **asdict(each.offer)} for each in changed]
         await tx.execute(_SAVE_TICKETS, msgspec.json.encode(rows).decode())

@@ -1,7 +1,7 @@
 """Batching: calls that arrive while others are on their way to the database share the next round trip.
 
-No call waits for a batch to fill: an idle batcher runs a single call at once. Under load, a batch is the calls that
-arrived during the previous one.
+No call waits for a batch to fill: a call is run at once unless two batches are in progress. Under load, a batch is the
+calls that arrived since the one before.
 """
 
 import asyncio
