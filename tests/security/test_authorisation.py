@@ -69,7 +69,7 @@ PUBLIC_PAGES = {
     *("/static/{fingerprint}/{name}", "/live", "/", "/auth/signup", "/auth/signin", "/auth/signout", "/tickets/{id}"),
     *("/amount", "/{anything:path}"),
     # Like /auth/signin, they need no session but a password, and show a form to its user only.
-    *("/tickets/new/signin", "/tickets/{id}/edit/signin"),
+    *("/tickets/new/signin", "/tickets/{id}/edit/signin", "/account/email/signin"),
 }
 
 PEOPLE = ("stranger", "buyer", "seller")

@@ -415,6 +415,22 @@ async def test_a_form_that_was_filled_in_when_the_session_ended_is_shown_again_a
         assert (ticket["title"], ticket["price"]) == (FILLED_IN["title"], 1234.5)
 
 
+async def test_a_new_address_is_kept_if_the_session_ended_while_it_was_typed(app: App) -> None:
+    alice = app.client()
+    await sign_up(alice, "alice@example.com")
+    alice.cookies.clear()
+    page = await alice.post("/account/email", data={"email": "alice@new.example", "emailPassword": "not to be kept"})
+    assert page.status_code == 401
+    assert "not to be kept" not in page.text
+    assert hidden_fields(page.text) == {"newEmail": "alice@new.example"}
+    credentials = {"email": "alice@example.com", "password": PASSWORD}
+    page = await alice.post("/account/email/signin", data={**hidden_fields(page.text), **credentials})
+    assert page.status_code == 200
+    assert re.search(r'<input id="email" [^>]*value="alice@new.example"', page.text)
+    changed = await alice.post("/account/email", data={"email": "alice@new.example", "emailPassword": PASSWORD})
+    assert changed.status_code == 303
+
+
 async def test_a_form_is_kept_if_only_the_service_knows_that_the_session_ended(app: App) -> None:
     alice = app.client()
     await sign_up(alice, "alice@example.com")

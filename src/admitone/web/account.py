@@ -17,6 +17,7 @@ from admitone.web.page_request import PageRequest, SignInRequired, local_url, re
 
 _SIGN_IN_AGAIN: Final = "/signin"
 _SIGN_IN_FIELDS: Final = ("email", "password")
+_NEW_EMAIL: Final = "newEmail"
 _ACCOUNT_FIELDS: Final = ("email", "emailPassword", "currentPassword", "password")
 _CHANGED: Final = {
     "email": "Your e-mail address is changed.",
@@ -167,6 +168,21 @@ async def change_email(request: PageRequest) -> Response:
     fields = await request.form()
     body = {"email": fields.get("email", ""), "currentPassword": fields.get("emailPassword", "")}
     return await _change(request, body, "email", {"currentPassword": "emailPassword"})
+
+
+def kept_email(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return what is kept of the form: the new address, apart from the one to sign in with."""
+    return {_NEW_EMAIL: fields.get("email", "")}
+
+
+async def sign_in_and_restore_email(request: PageRequest) -> Response:
+    """Sign in again, and show the account with the new address as it was typed."""
+    kept = {_NEW_EMAIL: (await request.form()).get(_NEW_EMAIL, "")}
+
+    async def show_form(signed_in: PageRequest) -> Response:
+        return _account_page(signed_in, Form(_ACCOUNT_FIELDS, {"email": kept[_NEW_EMAIL]}))
+
+    return await sign_in_again(request, kept, show_form)
 
 
 async def change_password(request: PageRequest) -> Response:

@@ -138,7 +138,7 @@ def pages(service: RunningService[WebResources]) -> Sequence[BaseRoute]:
         return Route(path, _PageEndpoint(service, function, signed_in=True), methods=[method])
 
     def filled_in(path: str, function: PageFunction, kept_fields: KeptFields) -> Route:
-        """A form that takes long to fill in: its fields are kept if the session ended meanwhile."""
+        """A form whose fields are kept if the session ended while it was filled in."""
         endpoint = _PageEndpoint(service, function, signed_in=True, kept_fields=kept_fields)
         return Route(path, endpoint, methods=["POST"])
 
@@ -153,7 +153,8 @@ def pages(service: RunningService[WebResources]) -> Sequence[BaseRoute]:
         page("/auth/signout", account.sign_out_form),
         page("/auth/signout", account.sign_out, "POST"),
         signed_in("/account", account.show_account),
-        signed_in("/account/email", account.change_email, "POST"),
+        filled_in("/account/email", account.change_email, account.kept_email),
+        page("/account/email/signin", account.sign_in_and_restore_email, "POST"),
         signed_in("/account/password", account.change_password, "POST"),
         signed_in("/account/signout-everywhere", account.sign_out_everywhere, "POST"),
         page("/amount", selling.show_amount),
