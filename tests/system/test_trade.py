@@ -325,7 +325,7 @@ def test_s14_timers_wiped_while_expiration_is_dead_do_no_harm(folder: Path) -> N
             asyncio.run(_timers(folder, "DELETE FROM deadline"))
             engines.wait_until(
                 lambda: bob.get(f"/api/orders/{order['id']}").json()["status"] == "cancelled",
-                "the order ends without its alarm",
+                "the order ends without its signal",
                 30,
             )
             engines.wait_until(

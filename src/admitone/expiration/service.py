@@ -16,5 +16,5 @@ SERVICE: Final = Service(
     },
     publications=(events.OrderExpired,),
     jobs=(jobs.signal_deadlines,),
-    gauges=(Gauge("admitone_alarm_overdue_seconds", "How late the next signal is", store.seconds_overdue),),
+    gauges=(Gauge("admitone_signal_overdue_seconds", "How late the next signal is", store.seconds_overdue),),
 )
