@@ -18,7 +18,7 @@ import msgspec
 from admitone.kernel.database.pool import UNREACHABLE, Database, Transaction, affected_rows
 from admitone.kernel.errors import Unavailable
 from admitone.kernel.messaging import bus as buses
-from admitone.kernel.messaging.bus import Bus, StoredMessage
+from admitone.kernel.messaging.bus import OUTBOX_RETENTION_SECONDS, Bus, StoredMessage
 from admitone.kernel.messaging.event import Envelope, Event, Undecodable, UnknownEvent, read_envelope, unwrap
 from admitone.kernel.messaging.outbox import without_relay
 
@@ -27,10 +27,11 @@ log = logging.getLogger(__name__)
 E = TypeVar("E", bound=Event)
 
 _CHECK_AGAIN_SECONDS: Final = 1.0
+# Less than the retention of the outbox: a younger event is missing only in an outbox of an earlier time.
+_RECENT_SECONDS: Final = float(OUTBOX_RETENTION_SECONDS - 24 * 3600)
 
-# Younger than what retention deletes from the outbox: such an event is missing only in an outbox of an earlier time.
 _IS_UNKNOWN: Final = """
-SELECT $3 > instant() - interval '6 days' AND NOT EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND id = $2)
+SELECT $3 > instant() - make_interval(secs => $4) AND NOT EXISTS (SELECT FROM outbox WHERE aggregate = $1 AND id = $2)
 """
 _LAST_PUBLISHED: Final = """
 SELECT stream_sequence, id FROM outbox WHERE stream_sequence IS NOT NULL ORDER BY stream_sequence DESC LIMIT 1
@@ -123,7 +124,7 @@ async def _is_behind(database: Database, bus: Bus) -> bool:
         envelope = read_envelope(last.data)
     except Undecodable:
         return False
-    return bool(await database.fetchval(_IS_UNKNOWN, envelope.subject, envelope.id, envelope.time))
+    return bool(await database.fetchval(_IS_UNKNOWN, envelope.subject, envelope.id, envelope.time, _RECENT_SECONDS))
 
 
 # Recovering
