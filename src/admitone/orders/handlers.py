@@ -27,7 +27,7 @@ from admitone.events import (
 from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.kernel.messaging.recovery import CannotRebuild, is_next_version
-from admitone.kernel.messaging.replicas import is_next, load_versions
+from admitone.kernel.messaging.replicas import is_early, is_next, load_versions
 from admitone.orders import store
 from admitone.orders.model import Order, OrderEvent, TicketReplica
 
@@ -47,7 +47,7 @@ class ReplicaBatch:
 async def load_replicas(tx: Transaction, events: Sequence[TicketCreated | TicketUpdated]) -> ReplicaBatch:
     ticket_ids = [event.id for event in events]
     versions = await store.ticket_versions_for_change(tx, ticket_ids)
-    early = [event.id for event in events if event.version > versions.get(event.id, -1) + 1]
+    early = [event.id for event in events if is_early(event, versions.get(event.id, -1))]
     dropped = await load_versions(tx, early)
     return ReplicaBatch({each: max(versions.get(each, -1), dropped.of(each)) for each in ticket_ids})
 

@@ -26,7 +26,7 @@ from admitone.kernel.database.pool import Transaction
 from admitone.kernel.messaging.event import Event
 from admitone.kernel.messaging.handlers import MissingEvents
 from admitone.kernel.messaging.recovery import CannotRebuild
-from admitone.kernel.messaging.replicas import Versions, is_next, load_versions
+from admitone.kernel.messaging.replicas import Versions, is_early, is_next, load_versions
 from admitone.kernel.tracing import current_traceparent
 from admitone.payments import store
 from admitone.payments.model import NOT_COMPLETED, OrderReplica, OrderStatus, Payment
@@ -92,11 +92,11 @@ async def load(
     order_ids = [event.aggregate for event in events]
     orders = await store.orders_for_change(tx, order_ids)
     payments = await store.payments_of(tx, order_ids)
+    versions = {order.id: order.version for order in orders.values()}
     early = [
         event.id
         for event in events
-        if not isinstance(event, PaymentRejected)
-        and ((order := orders.get(event.id)) is None or event.version > order.version + 1)
+        if not isinstance(event, PaymentRejected) and is_early(event, versions.get(event.id, -1))
     ]
     return OrderBatch(orders, {payment.id: payment for payment in payments}, await load_versions(tx, early))
 

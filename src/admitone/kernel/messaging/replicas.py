@@ -38,6 +38,13 @@ _FIRST_PAUSE_SECONDS: Final = 0.01
 _PAUSE_SECONDS_MAX: Final = 0.1
 
 
+def is_early(event: Event, have_version: int) -> bool:
+    """Whether events between a replica's version (-1: none) and this event have not been applied."""
+    version = event.aggregate_version
+    assert version is not None, f"{type(event).__name__} has no version"
+    return version > have_version + 1
+
+
 def is_next(event: Event, have_version: int) -> bool:
     """Whether an event is the next one for a replica at `have_version` (-1: none); False if it was applied before.
 
@@ -47,7 +54,7 @@ def is_next(event: Event, have_version: int) -> bool:
     assert version is not None, f"{type(event).__name__} has no version"
     if event.is_snapshot:
         return version >= have_version
-    if version > have_version + 1:
+    if is_early(event, have_version):
         raise MissingEvents(event.producer, event.aggregate, have_version)
     if version <= have_version:
         log.info("event was applied before", extra={"aggregate": event.aggregate, "version": version})
